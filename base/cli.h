@@ -1,0 +1,37 @@
+// What every Choir program does alike on its command line.
+#ifndef CHOIR_BASE_CLI_H_
+#define CHOIR_BASE_CLI_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "base/exit_codes.h"
+
+namespace choir::base {
+
+inline constexpr char kVersion[] = "0.1.0";
+
+// Prints `status` the way users asked for: with `json`, one document
+// {"error":{"code":"INVALID_ARGUMENT","message":"..."}} on stdout; otherwise
+// "error: ..." on stderr. Returns the exit code that fits the status:
+// INVALID_ARGUMENT and NOT_FOUND of configuration are kExitUsage only if
+// `usage`; everything else is kExitFailed.
+int PrintError(const absl::Status& status, bool json, bool usage = false);
+
+// `text` as a JSON string literal, quotes included.
+std::string JsonQuote(absl::string_view text);
+
+// Stops a program gracefully. Install() makes the first SIGTERM or SIGINT set
+// the flag and the second end the process at once with kExitInterrupted.
+class StopSignal {
+ public:
+  static void Install();
+  static bool requested();
+  // Readable when the flag is set: for poll() and the like.
+  static int file_descriptor();
+};
+
+}  // namespace choir::base
+
+#endif  // CHOIR_BASE_CLI_H_

@@ -1,0 +1,235 @@
+#include "base/files.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "base/secure_random.h"
+#include "base/status_macros.h"
+
+namespace choir::base {
+namespace {
+
+// Closes a descriptor when it leaves scope, unless it was released.
+class ScopedFd {
+ public:
+  explicit ScopedFd(int fd) : fd_(fd) {}
+  ~ScopedFd() {
+    if (fd_ >= 0) close(fd_);
+  }
+  ScopedFd(const ScopedFd&) = delete;
+  ScopedFd& operator=(const ScopedFd&) = delete;
+  int get() const { return fd_; }
+  int release() {
+    const int fd = fd_;
+    fd_ = -1;
+    return fd;
+  }
+
+ private:
+  int fd_;
+};
+
+absl::Status WriteAll(int fd, absl::string_view bytes,
+                      const std::string& path) {
+  while (!bytes.empty()) {
+    const ssize_t n = write(fd, bytes.data(), bytes.size());
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      return ErrnoStatus(errno, absl::StrCat("write ", path));
+    }
+    bytes.remove_prefix(static_cast<size_t>(n));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ErrnoStatus(int error_number, absl::string_view what) {
+  const std::string message =
+      absl::StrCat("cannot ", what, ": ",
+                   std::generic_category().message(error_number));
+  switch (error_number) {
+    case ENOENT:
+      return absl::NotFoundError(message);
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return absl::PermissionDeniedError(message);
+    case ENOSPC:
+    case EDQUOT:
+      return absl::ResourceExhaustedError(
+          absl::StrCat(message, "; free some space, then try again"));
+    default:
+      return absl::UnknownError(message);
+  }
+}
+
+std::string JoinPath(absl::string_view directory, absl::string_view name) {
+  if (directory.empty()) return std::string(name);
+  if (directory.back() == '/') return absl::StrCat(directory, name);
+  return absl::StrCat(directory, "/", name);
+}
+
+bool FileExists(const std::string& path) {
+  return access(path.c_str(), F_OK) == 0;
+}
+
+absl::StatusOr<uint64_t> FileSize(const std::string& path) {
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("look at ", path));
+  }
+  return static_cast<uint64_t>(info.st_size);
+}
+
+absl::Status MakeDirectories(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) {
+    return ErrnoStatus(error.value(), absl::StrCat("create folder ", path));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::string>> ListDirectory(
+    const std::string& path) {
+  DIR* directory = opendir(path.c_str());
+  if (directory == nullptr) {
+    return ErrnoStatus(errno, absl::StrCat("list folder ", path));
+  }
+  std::vector<std::string> names;
+  while (const dirent* entry = readdir(directory)) {
+    const std::string name = entry->d_name;
+    if (name != "." && name != "..") names.push_back(name);
+  }
+  closedir(directory);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path,
+                                     uint64_t max_bytes) {
+  CHOIR_ASSIGN_OR_RETURN(auto file, RandomAccessFile::Open(path));
+  if (file->size() > max_bytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(path, " is ", file->size(), " bytes long; at most ",
+                     max_bytes, " are read"));
+  }
+  std::string bytes(file->size(), '\0');
+  CHOIR_RETURN_IF_ERROR(file->ReadAt(0, bytes.size(), bytes.data()));
+  return bytes;
+}
+
+absl::Status WriteFileAtomic(const std::string& path, absl::string_view bytes,
+                             Durability durability, int mode) {
+  SystemRandom random;
+  const std::string temporary = absl::StrCat(path, ".tmp-", random.Hex(6));
+  ScopedFd fd(open(temporary.c_str(),
+                   O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
+  if (fd.get() < 0) {
+    return ErrnoStatus(errno, absl::StrCat("create ", temporary));
+  }
+  absl::Status status = WriteAll(fd.get(), bytes, temporary);
+  if (status.ok() && durability == Durability::kPowerLoss &&
+      fsync(fd.get()) != 0) {
+    status = ErrnoStatus(errno, absl::StrCat("sync ", temporary));
+  }
+  if (status.ok() && close(fd.release()) != 0) {
+    status = ErrnoStatus(errno, absl::StrCat("close ", temporary));
+  }
+  if (status.ok() && std::rename(temporary.c_str(), path.c_str()) != 0) {
+    status = ErrnoStatus(errno, absl::StrCat("rename to ", path));
+  }
+  if (!status.ok()) {
+    unlink(temporary.c_str());
+    return status;
+  }
+  if (durability == Durability::kProcessCrash) return absl::OkStatus();
+  const std::string parent = std::filesystem::path(path).parent_path();
+  return SyncDirectory(parent.empty() ? "." : parent);
+}
+
+absl::Status SyncDirectory(const std::string& path) {
+  ScopedFd fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (fd.get() < 0 || fsync(fd.get()) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("sync folder ", path));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<RandomAccessFile>> RandomAccessFile::Open(
+    const std::string& path) {
+  ScopedFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (fd.get() < 0) return ErrnoStatus(errno, absl::StrCat("open ", path));
+  struct stat info;
+  if (fstat(fd.get(), &info) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("look at ", path));
+  }
+  if (!S_ISREG(info.st_mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " is not a regular file"));
+  }
+  return std::unique_ptr<RandomAccessFile>(new RandomAccessFile(
+      fd.release(), static_cast<uint64_t>(info.st_size), path));
+}
+
+RandomAccessFile::~RandomAccessFile() { close(fd_); }
+
+absl::Status RandomAccessFile::ReadAt(uint64_t offset, uint64_t bytes,
+                                      char* out) const {
+  while (bytes > 0) {
+    const ssize_t n = pread(fd_, out, bytes, static_cast<off_t>(offset));
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      return ErrnoStatus(errno, absl::StrCat("read ", path_));
+    }
+    if (n == 0) {
+      return absl::OutOfRangeError(absl::StrCat(
+          path_, " ends at byte ", offset, "; ", bytes, " more were expected"));
+    }
+    offset += static_cast<uint64_t>(n);
+    bytes -= static_cast<uint64_t>(n);
+    out += n;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(
+    const std::string& path) {
+  ScopedFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (fd.get() < 0) return ErrnoStatus(errno, absl::StrCat("open ", path));
+  struct stat info;
+  if (fstat(fd.get(), &info) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("look at ", path));
+  }
+  if (!S_ISREG(info.st_mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " is not a regular file"));
+  }
+  const size_t size = static_cast<size_t>(info.st_size);
+  void* data = nullptr;
+  if (size > 0) {
+    data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+    if (data == MAP_FAILED) {
+      return ErrnoStatus(errno, absl::StrCat("map ", path));
+    }
+  }
+  return std::shared_ptr<const MappedFile>(new MappedFile(data, size, path));
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) munmap(data_, size_);
+}
+
+}  // namespace choir::base

@@ -1,0 +1,255 @@
+#include "client/agent/blob_cache.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/time.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/sha256.h"
+#include "base/status_macros.h"
+
+namespace choir::client {
+namespace {
+
+constexpr size_t kReadBytes = 1 << 20;
+
+// A download under way: appends to the file and hashes as it goes.
+class PartFile {
+ public:
+  PartFile() = default;
+  PartFile(const PartFile&) = delete;
+  PartFile& operator=(const PartFile&) = delete;
+  ~PartFile() {
+    if (fd_ >= 0) close(fd_);
+  }
+
+  // Takes up what is there, if it is not longer than `max_bytes`.
+  absl::Status Open(const std::string& path, uint64_t max_bytes) {
+    path_ = path;
+    fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd_ < 0) return Errno("cannot open ");
+    std::vector<char> buffer(kReadBytes);
+    while (true) {
+      const ssize_t got = read(fd_, buffer.data(), buffer.size());
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return Errno("cannot read ");
+      if (got == 0) break;
+      hash_.Update(absl::string_view(buffer.data(), got));
+      size_ += got;
+      if (size_ > max_bytes) return Restart();
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Append(absl::string_view bytes) {
+    hash_.Update(bytes);
+    size_ += bytes.size();
+    while (!bytes.empty()) {
+      const ssize_t put = write(fd_, bytes.data(), bytes.size());
+      if (put < 0 && errno == EINTR) continue;
+      if (put < 0) return Errno("cannot write ");
+      bytes.remove_prefix(put);
+    }
+    return absl::OkStatus();
+  }
+
+  // Syncs; returns the digest of the whole.
+  absl::StatusOr<std::string> Finish() {
+    if (fdatasync(fd_) != 0) return Errno("cannot sync ");
+    return base::ToHex(hash_.Finish());
+  }
+
+  uint64_t size() const { return size_; }
+
+ private:
+  absl::Status Errno(const char* what) const {
+    return base::ErrnoStatus(errno, absl::StrCat(what, path_));
+  }
+  absl::Status Restart() {
+    if (ftruncate(fd_, 0) != 0 || lseek(fd_, 0, SEEK_SET) != 0) {
+      return Errno("cannot truncate ");
+    }
+    hash_ = base::Sha256();
+    size_ = 0;
+    return absl::OkStatus();
+  }
+
+  std::string path_;
+  int fd_ = -1;
+  uint64_t size_ = 0;
+  base::Sha256 hash_;
+};
+
+absl::StatusOr<std::string> HashFile(const std::string& path) {
+  CHOIR_ASSIGN_OR_RETURN(const auto file, base::RandomAccessFile::Open(path));
+  std::vector<char> buffer(kReadBytes);
+  base::Sha256 hash;
+  for (uint64_t at = 0; at < file->size();) {
+    const uint64_t now = std::min<uint64_t>(kReadBytes, file->size() - at);
+    CHOIR_RETURN_IF_ERROR(file->ReadAt(at, now, buffer.data()));
+    hash.Update(absl::string_view(buffer.data(), now));
+    at += now;
+  }
+  return base::ToHex(hash.Finish());
+}
+
+absl::Status CheckRef(const v1::BlobRef& blob) {
+  CHOIR_ASSIGN_OR_RETURN(const base::Sha256Digest digest,
+                         base::DigestFromHex(blob.digest()));
+  // The digest becomes a file name: only the one spelling is right.
+  if (base::ToHex(digest) != blob.digest()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "blob digest \"", blob.digest(),
+        "\" must be 64 lower-case hexadecimal digits"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string BlobCache::PathOf(const std::string& digest) const {
+  return base::JoinPath(folder_, digest);
+}
+
+void BlobCache::Touch(const std::string& path) const {
+  const timespec now = absl::ToTimespec(clock_.Now());
+  const timespec times[2] = {now, now};
+  utimensat(AT_FDCWD, path.c_str(), times, 0);
+}
+
+void BlobCache::Remove(const std::string& digest) {
+  verified_.erase(digest);
+  unlink(PathOf(digest).c_str());
+}
+
+absl::StatusOr<bool> BlobCache::Have(const v1::BlobRef& blob) {
+  const std::string path = PathOf(blob.digest());
+  const absl::StatusOr<uint64_t> size = base::FileSize(path);
+  if (absl::IsNotFound(size.status())) return false;
+  CHOIR_RETURN_IF_ERROR(size.status());
+  if (*size == blob.size()) {
+    if (verified_.contains(blob.digest())) return true;
+    CHOIR_ASSIGN_OR_RETURN(const std::string digest, HashFile(path));
+    if (digest == blob.digest()) {
+      verified_.insert(digest);
+      return true;
+    }
+  }
+  base::LogWarning("cached file ", path,
+                   " is damaged; it is downloaded again");
+  Remove(blob.digest());
+  return false;
+}
+
+absl::Status BlobCache::MakeRoom(const v1::BlobRef& blob,
+                                 const std::set<std::string>& keep) {
+  struct Entry {
+    absl::Time used;
+    std::string name;
+    uint64_t size;
+  };
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                         base::ListDirectory(folder_));
+  std::vector<Entry> removable;
+  uint64_t kept = blob.size();
+  uint64_t total = blob.size();
+  for (const std::string& name : names) {
+    struct stat info = {};
+    if (stat(PathOf(name).c_str(), &info) != 0) continue;
+    const std::string digest(absl::StripSuffix(name, ".part"));
+    // Of the blob itself there may be a part; it is in blob.size() already.
+    if (digest == blob.digest()) continue;
+    const uint64_t size = static_cast<uint64_t>(info.st_size);
+    total += size;
+    if (keep.count(digest) > 0) {
+      kept += size;
+    } else {
+      removable.push_back({absl::TimeFromTimespec(info.st_mtim), name, size});
+    }
+  }
+  if (kept > max_bytes_) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the model's files take at least ", kept, " bytes, the cache may hold ",
+        max_bytes_, "; raise cache_mib in the client's configuration"));
+  }
+  std::sort(removable.begin(), removable.end(),
+            [](const Entry& a, const Entry& b) {
+              return a.used != b.used ? a.used < b.used : a.name < b.name;
+            });
+  for (const Entry& entry : removable) {
+    if (total <= max_bytes_) break;
+    Remove(entry.name);
+    total -= entry.size;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BlobCache::Download(const v1::BlobRef& blob,
+                                 Transport& transport) {
+  const std::string path = PathOf(blob.digest());
+  const std::string part_path = absl::StrCat(path, ".part");
+  PartFile part;
+  CHOIR_RETURN_IF_ERROR(part.Open(part_path, blob.size()));
+  if (part.size() < blob.size()) {
+    v1::DownloadRequest request;
+    request.set_digest(blob.digest());
+    request.set_offset(part.size());
+    const auto sink = [&](const v1::DownloadChunk& chunk) -> absl::Status {
+      bytes_downloaded_ += chunk.data().size();
+      if (chunk.offset() != part.size() ||
+          chunk.total_size() != blob.size() ||
+          chunk.data().size() > blob.size() - part.size()) {
+        return absl::DataLossError(absl::StrCat(
+            "download of ", blob.digest(), ": chunk of ", chunk.data().size(),
+            " bytes at ", chunk.offset(), ", expected at ", part.size(),
+            " of ", blob.size(), " (the coordinator says ", chunk.total_size(),
+            ")"));
+      }
+      return part.Append(chunk.data());
+    };
+    CHOIR_RETURN_IF_ERROR(transport.Download(request, sink));
+    if (part.size() < blob.size()) {
+      return absl::UnavailableError(absl::StrCat(
+          "download of ", blob.digest(), " ended after ", part.size(), " of ",
+          blob.size(), " bytes"));
+    }
+  }
+  CHOIR_ASSIGN_OR_RETURN(const std::string digest, part.Finish());
+  if (digest != blob.digest()) {
+    unlink(part_path.c_str());
+    return absl::DataLossError(absl::StrCat(
+        "download of ", blob.digest(), " has the digest ", digest,
+        "; it is thrown away"));
+  }
+  if (rename(part_path.c_str(), path.c_str()) != 0) {
+    return base::ErrnoStatus(errno, absl::StrCat("cannot rename ", part_path));
+  }
+  return base::SyncDirectory(folder_);
+}
+
+absl::StatusOr<std::string> BlobCache::Fetch(
+    const v1::BlobRef& blob, Transport& transport,
+    const std::set<std::string>& keep) {
+  CHOIR_RETURN_IF_ERROR(CheckRef(blob));
+  const std::string path = PathOf(blob.digest());
+  CHOIR_ASSIGN_OR_RETURN(const bool have, Have(blob));
+  if (!have) {
+    CHOIR_RETURN_IF_ERROR(MakeRoom(blob, keep));
+    CHOIR_RETURN_IF_ERROR(Download(blob, transport));
+    verified_.insert(blob.digest());
+  }
+  Touch(path);
+  return path;
+}
+
+}  // namespace choir::client

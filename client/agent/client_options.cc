@@ -1,0 +1,99 @@
+#include "client/agent/client_options.h"
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "base/status_macros.h"
+#include "proto/config/job_options.h"
+
+namespace choir::client {
+namespace {
+
+constexpr uint32_t kMaxThreads = 1024;
+
+absl::Status Required(absl::string_view field, absl::string_view value) {
+  if (!value.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is required in the client's configuration"));
+}
+
+absl::Status CheckAddress(absl::string_view address) {
+  const size_t colon = address.rfind(':');
+  uint32_t port = 0;
+  if (colon == absl::string_view::npos || colon == 0 ||
+      !absl::SimpleAtoi(address.substr(colon + 1), &port) || port == 0 ||
+      port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("coordinator = \"", address,
+                     "\" must be host:port with a port from 1 to 65535"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<model::DeviceKind> ParseDevice(absl::string_view kind) {
+  if (kind == "auto") return model::DeviceKind::kAuto;
+  if (kind == "cpu") return model::DeviceKind::kCpu;
+  if (kind == "cuda") return model::DeviceKind::kCuda;
+  return absl::InvalidArgumentError(
+      absl::StrCat("device.kind = \"", kind,
+                   "\" must be \"auto\", \"cpu\" or \"cuda\""));
+}
+
+}  // namespace
+
+v1::ClientConfig WithDefaults(v1::ClientConfig config) {
+  v1::DataConfig& data = *config.mutable_data();
+  if (!data.has_holdout()) data.set_holdout(0.1);
+  if (!data.has_max_examples()) data.set_max_examples(0);
+  v1::DeviceConfig& device = *config.mutable_device();
+  if (!device.has_kind()) device.set_kind("auto");
+  if (!device.has_threads()) device.set_threads(1);
+  if (!config.has_cache_mib()) config.set_cache_mib(16384);
+  return config;
+}
+
+absl::StatusOr<ClientOptions> ResolveClient(const v1::ClientConfig& given) {
+  const v1::ClientConfig config = WithDefaults(given);
+  CHOIR_RETURN_IF_ERROR(Required("name", config.name()));
+  CHOIR_RETURN_IF_ERROR(Required("coordinator", config.coordinator()));
+  CHOIR_RETURN_IF_ERROR(Required("state", config.state()));
+  CHOIR_RETURN_IF_ERROR(Required("ca_certificate", config.ca_certificate()));
+  CHOIR_RETURN_IF_ERROR(Required("data.path", config.data().path()));
+  if (!config::IsValidName(config.name())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "name = \"", config.name(), "\" must be 1 to 64 letters, digits, "
+        "'-', '_' and '.', not beginning with '.'"));
+  }
+  CHOIR_RETURN_IF_ERROR(CheckAddress(config.coordinator()));
+  const double holdout = config.data().holdout();
+  if (!(holdout >= 0.0 && holdout <= 0.9)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "data.holdout = ", holdout, " must be from 0 to 0.9"));
+  }
+  const uint32_t threads = config.device().threads();
+  if (threads < 1 || threads > kMaxThreads) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "device.threads = ", threads, " must be from 1 to ", kMaxThreads));
+  }
+  if (config.cache_mib() == 0) {
+    return absl::InvalidArgumentError("cache_mib = 0 must be at least 1");
+  }
+  ClientOptions options;
+  CHOIR_ASSIGN_OR_RETURN(options.device, ParseDevice(config.device().kind()));
+  options.name = config.name();
+  options.coordinator = config.coordinator();
+  options.server_name = config.server_name();
+  options.state = config.state();
+  options.ca_certificate = config.ca_certificate();
+  options.token_file = config.token_file();
+  options.data.path = config.data().path();
+  options.data.where.insert(config.data().where().begin(),
+                            config.data().where().end());
+  options.data.max_examples = config.data().max_examples();
+  options.holdout = holdout;
+  options.threads = static_cast<int>(threads);
+  options.cache_bytes = static_cast<uint64_t>(config.cache_mib()) << 20;
+  return options;
+}
+
+}  // namespace choir::client

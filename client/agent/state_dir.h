@@ -1,0 +1,74 @@
+// What an agent keeps on disk, so that it can be killed at any moment and go
+// on: its key and certificate, cached models, and work that is finished but
+// not yet acknowledged.
+//
+//   lock           held while an agent runs
+//   client.key     0600; client.csr; client.pem
+//   state.json     what is pending; written atomically
+//   pending.update the bytes of a pending update
+//   blobs/ models/ caches; may be deleted while no agent runs
+#ifndef CHOIR_CLIENT_AGENT_STATE_DIR_H_
+#define CHOIR_CLIENT_AGENT_STATE_DIR_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "choir/v1/coordinator.pb.h"
+
+namespace choir::client {
+
+// Threads: one thread at a time.
+class StateDir {
+ public:
+  // Makes the folder (0700) if need be and locks it. What a damaged state.json
+  // or pending.update held is given up, with a warning: the coordinator hands
+  // out unreported work again.
+  // Errors: FAILED_PRECONDITION if another agent uses the folder.
+  static absl::StatusOr<std::unique_ptr<StateDir>> Open(
+      const std::string& path);
+  ~StateDir();
+  StateDir(const StateDir&) = delete;
+  StateDir& operator=(const StateDir&) = delete;
+
+  std::string key_path() const { return File("client.key"); }
+  std::string request_path() const { return File("client.csr"); }
+  std::string certificate_path() const { return File("client.pem"); }
+  std::string blobs_path() const { return File("blobs"); }
+  std::string models_path() const { return File("models"); }
+  std::string update_path() const { return File("pending.update"); }
+
+  // The report that is still to be acknowledged. If it is a TrainReport,
+  // update_path() holds its update.
+  const absl::optional<v1::ReportRequest>& pending() const { return pending_; }
+  // Durable when it returns. `update` is empty unless report.has_train().
+  absl::Status SavePending(const v1::ReportRequest& report,
+                           absl::string_view update);
+  absl::Status ClearPending();
+
+  // The adapter that was downloaded last; empty if none.
+  const std::string& adapter_digest() const { return adapter_digest_; }
+  absl::Status SetAdapterDigest(absl::string_view digest);
+
+ private:
+  StateDir(std::string path, int lock_fd)
+      : path_(std::move(path)), lock_fd_(lock_fd) {}
+  std::string File(absl::string_view name) const;
+  absl::Status Load();
+  absl::Status Parse(absl::string_view text);
+  absl::Status CheckUpdate() const;
+  absl::Status Write() const;
+
+  std::string path_;
+  int lock_fd_;
+  absl::optional<v1::ReportRequest> pending_;
+  std::string adapter_digest_;
+};
+
+}  // namespace choir::client
+
+#endif  // CHOIR_CLIENT_AGENT_STATE_DIR_H_

@@ -1,0 +1,109 @@
+#include "client/agent/task_runner.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/cli.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "proto/config/job_options.h"
+
+namespace choir::client {
+namespace {
+
+uint64_t MemoryMib() {
+  const long pages = sysconf(_SC_PHYS_PAGES);
+  const long page_bytes = sysconf(_SC_PAGE_SIZE);
+  if (pages <= 0 || page_bytes <= 0) return 0;
+  return static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes) >>
+         20;
+}
+
+absl::string_view DeviceName(model::DeviceKind kind) {
+  switch (kind) {
+    case model::DeviceKind::kCpu:
+      return "cpu";
+    case model::DeviceKind::kCuda:
+      return "cuda";
+    default:
+      return "auto";
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LocalTaskRunner>> LocalTaskRunner::Create(
+    const ClientOptions& options, const base::Clock& clock) {
+  CHOIR_ASSIGN_OR_RETURN(std::vector<RawExample> examples,
+                         LoadDataset(options.data));
+  return std::unique_ptr<LocalTaskRunner>(new LocalTaskRunner(
+      options, clock, SplitHoldout(std::move(examples), options.holdout)));
+}
+
+LocalTaskRunner::LocalTaskRunner(const ClientOptions& options,
+                                 const base::Clock& clock, DatasetSplit data)
+    : device_(options.device), clock_(clock), data_(std::move(data)) {
+  capabilities_.set_software_version(base::kVersion);
+  capabilities_.set_device(std::string(DeviceName(device_)));
+  capabilities_.set_memory_mib(MemoryMib());
+  capabilities_.set_train_examples(data_.train.size());
+  capabilities_.set_heldout_examples(data_.heldout.size());
+}
+
+absl::Status LocalTaskRunner::Prepare(const v1::TaskPlan& plan,
+                                      const std::string& model_folder,
+                                      absl::string_view model_digest) {
+  CHOIR_ASSIGN_OR_RETURN(const config::AdapterOptions adapter,
+                         config::ResolveAdapter(plan.adapter_config()));
+  CHOIR_ASSIGN_OR_RETURN(const config::TrainingOptions training,
+                         config::ResolveTraining(plan.training()));
+  if (base_ == nullptr || model_digest_ != model_digest) {
+    // The old model goes before the new one comes: never two in memory.
+    trainer_.reset();
+    base_.reset();
+    encoding_.clear();
+    encoded_ = LocalData();
+    CHOIR_ASSIGN_OR_RETURN(base_,
+                           model::BaseModel::Load(model_folder, device_));
+    model_digest_ = std::string(model_digest);
+    capabilities_.set_device(base_->device());
+    base::LogInfo("base model ", model_digest_.substr(0, 12), " loaded on ",
+                  base_->device());
+  }
+  const std::string settings = plan.adapter_config().SerializeAsString();
+  if (trainer_ == nullptr || adapter_settings_ != settings) {
+    trainer_.reset();
+    CHOIR_ASSIGN_OR_RETURN(trainer_, model::Trainer::Create(base_, adapter));
+    adapter_settings_ = settings;
+  }
+  const std::string encoding =
+      absl::StrCat(static_cast<int>(training.objective), " ",
+                   training.max_sequence_length);
+  if (encoding_ != encoding) {
+    encoded_.train =
+        EncodeExamples(base_->tokenizer(), data_.train, training.objective,
+                       training.max_sequence_length);
+    encoded_.heldout =
+        EncodeExamples(base_->tokenizer(), data_.heldout, training.objective,
+                       training.max_sequence_length);
+    encoding_ = encoding;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<TaskResult> LocalTaskRunner::Run(
+    const v1::TaskPlan& plan, const std::string& model_folder,
+    absl::string_view model_digest, absl::string_view adapter_bytes,
+    const model::ProgressFn& progress) {
+  const absl::Status ready = Prepare(plan, model_folder, model_digest);
+  if (!ready.ok()) {
+    TaskResult failure;
+    failure.report = MakeFailureReport(plan.key(), ready.message());
+    return failure;
+  }
+  return RunTask(plan, *trainer_, adapter_bytes, encoded_, clock_, progress);
+}
+
+}  // namespace choir::client

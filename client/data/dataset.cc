@@ -1,0 +1,236 @@
+#include "client/data/dataset.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <set>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
+#include "base/files.h"
+#include "base/sha256.h"
+#include "base/status_macros.h"
+#include "client/data/line_reader.h"
+#include "model/checkpoint/json_text.h"
+#include "nlohmann/json.hpp"
+
+namespace choir::client {
+namespace {
+
+using nlohmann::json;
+
+bool IsBlank(absl::string_view text) {
+  return absl::StripAsciiWhitespace(text).empty();
+}
+
+uint64_t BytesOf(const RawExample& example) {
+  uint64_t bytes = sizeof(RawExample) + example.text.size() +
+                   example.prompt.size() + example.response.size();
+  for (const auto& [name, value] : example.fields) {
+    bytes += 64 + name.size() + value.size();
+  }
+  return bytes;
+}
+
+absl::Status TextMember(const json& object, const char* key,
+                        const std::string& place, std::string* out) {
+  const json& value = object.at(key);
+  if (!value.is_string()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        place, ": \"", key, "\" is ", value.type_name(), ", not text"));
+  }
+  *out = value.get<std::string>();
+  return absl::OkStatus();
+}
+
+void CollectFields(const json& object, RawExample& example) {
+  for (const auto& [name, value] : object.items()) {
+    if (name == "text" || name == "prompt" || name == "response") continue;
+    if (value.is_string()) {
+      example.fields[name] = value.get<std::string>();
+    } else if (value.is_number() || value.is_boolean()) {
+      example.fields[name] = value.dump();
+    }
+  }
+}
+
+absl::StatusOr<RawExample> ParseLine(const std::string& line,
+                                     const std::string& place) {
+  CHOIR_ASSIGN_OR_RETURN(
+      const json object,
+      model::ParseJsonObject(line, place, {.max_bytes = kMaxLineBytes}));
+  const bool has_text = object.contains("text");
+  const bool has_prompt = object.contains("prompt");
+  const bool has_response = object.contains("response");
+  RawExample example;
+  if (has_text && (has_prompt || has_response)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        place, ": has \"text\" as well as \"prompt\" or \"response\"; give "
+               "either the one or the other"));
+  }
+  if (has_text) {
+    CHOIR_RETURN_IF_ERROR(TextMember(object, "text", place, &example.text));
+    if (IsBlank(example.text)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ": \"text\" is empty"));
+    }
+  } else if (has_prompt && has_response) {
+    example.is_pair = true;
+    CHOIR_RETURN_IF_ERROR(
+        TextMember(object, "prompt", place, &example.prompt));
+    CHOIR_RETURN_IF_ERROR(
+        TextMember(object, "response", place, &example.response));
+    if (IsBlank(example.response)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ": \"response\" is empty"));
+    }
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat(place, ": needs \"text\", or \"prompt\" and \"response\"",
+                     has_prompt     ? "; \"response\" is missing"
+                     : has_response ? "; \"prompt\" is missing"
+                                    : ""));
+  }
+  CollectFields(object, example);
+  return example;
+}
+
+// Gathers what passes the filter, within the limits.
+class Collector {
+ public:
+  explicit Collector(const DataOptions& options) : options_(options) {}
+
+  absl::Status Add(RawExample example, const std::string& place) {
+    ++seen_;
+    for (const auto& [name, value] : example.fields) names_.insert(name);
+    for (const auto& [name, wanted] : options_.where) {
+      const auto found = example.fields.find(name);
+      if (found == example.fields.end() || found->second != wanted) {
+        return absl::OkStatus();
+      }
+    }
+    bytes_ += BytesOf(example);
+    if (bytes_ > kMaxDatasetBytes) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          place, ": the examples so far take more than ", kMaxDatasetBytes,
+          " bytes of memory; narrow data.where or set data.max_examples"));
+    }
+    examples_.push_back(std::move(example));
+    return absl::OkStatus();
+  }
+
+  bool full() const {
+    return options_.max_examples > 0 &&
+           examples_.size() >= options_.max_examples;
+  }
+
+  absl::StatusOr<std::vector<RawExample>> Finish() {
+    if (!examples_.empty()) return std::move(examples_);
+    if (seen_ == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(options_.path, ": no examples in it"));
+    }
+    std::vector<std::string> wanted;
+    for (const auto& [name, value] : options_.where) {
+      if (names_.count(name) == 0) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            options_.path, ": no example has the field \"", name,
+            "\" of data.where; there are: ",
+            names_.empty() ? "none" : absl::StrJoin(names_, ", ")));
+      }
+      wanted.push_back(absl::StrCat(name, " = \"", value, "\""));
+    }
+    return absl::InvalidArgumentError(absl::StrCat(
+        options_.path, ": none of ", seen_, " examples has ",
+        absl::StrJoin(wanted, " and "), " (data.where)"));
+  }
+
+ private:
+  const DataOptions& options_;
+  std::vector<RawExample> examples_;
+  std::set<std::string> names_;
+  uint64_t seen_ = 0;
+  uint64_t bytes_ = 0;
+};
+
+absl::Status LoadJsonLines(const std::string& path, Collector& collector) {
+  CHOIR_ASSIGN_OR_RETURN(LineReader reader,
+                         LineReader::Open(path, kMaxLineBytes));
+  std::string line;
+  while (!collector.full()) {
+    CHOIR_ASSIGN_OR_RETURN(const bool more, reader.Next(&line));
+    if (!more) break;
+    if (IsBlank(line)) continue;
+    CHOIR_ASSIGN_OR_RETURN(RawExample example,
+                           ParseLine(line, reader.place()));
+    CHOIR_RETURN_IF_ERROR(collector.Add(std::move(example), reader.place()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LoadTextFolder(const std::string& folder, Collector& collector) {
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                         base::ListDirectory(folder));
+  for (const std::string& name : names) {
+    if (collector.full()) break;
+    if (!absl::EndsWith(name, ".txt")) continue;
+    const std::string path = base::JoinPath(folder, name);
+    CHOIR_ASSIGN_OR_RETURN(const std::string bytes,
+                           base::ReadFile(path, kMaxTextFileBytes));
+    absl::string_view text = bytes;
+    absl::ConsumePrefix(&text, "\xEF\xBB\xBF");
+    RawExample example;
+    example.text = absl::StrReplaceAll(text, {{"\r\n", "\n"}});
+    if (IsBlank(example.text)) continue;
+    example.fields["file"] = name;
+    CHOIR_RETURN_IF_ERROR(collector.Add(std::move(example), path));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<RawExample>> LoadDataset(
+    const DataOptions& options) {
+  struct stat info = {};
+  if (stat(options.path.c_str(), &info) != 0) {
+    return base::ErrnoStatus(errno,
+                             absl::StrCat("cannot read ", options.path));
+  }
+  Collector collector(options);
+  if (S_ISDIR(info.st_mode)) {
+    CHOIR_RETURN_IF_ERROR(LoadTextFolder(options.path, collector));
+  } else if (absl::EndsWith(options.path, ".jsonl")) {
+    CHOIR_RETURN_IF_ERROR(LoadJsonLines(options.path, collector));
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat(
+        options.path, ": data must be a .jsonl file or a folder of .txt "
+                      "files"));
+  }
+  return collector.Finish();
+}
+
+DatasetSplit SplitHoldout(std::vector<RawExample> examples, double fraction) {
+  DatasetSplit split;
+  for (RawExample& example : examples) {
+    // The lengths keep "ab"+"c" and "a"+"bc" apart.
+    const base::Sha256Digest digest = base::Sha256Of(
+        absl::StrCat(example.text.size(), ":", example.text, "|",
+                     example.prompt.size(), ":", example.prompt, "|",
+                     example.response.size(), ":", example.response));
+    uint64_t bits = 0;
+    for (int i = 0; i < 8; ++i) bits = bits << 8 | digest[i];
+    const double position =
+        static_cast<double>(bits >> 11) * (1.0 / 9007199254740992.0);
+    (position < fraction ? split.heldout : split.train)
+        .push_back(std::move(example));
+  }
+  return split;
+}
+
+}  // namespace choir::client

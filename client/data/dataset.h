@@ -1,0 +1,76 @@
+// A client's own text: read from files, split for evaluation, encoded.
+//
+// Examples never leave this process; no message here quotes one.
+#ifndef CHOIR_CLIENT_DATA_DATASET_H_
+#define CHOIR_CLIENT_DATA_DATASET_H_
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "model/trainer.h"
+#include "proto/config/job_options.h"
+
+namespace choir::client {
+
+// The largest line of a .jsonl file and the largest .txt file that are read,
+// and the most bytes of examples that are held in memory.
+inline constexpr uint64_t kMaxLineBytes = 4u << 20;
+inline constexpr uint64_t kMaxTextFileBytes = 64u << 20;
+inline constexpr uint64_t kMaxDatasetBytes = 2ull << 30;
+
+// Either a plain text, or a prompt with its response.
+struct RawExample {
+  std::string text;      // empty for a pair
+  std::string prompt;    // empty for a plain text
+  std::string response;  // empty for a plain text
+  bool is_pair = false;
+  // Every other field of the line that is text, a number or true/false, as
+  // text ("3", "0.5", "true").
+  std::map<std::string, std::string> fields;
+};
+
+struct DataOptions {
+  // A .jsonl file, or a folder of .txt files.
+  std::string path;
+  // Keep only examples whose fields have these values.
+  std::map<std::string, std::string> where;
+  // Stop after so many kept examples; 0 reads all.
+  uint64_t max_examples = 0;
+};
+
+// Reads a .jsonl file (one object per line, with "text", or with "prompt" and
+// "response") or every .txt file of a folder in order of their names (one
+// example each, not looking into sub-folders). A UTF-8 byte order mark and
+// CRLF line ends are taken off; empty lines and empty files are skipped.
+//
+// Errors: NOT_FOUND; INVALID_ARGUMENT with file:line and the problem, for
+//   another kind of path, for a `where` field that no example has (naming those
+//   there are), and if nothing is left; RESOURCE_EXHAUSTED over the limits.
+absl::StatusOr<std::vector<RawExample>> LoadDataset(const DataOptions& options);
+
+struct DatasetSplit {
+  std::vector<RawExample> train;
+  std::vector<RawExample> heldout;
+};
+
+// Holds an example out if the SHA-256 of its text, as a number in [0, 1), is
+// below `fraction`, so that the same text falls on the same side at every
+// client and in every run. Order is kept. `fraction` is in [0, 1].
+DatasetSplit SplitHoldout(std::vector<RawExample> examples, double fraction);
+
+// Token ids for training. With kSupervised only the response of a pair is
+// learnt; with kCausalLm a pair is one text. A plain text is learnt whole in
+// both, cut into windows of `max_sequence_length` tokens, so one raw example
+// may become several, or none if it has no token to predict.
+std::vector<model::Example> EncodeExamples(
+    const model::Tokenizer& tokenizer, absl::Span<const RawExample> examples,
+    config::Objective objective, int max_sequence_length);
+
+}  // namespace choir::client
+
+#endif  // CHOIR_CLIENT_DATA_DATASET_H_

@@ -1,0 +1,193 @@
+#include "client/rpc/grpc_transport.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "choir/v1/coordinator.grpc.pb.h"
+
+namespace choir::client {
+namespace {
+
+// A chunk of 1 MiB with its frame; what else the coordinator sends is small.
+constexpr int kMaxMessageBytes = 8 << 20;
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
+                      status.error_message());
+}
+
+class GrpcTransport final : public Transport {
+ public:
+  explicit GrpcTransport(GrpcTransportOptions options)
+      : options_(std::move(options)) {
+    Connect("", "");
+  }
+
+  absl::Status UseIdentity(absl::string_view certificate_pem,
+                           absl::string_view private_key_pem) override {
+    Connect(certificate_pem, private_key_pem);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<v1::EnrollResponse> Enroll(
+      const v1::EnrollRequest& request) override {
+    return Call<v1::EnrollResponse>(&v1::Coordinator::Stub::Enroll, request,
+                                    options_.call_timeout);
+  }
+  absl::StatusOr<v1::RenewCertificateResponse> RenewCertificate(
+      const v1::RenewCertificateRequest& request) override {
+    return Call<v1::RenewCertificateResponse>(
+        &v1::Coordinator::Stub::RenewCertificate, request,
+        options_.call_timeout);
+  }
+  absl::StatusOr<v1::CheckInResponse> CheckIn(
+      const v1::CheckInRequest& request) override {
+    return Call<v1::CheckInResponse>(&v1::Coordinator::Stub::CheckIn, request,
+                                     options_.check_in_timeout);
+  }
+  absl::StatusOr<v1::UploadStatusResponse> GetUploadStatus(
+      const v1::UploadStatusRequest& request) override {
+    return Call<v1::UploadStatusResponse>(
+        &v1::Coordinator::Stub::GetUploadStatus, request,
+        options_.call_timeout);
+  }
+  absl::StatusOr<v1::ReportResponse> Report(
+      const v1::ReportRequest& request) override {
+    return Call<v1::ReportResponse>(&v1::Coordinator::Stub::Report, request,
+                                    options_.call_timeout);
+  }
+
+  absl::Status Download(const v1::DownloadRequest& request,
+                        const ChunkSink& sink) override {
+    ActiveCall call(*this, options_.transfer_timeout);
+    auto reader = stub_->Download(call.context(), request);
+    v1::DownloadChunk chunk;
+    absl::Status local;
+    while (local.ok() && reader->Read(&chunk)) {
+      local = sink(chunk);
+      if (!local.ok()) call.context()->TryCancel();
+    }
+    if (!local.ok()) {
+      while (reader->Read(&chunk)) {
+      }
+    }
+    const grpc::Status finished = reader->Finish();
+    return local.ok() ? FromGrpc(finished) : local;
+  }
+
+  absl::StatusOr<v1::UploadStatusResponse> Upload(
+      const ChunkSource& source) override {
+    ActiveCall call(*this, options_.transfer_timeout);
+    v1::UploadStatusResponse response;
+    auto writer = stub_->Upload(call.context(), &response);
+    v1::UploadChunk chunk;
+    absl::Status local;
+    while (true) {
+      const absl::StatusOr<bool> more = source(&chunk);
+      if (!more.ok()) {
+        local = more.status();
+        call.context()->TryCancel();
+        break;
+      }
+      // A refused write means that the answer is there already.
+      if (!*more || !writer->Write(chunk)) break;
+    }
+    writer->WritesDone();
+    const grpc::Status finished = writer->Finish();
+    CHOIR_RETURN_IF_ERROR(local);
+    CHOIR_RETURN_IF_ERROR(FromGrpc(finished));
+    return response;
+  }
+
+  void Cancel() override {
+    absl::MutexLock lock(&mu_);
+    cancelled_ = true;
+    if (active_ != nullptr) active_->TryCancel();
+  }
+
+ private:
+  // A call's context, where Cancel() can reach it.
+  class ActiveCall {
+   public:
+    ActiveCall(GrpcTransport& owner, absl::Duration timeout) : owner_(owner) {
+      context_.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+      absl::MutexLock lock(&owner_.mu_);
+      owner_.active_ = &context_;
+      if (owner_.cancelled_) context_.TryCancel();
+    }
+    ~ActiveCall() {
+      absl::MutexLock lock(&owner_.mu_);
+      owner_.active_ = nullptr;
+    }
+    grpc::ClientContext* context() { return &context_; }
+
+   private:
+    GrpcTransport& owner_;
+    grpc::ClientContext context_;
+  };
+
+  template <typename Response, typename Request>
+  absl::StatusOr<Response> Call(
+      grpc::Status (v1::Coordinator::Stub::*method)(grpc::ClientContext*,
+                                                    const Request&, Response*),
+      const Request& request, absl::Duration timeout) {
+    ActiveCall call(*this, timeout);
+    Response response;
+    CHOIR_RETURN_IF_ERROR(
+        FromGrpc((stub_.get()->*method)(call.context(), request, &response)));
+    return response;
+  }
+
+  void Connect(absl::string_view certificate_pem,
+               absl::string_view private_key_pem) {
+    grpc::SslCredentialsOptions ssl;
+    ssl.pem_root_certs = options_.ca_certificate_pem;
+    ssl.pem_cert_chain = std::string(certificate_pem);
+    ssl.pem_private_key = std::string(private_key_pem);
+    grpc::ChannelArguments arguments;
+    if (!options_.server_name.empty()) {
+      arguments.SetSslTargetNameOverride(options_.server_name);
+    }
+    arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
+    arguments.SetMaxSendMessageSize(kMaxMessageBytes);
+    // The agent has its own, longer backoff; the channel's must not add to it.
+    arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2000);
+    arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+    // Finds out that the other side is gone during a long poll.
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 60000);
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
+    // A new identity must not reuse a connection of the old one.
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    stub_ = v1::Coordinator::NewStub(grpc::CreateCustomChannel(
+        options_.address, grpc::SslCredentials(ssl), arguments));
+  }
+
+  const GrpcTransportOptions options_;
+  std::unique_ptr<v1::Coordinator::Stub> stub_;
+  absl::Mutex mu_;
+  grpc::ClientContext* active_ ABSL_GUARDED_BY(mu_) = nullptr;
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transport>> MakeGrpcTransport(
+    GrpcTransportOptions options) {
+  if (options.ca_certificate_pem.find("BEGIN CERTIFICATE") ==
+      std::string::npos) {
+    return absl::InvalidArgumentError(
+        "ca_certificate: no PEM certificate in the file");
+  }
+  return std::unique_ptr<Transport>(
+      std::make_unique<GrpcTransport>(std::move(options)));
+}
+
+}  // namespace choir::client

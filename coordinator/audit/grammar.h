@@ -1,0 +1,111 @@
+// Which records may follow which, and what their numbers must add up to.
+//
+// Written from the journal's description alone, not from the round engine, so
+// that a mistake there does not excuse itself here.
+#ifndef CHOIR_COORDINATOR_AUDIT_GRAMMAR_H_
+#define CHOIR_COORDINATOR_AUDIT_GRAMMAR_H_
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "choir/v1/journal.pb.h"
+#include "coordinator/audit/findings.h"
+#include "coordinator/store/journal.h"
+#include "proto/config/job_options.h"
+
+namespace choir::audit {
+
+// A round's step from one model version to the next, to be recomputed.
+struct Step {
+  uint64_t event = 0;
+  v1::RoundCommitted committed;
+  config::AggregationOptions options;
+  struct Update {
+    std::string client;
+    v1::BlobRef blob;
+    uint64_t weight = 0;
+  };
+  std::vector<Update> updates;  // of the survivors, sorted by client
+};
+
+// Threads: one thread at a time. Memory: O(jobs + clients + rounds * cohort).
+class Grammar {
+ public:
+  // Takes the next entry; what is wrong with it is added to `findings`.
+  void Next(const store::JournalEntry& entry, std::vector<Finding>& findings);
+
+  const std::vector<BlobUse>& blob_uses() const { return uses_; }
+  const std::vector<Step>& steps() const { return steps_; }
+  uint64_t rounds_committed() const { return rounds_committed_; }
+
+ private:
+  struct Accepted {
+    v1::TrainReport report;
+    uint64_t weight = 0;
+  };
+  struct Job {
+    absl::optional<config::JobOptions> options;
+    bool started = false;
+    bool finished = false;
+    uint32_t version = 0;
+    v1::BlobRef adapter;
+    v1::BlobRef server_state;
+    // The round in progress: its number is version + 1.
+    bool round_open = false;
+    uint32_t attempt = 0;
+    std::set<std::string> cohort;
+    std::set<std::string> lost;
+    std::map<std::string, Accepted> accepted;
+    bool evaluating = false;
+    uint32_t evaluated_version = 0;
+    uint32_t evaluation_attempt = 0;
+    std::set<std::string> evaluation_cohort;
+    std::map<std::string, v1::EvaluationReport> evaluations;
+  };
+
+  void Wrong(absl::string_view what);
+  void Use(const v1::BlobRef& blob, absl::string_view what,
+           bool may_be_absent = false);
+  // The job, if it may have records of rounds now; null after Wrong().
+  Job* RunningJob(const std::string& name);
+  bool CheckCohort(const google::protobuf::RepeatedPtrField<std::string>& names,
+                   absl::string_view what);
+
+  void On(const v1::TokenCreated& record);
+  void On(const v1::ClientEnrolled& record);
+  void On(const v1::JobSubmitted& record);
+  void On(const v1::JobStarted& record);
+  void On(const v1::JobFinished& record);
+  void On(const v1::RoundStarted& record);
+  void On(const v1::UpdateAccepted& record);
+  void On(const v1::UpdateRefused& record);
+  void On(const v1::ClientLost& record);
+  void On(const v1::RoundCommitted& record);
+  void On(const v1::RoundLost& record);
+  void On(const v1::EvaluationStarted& record);
+  void On(const v1::EvaluationAccepted& record);
+  void On(const v1::EvaluationFinished& record);
+
+  void CheckSurvivors(const Job& job, const v1::RoundCommitted& record,
+                      Step& step);
+  void CheckVersions(const Job& job, const v1::RoundCommitted& record);
+
+  std::map<std::string, Job> jobs_;
+  // Token digest to the client that spent it; empty while unspent.
+  std::map<std::string, std::string> tokens_;
+  std::vector<BlobUse> uses_;
+  std::vector<Step> steps_;
+  uint64_t rounds_committed_ = 0;
+  // Of the entry being taken.
+  uint64_t event_ = 0;
+  std::vector<Finding>* findings_ = nullptr;
+};
+
+}  // namespace choir::audit
+
+#endif  // CHOIR_COORDINATOR_AUDIT_GRAMMAR_H_

@@ -1,0 +1,260 @@
+#include "coordinator/audit/history.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "coordinator/store/journal_reader.h"
+#include "coordinator/store/journal_row.h"
+
+namespace choir::audit {
+namespace {
+
+// Fills a History record by record. Threads: one.
+class Historian {
+ public:
+  explicit Historian(History& history) : history_(history) {}
+  void Next(const store::JournalEntry& entry);
+
+ private:
+  JobHistory& JobOf(const std::string& name);
+  // The open attempt that `key` names; null if there is none.
+  Attempt* AttemptOf(const v1::TaskKey& key);
+  Part* PartOf(const v1::TaskKey& key, const std::string& client);
+  void OnRoundStarted(const v1::RoundStarted& record, absl::Time now);
+  void OnUpdateAccepted(const v1::UpdateAccepted& record);
+  void OnOut(const v1::TaskKey& key, const std::string& client,
+             const std::string& outcome, const std::string& reason);
+  void OnRoundCommitted(const v1::RoundCommitted& record);
+  void OnRoundLost(const v1::RoundLost& record);
+  void OnEvaluation(const v1::JournalRecord& record);
+  void OnJobFinished(const v1::JobFinished& record);
+
+  History& history_;
+  Attempt* touched_ = nullptr;
+};
+
+JobHistory& Historian::JobOf(const std::string& name) {
+  for (JobHistory& job : history_.jobs) {
+    if (job.name == name) return job;
+  }
+  history_.jobs.emplace_back();
+  history_.jobs.back().name = name;
+  history_.jobs.back().state = "queued";
+  return history_.jobs.back();
+}
+
+Attempt* Historian::AttemptOf(const v1::TaskKey& key) {
+  if (key.kind() != v1::TASK_KIND_TRAIN) return nullptr;
+  JobHistory& job = JobOf(key.job());
+  if (job.attempts.empty()) return nullptr;
+  Attempt& attempt = job.attempts.back();
+  if (attempt.round != key.round() || attempt.attempt != key.attempt()) {
+    return nullptr;
+  }
+  touched_ = &attempt;
+  return &attempt;
+}
+
+Part* Historian::PartOf(const v1::TaskKey& key, const std::string& client) {
+  Attempt* attempt = AttemptOf(key);
+  if (attempt == nullptr) return nullptr;
+  for (Part& part : attempt->parts) {
+    if (part.client == client) return &part;
+  }
+  // Not in the cohort: a stranger who was refused.
+  attempt->parts.emplace_back();
+  attempt->parts.back().client = client;
+  return &attempt->parts.back();
+}
+
+void Historian::OnRoundStarted(const v1::RoundStarted& record,
+                               absl::Time now) {
+  JobHistory& job = JobOf(record.job());
+  Attempt attempt;
+  attempt.job = record.job();
+  attempt.round = record.round();
+  attempt.attempt = record.attempt();
+  attempt.state = "running";
+  attempt.started = now;
+  attempt.available = record.available();
+  attempt.selected = static_cast<uint32_t>(record.cohort_size());
+  for (const std::string& client : record.cohort()) {
+    Part part;
+    part.client = client;
+    part.outcome = "waiting";
+    attempt.parts.push_back(std::move(part));
+  }
+  job.attempts.push_back(std::move(attempt));
+  touched_ = &job.attempts.back();
+}
+
+void Historian::OnUpdateAccepted(const v1::UpdateAccepted& record) {
+  Part* part = PartOf(record.key(), record.client());
+  if (part == nullptr) return;
+  part->outcome = "accepted";
+  part->weight = record.weight();
+  part->train = record.report();
+  touched_->bytes_up += record.report().update().size();
+  touched_->bytes_down += record.report().bytes_downloaded();
+}
+
+void Historian::OnOut(const v1::TaskKey& key, const std::string& client,
+                      const std::string& outcome, const std::string& reason) {
+  Part* part = PartOf(key, client);
+  if (part == nullptr) return;
+  part->outcome = outcome;
+  part->reason = reason;
+}
+
+void Historian::OnRoundCommitted(const v1::RoundCommitted& record) {
+  v1::TaskKey key;
+  key.set_job(record.job());
+  key.set_round(record.round());
+  key.set_attempt(record.attempt());
+  key.set_kind(v1::TASK_KIND_TRAIN);
+  Attempt* attempt = AttemptOf(key);
+  if (attempt == nullptr) return;
+  attempt->state = "committed";
+  attempt->survivors = {record.survivors().begin(), record.survivors().end()};
+  attempt->bytes_up = record.bytes_up();
+  attempt->bytes_down = record.bytes_down();
+  attempt->mean_train_loss = record.mean_train_loss();
+  attempt->committed = record;
+}
+
+void Historian::OnRoundLost(const v1::RoundLost& record) {
+  v1::TaskKey key;
+  key.set_job(record.job());
+  key.set_round(record.round());
+  key.set_attempt(record.attempt());
+  key.set_kind(v1::TASK_KIND_TRAIN);
+  Attempt* attempt = AttemptOf(key);
+  if (attempt == nullptr) return;
+  attempt->state = "lost";
+  attempt->reason = record.reason();
+}
+
+void Historian::OnEvaluation(const v1::JournalRecord& record) {
+  if (record.has_evaluation_started()) {
+    const v1::EvaluationStarted& started = record.evaluation_started();
+    Evaluation evaluation;
+    evaluation.version = started.version();
+    evaluation.attempt = started.attempt();
+    evaluation.asked = static_cast<uint32_t>(started.cohort_size());
+    JobOf(started.job()).evaluations.push_back(evaluation);
+    return;
+  }
+  if (!record.has_evaluation_finished()) return;
+  const v1::EvaluationFinished& finished = record.evaluation_finished();
+  JobHistory& job = JobOf(finished.job());
+  if (job.evaluations.empty()) return;
+  Evaluation& evaluation = job.evaluations.back();
+  evaluation.finished = true;
+  evaluation.clients = finished.clients();
+  evaluation.loss_sum = finished.loss_sum();
+  evaluation.tokens = finished.tokens();
+  if (finished.tokens() > 0) {
+    job.heldout_loss[finished.version()] =
+        finished.loss_sum() / static_cast<double>(finished.tokens());
+  }
+}
+
+void Historian::OnJobFinished(const v1::JobFinished& record) {
+  JobHistory& job = JobOf(record.job());
+  job.reason = record.reason();
+  switch (record.state()) {
+    case v1::JobFinished::DONE: job.state = "done"; break;
+    case v1::JobFinished::STOPPED: job.state = "stopped"; break;
+    default: job.state = "failed"; break;
+  }
+}
+
+void Historian::Next(const store::JournalEntry& entry) {
+  ++history_.events;
+  touched_ = nullptr;
+  const v1::JournalRecord& record = entry.record;
+  ++history_.records_by_kind[store::ColumnsOf(record).kind];
+  using R = v1::JournalRecord;
+  switch (record.record_case()) {
+    case R::kJobSubmitted:
+      JobOf(record.job_submitted().config().name()).submitted =
+          record.job_submitted();
+      break;
+    case R::kJobStarted: {
+      JobHistory& job = JobOf(record.job_started().job());
+      job.started = record.job_started();
+      job.state = "running";
+      break;
+    }
+    case R::kJobFinished: OnJobFinished(record.job_finished()); break;
+    case R::kRoundStarted:
+      OnRoundStarted(record.round_started(), entry.time);
+      break;
+    case R::kUpdateAccepted: OnUpdateAccepted(record.update_accepted()); break;
+    case R::kUpdateRefused:
+      OnOut(record.update_refused().key(), record.update_refused().client(),
+            "refused", record.update_refused().reason());
+      break;
+    case R::kClientLost:
+      OnOut(record.client_lost().key(), record.client_lost().client(), "lost",
+            record.client_lost().reason());
+      break;
+    case R::kRoundCommitted: OnRoundCommitted(record.round_committed()); break;
+    case R::kRoundLost: OnRoundLost(record.round_lost()); break;
+    case R::kPeerRefused:
+      history_.refusals.push_back(
+          {entry.sequence, entry.time, record.peer_refused()});
+      break;
+    default: OnEvaluation(record); break;
+  }
+  if (touched_ != nullptr) touched_->ended = entry.time;
+}
+
+}  // namespace
+
+double Attempt::seconds() const {
+  // A wall clock that was set back must not give a negative time.
+  return std::max(0.0, absl::ToDoubleSeconds(ended - started));
+}
+
+int Attempt::CountParts(absl::string_view outcome) const {
+  int count = 0;
+  for (const Part& part : parts) count += outcome == part.outcome ? 1 : 0;
+  return count;
+}
+
+std::vector<const Attempt*> JobHistory::rounds() const {
+  std::vector<const Attempt*> last;
+  for (const Attempt& attempt : attempts) {
+    if (!last.empty() && last.back()->round == attempt.round) {
+      last.back() = &attempt;
+    } else {
+      last.push_back(&attempt);
+    }
+  }
+  return last;
+}
+
+const JobHistory* History::Find(absl::string_view job) const {
+  for (const JobHistory& one : jobs) {
+    if (job == one.name) return &one;
+  }
+  return nullptr;
+}
+
+absl::StatusOr<History> ReadHistory(const std::string& root) {
+  CHOIR_ASSIGN_OR_RETURN(const auto reader, store::JournalReader::Open(root));
+  History history;
+  Historian historian(history);
+  CHOIR_RETURN_IF_ERROR(
+      reader->ForEachRow([&](const store::JournalRow& row) -> absl::Status {
+        CHOIR_ASSIGN_OR_RETURN(const store::JournalEntry entry,
+                               store::DecodeEntry(row));
+        historian.Next(entry);
+        return absl::OkStatus();
+      }));
+  return history;
+}
+
+}  // namespace choir::audit

@@ -1,0 +1,114 @@
+// The engine's inside: JobState, what is not journaled (who is connected, when
+// waits end), and the decisions.
+#ifndef CHOIR_COORDINATOR_ENGINE_ENGINE_IMPL_H_
+#define CHOIR_COORDINATOR_ENGINE_ENGINE_IMPL_H_
+
+#include <set>
+#include <string>
+
+#include "absl/types/optional.h"
+#include "coordinator/engine/engine.h"
+#include "coordinator/engine/job_state.h"
+
+namespace choir::engine {
+
+// How long a phase waits for those who have just reported, so that it is not
+// begun without them because they need a moment to ask for work again.
+inline constexpr absl::Duration kReturnGrace = absl::Seconds(30);
+
+class Engine::Impl {
+ public:
+  Impl(config::JobOptions options, JobFacts facts)
+      : state_(std::move(options), std::move(facts)) {}
+
+  absl::Status Replay(const v1::JournalRecord& record) {
+    return state_.Apply(record);
+  }
+  Outcome Resume(absl::Time now);
+  Outcome Handle(const Event& event, absl::Time now);
+  bool Wants(absl::string_view client, const v1::TaskKey& key) const;
+  std::vector<v1::BlobRef> UpdatesInUse() const;
+  Progress GetProgress() const;
+  const JobState& state() const { return state_; }
+
+ private:
+  using Names = std::set<std::string, std::less<>>;
+
+  // events.cc: one per event. They decide on records; Advance() does the rest.
+  void On(const ClientArrived& event, Outcome& outcome);
+  void On(const ClientLeft& event, Outcome& outcome);
+  void On(const UpdateReceived& event, Outcome& outcome);
+  void On(const TaskFailed& event, Outcome& outcome);
+  void On(const EvaluationReceived& event, Outcome& outcome);
+  void On(const AggregateDone& event, Outcome& outcome);
+  void On(const AggregateFailed& event, Outcome& outcome);
+  void On(const TimerFired& event, Outcome& outcome);
+  void On(const StopRequested& event, Outcome& outcome);
+
+  // Null unless `key` names the phase in progress.
+  const Cohort* CurrentCohort(const v1::TaskKey& key) const;
+  // Answers a report that changes nothing: repeated, late, or from a stranger
+  // (which is journaled).
+  void AnswerUnwanted(const std::string& client, const v1::TaskKey& key,
+                      Outcome& outcome);
+  void Refuse(const std::string& client, const v1::TaskKey& key,
+              const std::string& reason, Outcome& outcome);
+  void NoteReporter(const std::string& client);
+
+  // engine.cc: brings the phases forward as far as they go now.
+  void Advance(Outcome& outcome);
+  // One step; false if there is nothing to do but wait.
+  bool Step(Outcome& outcome);
+  bool StepWaiting(const WaitingForClients& waiting, Outcome& outcome);
+  bool StepTraining(const Training& training, Outcome& outcome);
+  bool StepAggregating(const Aggregating& aggregating, Outcome& outcome);
+  bool StepEvaluating(const Evaluating& evaluating, Outcome& outcome);
+
+  bool CanBegin(const WaitingForClients& waiting) const;
+  void BeginRound(Outcome& outcome);
+  void BeginEvaluation(uint32_t version, Outcome& outcome);
+  void LoseRound(const std::string& reason, Outcome& outcome);
+  void LosePending(const Cohort& cohort, Outcome& outcome);
+  void FinishEvaluation(const Evaluating& evaluating, Outcome& outcome);
+  void Finish(v1::JobFinished::State state, const std::string& reason,
+              Outcome& outcome);
+  // The accepted updates of the round in progress are needed no more.
+  void Discard(Outcome& outcome);
+  // Sends its task to everyone pending in a phase that has just begun, or that
+  // goes on after a restart.
+  void SendTasks(const Cohort& cohort, Outcome& outcome);
+  void SendTaskTo(const std::string& client, const v1::TaskKey& key,
+                  Outcome& outcome);
+  v1::TaskPlan MakePlan(const std::string& client,
+                        const v1::TaskKey& key) const;
+
+  // Makes the one timer agree with what is awaited.
+  void UpdateTimer(Outcome& outcome);
+  absl::Time NextDeadline() const;
+
+  // Adds the record and applies it, as Replay() would.
+  void Record(v1::JournalRecord record, Outcome& outcome);
+
+  JobState state_;
+  absl::Time now_ = absl::InfinitePast();
+
+  // Connected and without a task.
+  Names available_;
+  // Reported in this or the last phase, and not back yet.
+  Names returning_;
+
+  // Of the phase with this serial number:
+  uint64_t entered_serial_ = 0;  // 0: none
+  absl::Time entered_ = absl::InfinitePast();
+
+  struct Timer {
+    uint64_t id;
+    absl::Time at;
+  };
+  absl::optional<Timer> timer_;
+  uint64_t next_timer_ = 1;
+};
+
+}  // namespace choir::engine
+
+#endif  // CHOIR_COORDINATOR_ENGINE_ENGINE_IMPL_H_

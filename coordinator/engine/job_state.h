@@ -1,0 +1,152 @@
+// What a job's journal records, applied in order, amount to.
+//
+// Nothing here depends on time or on who is connected; that is the engine's
+// business and is not journaled.
+#ifndef CHOIR_COORDINATOR_ENGINE_JOB_STATE_H_
+#define CHOIR_COORDINATOR_ENGINE_JOB_STATE_H_
+
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "choir/v1/coordinator.pb.h"
+#include "choir/v1/journal.pb.h"
+#include "proto/config/job_options.h"
+
+namespace choir::engine {
+
+// The clients of one phase. Each is in exactly one of pending, out and the
+// phase's accepted reports.
+struct Cohort {
+  v1::TaskKey key;
+  std::set<std::string, std::less<>> pending;
+  // Out of the phase; true if refused, false if lost. Also strangers that were
+  // refused, so that each is journaled once.
+  std::map<std::string, bool, std::less<>> out;
+};
+
+struct AcceptedUpdate {
+  v1::TrainReport report;
+  uint64_t weight = 0;
+};
+
+// The next phase has not begun: an evaluation of version `number`, or round
+// `number`. A round beyond the last means that the job is done.
+struct WaitingForClients {
+  bool evaluate = false;
+  uint32_t number = 0;
+};
+struct Training {
+  Cohort cohort;
+  // The round is complete with so many updates.
+  size_t target = 0;
+  std::map<std::string, AcceptedUpdate, std::less<>> accepted;
+};
+// Enough updates are in; those pending are no longer needed.
+struct Aggregating {
+  Training round;
+};
+struct Evaluating {
+  Cohort cohort;
+  std::map<std::string, v1::EvaluationReport, std::less<>> accepted;
+};
+struct Finished {
+  v1::JobFinished result;
+};
+using Phase = std::variant<WaitingForClients, Training, Aggregating, Evaluating,
+                           Finished>;
+
+// Who was accepted in a phase that is over.
+struct ClosedPhase {
+  v1::TaskKey key;
+  std::set<std::string, std::less<>> accepted;
+};
+
+bool SameKey(const v1::TaskKey& a, const v1::TaskKey& b);
+
+// Threads: one thread at a time. Memory: O(cohort).
+class JobState {
+ public:
+  JobState(config::JobOptions options, v1::JobStarted facts);
+
+  // The only way to change anything. Errors: DATA_LOSS if the record cannot
+  // follow; nothing is changed then. Records of other jobs and other kinds
+  // change nothing.
+  absl::Status Apply(const v1::JournalRecord& record);
+
+  const config::JobOptions& options() const { return options_; }
+  const v1::JobStarted& facts() const { return facts_; }
+  const Phase& phase() const { return phase_; }
+  // Grows with every change of the phase.
+  uint64_t phase_serial() const { return phase_serial_; }
+
+  // The round in progress, or the next one, and its attempt.
+  uint32_t round() const { return rounds_committed_ + 1; }
+  uint32_t attempt() const;
+  uint32_t rounds_committed() const { return rounds_committed_; }
+  uint32_t rounds_lost() const { return rounds_lost_; }
+  uint32_t lost_in_a_row() const { return lost_in_a_row_; }
+  const v1::BlobRef& adapter() const { return adapter_; }
+  const v1::BlobRef& server_state() const { return server_state_; }
+  double heldout_loss_before() const { return heldout_loss_before_; }
+  double heldout_loss() const { return heldout_loss_; }
+  uint64_t bytes_up() const { return bytes_up_; }
+  uint64_t bytes_down() const { return bytes_down_; }
+  const ClosedPhase& last_training() const { return last_training_; }
+  const ClosedPhase& last_evaluation() const { return last_evaluation_; }
+  // The accepted clients of the phase that ended last.
+  const std::set<std::string, std::less<>>& last_reporters() const {
+    return last_was_evaluation_ ? last_evaluation_.accepted
+                                : last_training_.accepted;
+  }
+
+ private:
+  absl::Status ApplyRoundStarted(const v1::RoundStarted& record);
+  absl::Status ApplyUpdateAccepted(const v1::UpdateAccepted& record);
+  absl::Status ApplyOut(const v1::TaskKey& key, const std::string& client,
+                        bool refused);
+  absl::Status ApplyRoundCommitted(const v1::RoundCommitted& record);
+  absl::Status ApplyRoundLost(const v1::RoundLost& record);
+  absl::Status ApplyEvaluationStarted(const v1::EvaluationStarted& record);
+  absl::Status ApplyEvaluationAccepted(const v1::EvaluationAccepted& record);
+  absl::Status ApplyEvaluationFinished(const v1::EvaluationFinished& record);
+  absl::Status ApplyJobFinished(const v1::JobFinished& record);
+
+  bool EvaluationDue(uint32_t version) const;
+  void Enter(Phase phase);
+  void EnterAfterVersion(uint32_t version);
+  // Training becomes Aggregating when nothing more is awaited.
+  void CloseTrainingIfComplete();
+  void RememberTraining(const Training& training);
+
+  config::JobOptions options_;
+  v1::JobStarted facts_;
+  Phase phase_;
+  uint64_t phase_serial_ = 0;
+  uint32_t rounds_committed_ = 0;
+  uint32_t rounds_lost_ = 0;
+  uint32_t lost_in_a_row_ = 0;  // also: attempts of the round that are over
+  v1::BlobRef adapter_;
+  v1::BlobRef server_state_;
+  double heldout_loss_before_ = std::numeric_limits<double>::quiet_NaN();
+  double heldout_loss_ = std::numeric_limits<double>::quiet_NaN();
+  uint64_t bytes_up_ = 0;
+  uint64_t bytes_down_ = 0;
+  ClosedPhase last_training_;
+  ClosedPhase last_evaluation_;
+  bool last_was_evaluation_ = false;
+};
+
+// Adds, and stays at the largest value instead of wrapping: byte counts are
+// what peers claim.
+uint64_t SaturatingAdd(uint64_t a, uint64_t b);
+
+}  // namespace choir::engine
+
+#endif  // CHOIR_COORDINATOR_ENGINE_JOB_STATE_H_

@@ -1,0 +1,176 @@
+#include "coordinator/rpc/agent_service.h"
+
+#include <string>
+#include <utility>
+
+#include "base/status_macros.h"
+#include "coordinator/rpc/call.h"
+
+namespace choir::rpc {
+namespace {
+
+constexpr char kEnroll[] = "/choir.v1.Coordinator/Enroll";
+constexpr char kRenew[] = "/choir.v1.Coordinator/RenewCertificate";
+constexpr char kCheckIn[] = "/choir.v1.Coordinator/CheckIn";
+constexpr char kDownload[] = "/choir.v1.Coordinator/Download";
+constexpr char kStatus[] = "/choir.v1.Coordinator/GetUploadStatus";
+constexpr char kUpload[] = "/choir.v1.Coordinator/Upload";
+constexpr char kReport[] = "/choir.v1.Coordinator/Report";
+
+// A check-in that waits for work. Only the loop's thread finishes it, and
+// exactly once; it deletes itself when gRPC has let go of it.
+class WaitingCall final : public grpc::ServerUnaryReactor {
+ public:
+  WaitingCall(JobLoop& loop, std::string client, uint64_t call,
+              const v1::CheckInRequest& request,
+              v1::CheckInResponse* response)
+      : loop_(loop), client_(std::move(client)), call_(call) {
+    const bool posted = loop_.Post([this, capabilities =
+                                              request.capabilities(),
+                                    response] {
+      loop_.CheckIn(client_, capabilities, call_,
+                    [this, response](
+                        const absl::StatusOr<v1::CheckInResponse>& answer) {
+                      if (answer.ok()) *response = *answer;
+                      Finish(ToGrpc(answer.status()));
+                    });
+    });
+    if (!posted) {
+      Finish(ToGrpc(
+          absl::UnavailableError("the coordinator is shutting down")));
+    }
+  }
+
+  // Captures no pointer to this object: it may be gone before the loop looks.
+  void OnCancel() override {
+    loop_.Post([&loop = loop_, client = client_, call = call_] {
+      loop.CancelCheckIn(client, call);
+    });
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  JobLoop& loop_;
+  const std::string client_;
+  const uint64_t call_;
+};
+
+}  // namespace
+
+AgentService::AgentService(Gate& gate, JobLoop& loop, Enrolment& enrolment,
+                           Uploads& uploads, const WorkBoard& board,
+                           const store::BlobStore& blobs,
+                           uint64_t chunk_bytes)
+    : gate_(gate),
+      loop_(loop),
+      enrolment_(enrolment),
+      uploads_(uploads),
+      board_(board),
+      blobs_(blobs),
+      chunk_bytes_(chunk_bytes) {}
+
+grpc::ServerUnaryReactor* AgentService::Enroll(
+    grpc::CallbackServerContext* context, const v1::EnrollRequest* request,
+    v1::EnrollResponse* response) {
+  absl::StatusOr<PeerIdentity> peer = Admit(
+      gate_, *context, kEnroll, Access::kAnybody, *request, kMaxUnaryBytes);
+  if (!peer.ok()) return AnswerNow(context, peer.status());
+  return AnswerFromLoop(
+      context, loop_,
+      [this, request, response, peer = *std::move(peer)]() -> absl::Status {
+        absl::StatusOr<v1::EnrollResponse> answer =
+            enrolment_.Enroll(*request);
+        if (absl::IsPermissionDenied(answer.status()) ||
+            absl::IsInvalidArgument(answer.status())) {
+          return gate_.Refuse(peer, kEnroll, answer.status());
+        }
+        CHOIR_RETURN_IF_ERROR(answer.status());
+        *response = *std::move(answer);
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* AgentService::RenewCertificate(
+    grpc::CallbackServerContext* context,
+    const v1::RenewCertificateRequest* request,
+    v1::RenewCertificateResponse* response) {
+  absl::StatusOr<PeerIdentity> peer = Admit(
+      gate_, *context, kRenew, Access::kAgents, *request, kMaxUnaryBytes);
+  if (!peer.ok()) return AnswerNow(context, peer.status());
+  return AnswerFromLoop(
+      context, loop_,
+      [this, request, response, peer = *std::move(peer)]() -> absl::Status {
+        // It may have been revoked since the call came in.
+        CHOIR_RETURN_IF_ERROR(enrolment_.CheckAgent(peer.name, peer.serial));
+        absl::StatusOr<v1::RenewCertificateResponse> answer =
+            enrolment_.Renew(peer.name, *request);
+        if (absl::IsInvalidArgument(answer.status())) {
+          return gate_.Refuse(peer, kRenew, answer.status());
+        }
+        CHOIR_RETURN_IF_ERROR(answer.status());
+        *response = *std::move(answer);
+        return absl::OkStatus();
+      });
+}
+
+grpc::ServerUnaryReactor* AgentService::CheckIn(
+    grpc::CallbackServerContext* context, const v1::CheckInRequest* request,
+    v1::CheckInResponse* response) {
+  absl::StatusOr<PeerIdentity> peer = Admit(
+      gate_, *context, kCheckIn, Access::kAgents, *request, kMaxUnaryBytes);
+  if (!peer.ok()) return AnswerNow(context, peer.status());
+  return new WaitingCall(loop_, peer->name, next_call_++, *request, response);
+}
+
+grpc::ServerWriteReactor<v1::DownloadChunk>* AgentService::Download(
+    grpc::CallbackServerContext* context, const v1::DownloadRequest* request) {
+  absl::StatusOr<PeerIdentity> peer = Admit(
+      gate_, *context, kDownload, Access::kAgents, *request, kMaxUnaryBytes);
+  absl::Status status = peer.status();
+  if (status.ok()) {
+    status = board_.CheckDownload(peer->name, request->digest());
+  }
+  return StartDownload(status, blobs_, *request, chunk_bytes_);
+}
+
+grpc::ServerUnaryReactor* AgentService::GetUploadStatus(
+    grpc::CallbackServerContext* context,
+    const v1::UploadStatusRequest* request,
+    v1::UploadStatusResponse* response) {
+  absl::StatusOr<PeerIdentity> peer = Admit(
+      gate_, *context, kStatus, Access::kAgents, *request, kMaxUnaryBytes);
+  if (!peer.ok()) return AnswerNow(context, peer.status());
+  absl::StatusOr<uint64_t> received = uploads_.ReceivedBytes(*peer, *request);
+  if (received.ok()) response->set_received_bytes(*received);
+  return AnswerNow(context, ForPeer(received.status()));
+}
+
+grpc::ServerReadReactor<v1::UploadChunk>* AgentService::Upload(
+    grpc::CallbackServerContext* context,
+    v1::UploadStatusResponse* response) {
+  return uploads_.StartUpload(
+      gate_.Authenticate(EvidenceOf(*context), kUpload, Access::kAgents),
+      response);
+}
+
+grpc::ServerUnaryReactor* AgentService::Report(
+    grpc::CallbackServerContext* context, const v1::ReportRequest* request,
+    v1::ReportResponse* response) {
+  absl::StatusOr<PeerIdentity> peer = Admit(
+      gate_, *context, kReport, Access::kAgents, *request, kMaxUnaryBytes);
+  if (!peer.ok()) return AnswerNow(context, peer.status());
+  return AnswerFromLoop(
+      context, loop_,
+      [this, request, response, peer = *std::move(peer)]() -> absl::Status {
+        absl::StatusOr<v1::ReportResponse> answer =
+            loop_.Report(peer.name, *request);
+        if (absl::IsInvalidArgument(answer.status())) {
+          return gate_.Refuse(peer, kReport, answer.status());
+        }
+        CHOIR_RETURN_IF_ERROR(ForPeer(answer.status()));
+        *response = *std::move(answer);
+        return absl::OkStatus();
+      });
+}
+
+}  // namespace choir::rpc

@@ -1,0 +1,207 @@
+#include "coordinator/rpc/server.h"
+
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/security/server_credentials.h>
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/cli.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "coordinator/rpc/admin_service.h"
+#include "coordinator/rpc/agent_service.h"
+
+namespace choir::rpc {
+namespace {
+
+// Beyond a chunk: room for the fields around its bytes, and for telling a peer
+// whose chunk is a bit too large what the limit is, which gRPC cannot.
+constexpr uint64_t kMessageSlackBytes = 4u << 20;
+
+std::shared_ptr<grpc::ServerCredentials> TlsCredentials(
+    const ServerOptions& options) {
+  // gRPC asks for a certificate and lets TLS prove that the peer holds its key;
+  // whether the certificate is any good is the gate's business.
+  grpc::SslServerCredentialsOptions tls(
+      GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_BUT_DONT_VERIFY);
+  tls.pem_root_certs = options.ca_certificate_pem;
+  tls.pem_key_cert_pairs.push_back(
+      {std::string(options.private_key_pem.view()), options.certificate_pem});
+  std::shared_ptr<grpc::ServerCredentials> credentials =
+      grpc::SslServerCredentials(tls);
+  crypto::Wipe(tls.pem_key_cert_pairs[0].private_key);
+  return credentials;
+}
+
+class ServerImpl final : public CoordinatorServer {
+ public:
+  ServerImpl(ServerOptions options, store::Store& store,
+             const base::Clock& clock, base::SecureRandom& random)
+      : options_(std::move(options)),
+        store_(store),
+        clock_(clock),
+        random_(random),
+        pool_(std::max(1, static_cast<int>(
+                              std::thread::hardware_concurrency()))) {}
+
+  ~ServerImpl() override { Shutdown(absl::ZeroDuration()); }
+
+  absl::Status Open() {
+    CHOIR_RETURN_IF_ERROR(CheckOwnCertificate(options_, clock_.Now()));
+    CHOIR_RETURN_IF_ERROR(
+        store_.journal().ForEach([this](const store::JournalEntry& entry) {
+          CHOIR_RETURN_IF_ERROR(registry_.Apply(entry.record));
+          return jobs_.Apply(entry.record);
+        }));
+    if (options_.loop.make_runner == nullptr) {
+      options_.loop.make_runner = [this](const config::JobOptions& job,
+                                         runner::RunnerHooks hooks) {
+        return runner::JobRunner::Start(job, options_.runner, store_, clock_,
+                                        &pool_, std::move(hooks));
+      };
+    }
+    loop_ = std::make_unique<JobLoop>(options_.loop, store_, registry_, jobs_,
+                                      board_, clock_);
+    refusals_ = std::make_unique<RefusalLog>(
+        clock_, [this](v1::PeerRefused refused) {
+          v1::JournalRecord record;
+          *record.mutable_peer_refused() = std::move(refused);
+          loop_->Post([this, record = std::move(record)] {
+            loop_->Record({record}).IgnoreError();  // logged there
+          });
+        });
+    CHOIR_ASSIGN_OR_RETURN(
+        gate_, Gate::Create({options_.ca_certificate_pem, options_.crl_path},
+                            registry_, clock_, *refusals_));
+    enrolment_ =
+        std::make_unique<Enrolment>(std::move(options_.enrolment), registry_,
+                                    *loop_, clock_, random_);
+    uploads_ = std::make_unique<Uploads>(options_.transfers, store_.blobs(),
+                                         board_, *gate_);
+    const uint64_t chunk = options_.transfers.chunk_bytes;
+    agents_ = std::make_unique<AgentService>(*gate_, *loop_, *enrolment_,
+                                             *uploads_, board_,
+                                             store_.blobs(), chunk);
+    admin_ = std::make_unique<AdminService>(*gate_, *loop_, registry_, jobs_,
+                                            store_.blobs(), clock_, random_,
+                                            chunk);
+    v1::JournalRecord started;
+    started.mutable_coordinator_started()->set_software_version(
+        base::kVersion);
+    started.mutable_coordinator_started()->set_config(options_.config_text);
+    CHOIR_RETURN_IF_ERROR(store_.journal().Append({started}));
+    return Listen();
+  }
+
+  int port() const override { return port_; }
+  JobLoop& loop() override { return *loop_; }
+  std::vector<v1::JobStatus> jobs() const override { return jobs_.All(); }
+
+  void Shutdown(absl::Duration grace) override {
+    // First the loop: it answers the calls that wait for it.
+    if (loop_ != nullptr) loop_->Stop();
+    if (server_ != nullptr) {
+      server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+      server_.reset();
+    }
+  }
+
+ private:
+  absl::Status Listen() {
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort(options_.listen, TlsCredentials(options_),
+                             &port_);
+    builder.RegisterService(agents_.get());
+    builder.RegisterService(admin_.get());
+    builder.SetMaxReceiveMessageSize(
+        static_cast<int>(options_.transfers.chunk_bytes + kMessageSlackBytes));
+    // Two coordinators on one port would share its clients by chance.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    builder.AddChannelArgument(
+        GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+    // The loop must run before the first call comes in.
+    loop_->Start();
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || port_ == 0) {
+      return absl::UnavailableError(absl::StrCat(
+          "cannot listen on ", options_.listen,
+          ": the address is not ours, the port is taken, or the certificate "
+          "is not usable"));
+    }
+    // Only what it names: the key is gRPC's now.
+    options_.private_key_pem = crypto::SecretString();
+    return absl::OkStatus();
+  }
+
+  ServerOptions options_;
+  store::Store& store_;
+  const base::Clock& clock_;
+  base::SecureRandom& random_;
+  base::ThreadPool pool_;
+  registry::Registry registry_;
+  JobTable jobs_;
+  WorkBoard board_;
+  std::unique_ptr<JobLoop> loop_;
+  std::unique_ptr<RefusalLog> refusals_;
+  std::unique_ptr<Gate> gate_;
+  std::unique_ptr<Enrolment> enrolment_;
+  std::unique_ptr<Uploads> uploads_;
+  std::unique_ptr<AgentService> agents_;
+  std::unique_ptr<AdminService> admin_;
+  int port_ = 0;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace
+
+absl::Status CheckOwnCertificate(const ServerOptions& options,
+                                 absl::Time now) {
+  CHOIR_ASSIGN_OR_RETURN(
+      const crypto::CertificateVerifier verifier,
+      crypto::CertificateVerifier::Create(options.ca_certificate_pem));
+  const crypto::Verdict verdict =
+      verifier.Check(options.certificate_pem, now);
+  if (!verdict.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the coordinator's own certificate: ", verdict.message));
+  }
+  if (verdict.info.role != crypto::Role::kCoordinator) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the certificate of \"", verdict.info.name, "\" has role \"",
+        crypto::RoleName(verdict.info.role),
+        "\"; make one with `choir-admin ca issue --role coordinator`"));
+  }
+  CHOIR_ASSIGN_OR_RETURN(
+      const crypto::PrivateKey key,
+      crypto::PrivateKey::FromPem(options.private_key_pem.view()));
+  CHOIR_ASSIGN_OR_RETURN(const std::string public_key, key.PublicKeySha256());
+  if (public_key != verdict.info.public_key_sha256) {
+    return absl::InvalidArgumentError(
+        "the coordinator's private key does not belong to its certificate");
+  }
+  if (verdict.info.not_after < now + absl::Hours(24 * 14)) {
+    base::LogWarning("the coordinator's certificate expires at ",
+                     absl::FormatTime(verdict.info.not_after,
+                                      absl::UTCTimeZone()));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<CoordinatorServer>> CoordinatorServer::Start(
+    ServerOptions options, store::Store& store, const base::Clock& clock,
+    base::SecureRandom& random) {
+  auto server =
+      std::make_unique<ServerImpl>(std::move(options), store, clock, random);
+  CHOIR_RETURN_IF_ERROR(server->Open());
+  return server;
+}
+
+}  // namespace choir::rpc

@@ -1,0 +1,211 @@
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "base/sha256.h"
+#include "base/status_macros.h"
+#include "coordinator/rpc/grpc_status.h"
+#include "coordinator/rpc/transfers.h"
+
+namespace choir::rpc {
+namespace {
+
+constexpr char kMethod[] = "/choir.v1.Coordinator/Upload";
+
+class UploadStream final : public grpc::ServerReadReactor<v1::UploadChunk> {
+ public:
+  explicit UploadStream(const absl::Status& status) {
+    Finish(ToGrpc(status));
+  }
+  UploadStream(Uploads& uploads, PeerIdentity peer,
+               v1::UploadStatusResponse* response)
+      : uploads_(&uploads), peer_(std::move(peer)), response_(response) {
+    StartRead(&chunk_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      End();
+      return;
+    }
+    const absl::Status taken = Take();
+    if (!taken.ok()) {
+      Finish(ToGrpc(ForPeer(taken)));
+      return;
+    }
+    StartRead(&chunk_);
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  absl::Status Take() {
+    if (slot_ == nullptr) {
+      CHOIR_RETURN_IF_ERROR(
+          uploads_->Check(peer_, chunk_.key(), chunk_.blob()));
+      slot_ = uploads_->Slot(peer_, chunk_.blob());
+      CHOIR_ASSIGN_OR_RETURN(turn_, slot_->Begin());
+    }
+    CHOIR_RETURN_IF_ERROR(uploads_->CheckChunk(peer_, chunk_));
+    if (chunk_.data().empty()) return absl::OkStatus();
+    return slot_->Append(turn_, chunk_.offset(), chunk_.data());
+  }
+
+  // The peer has sent all it wanted (or is gone, which does not matter).
+  void End() {
+    if (slot_ == nullptr) {
+      Finish(ToGrpc(absl::InvalidArgumentError("an upload without a chunk")));
+      return;
+    }
+    uploads_->pool().Add([this](int) {
+      absl::StatusOr<uint64_t> received = slot_->Finish(turn_);
+      absl::Status status = received.status();
+      if (received.ok()) response_->set_received_bytes(*received);
+      if (absl::IsDataLoss(status)) {
+        status = uploads_->gate().Refuse(peer_, kMethod, status);
+      }
+      Finish(ToGrpc(ForPeer(status)));
+    });
+  }
+
+  Uploads* uploads_ = nullptr;
+  PeerIdentity peer_;
+  v1::UploadStatusResponse* response_ = nullptr;
+  v1::UploadChunk chunk_;
+  std::shared_ptr<UploadSlot> slot_;  // shared with the table of slots
+  uint64_t turn_ = 0;
+};
+
+}  // namespace
+
+absl::Status UploadSlot::Open() {
+  complete_ = blobs_.Contains(blob_.digest());
+  if (complete_ || incoming_ != nullptr) return absl::OkStatus();
+  CHOIR_ASSIGN_OR_RETURN(incoming_, blobs_.Receive(blob_, owner_));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> UploadSlot::Begin() {
+  absl::MutexLock lock(&mu_);
+  CHOIR_RETURN_IF_ERROR(Open());
+  return ++turn_;
+}
+
+absl::Status UploadSlot::Append(uint64_t turn, uint64_t offset,
+                                absl::string_view data) {
+  absl::MutexLock lock(&mu_);
+  if (turn != turn_) {
+    return absl::AbortedError("a newer upload of the same payload took over");
+  }
+  const uint64_t received =
+      complete_ ? blob_.size() : incoming_->received_bytes();
+  if (offset != received) {
+    return absl::OutOfRangeError(
+        absl::StrCat("the chunk begins at ", offset, ", but ", received,
+                     " bytes have arrived; ask for the upload's status and go "
+                     "on from there"));
+  }
+  const absl::Status written = incoming_ == nullptr
+                                   ? absl::OutOfRangeError(
+                                         "the payload is complete already")
+                                   : incoming_->Append(data);
+  if (!written.ok() && !absl::IsOutOfRange(written)) {
+    base::LogError("cannot store an upload: ", written.message());
+    // What is on disk is looked at afresh by the next stream.
+    incoming_.reset();
+    ++turn_;
+  }
+  return written;
+}
+
+absl::StatusOr<uint64_t> UploadSlot::Finish(uint64_t turn) {
+  absl::MutexLock lock(&mu_);
+  if (turn != turn_) {
+    return absl::AbortedError("a newer upload of the same payload took over");
+  }
+  if (complete_) return blob_.size();
+  if (incoming_->received_bytes() < blob_.size()) {
+    return incoming_->received_bytes();
+  }
+  const absl::Status named = incoming_->Commit();
+  incoming_.reset();
+  ++turn_;
+  if (!named.ok()) return named;
+  complete_ = true;
+  return blob_.size();
+}
+
+Uploads::Uploads(TransferOptions options, store::BlobStore& blobs,
+                 const WorkBoard& board, Gate& gate)
+    : options_(options), blobs_(blobs), board_(board), gate_(gate) {}
+
+absl::Status Uploads::Check(const PeerIdentity& peer, const v1::TaskKey& key,
+                            const v1::BlobRef& blob) {
+  CHOIR_RETURN_IF_ERROR(board_.CheckUpload(peer.name, key));
+  if (const auto digest = base::DigestFromHex(blob.digest()); !digest.ok()) {
+    return gate_.Refuse(peer, kMethod, digest.status());
+  }
+  if (blob.size() == 0 || blob.size() > options_.max_update_bytes) {
+    return gate_.Refuse(
+        peer, kMethod,
+        absl::ResourceExhaustedError(absl::StrCat(
+            "an update of ", blob.size(), " bytes; this coordinator takes 1 "
+            "to ", options_.max_update_bytes,
+            " bytes (limits.max_update_mib)")));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Uploads::CheckChunk(const PeerIdentity& peer,
+                                 const v1::UploadChunk& chunk) {
+  const std::string& data = chunk.data();
+  if (data.size() > options_.chunk_bytes) {
+    return gate_.Refuse(
+        peer, kMethod,
+        absl::ResourceExhaustedError(absl::StrCat(
+            "a chunk of ", data.size(), " bytes; this coordinator takes at "
+            "most ", options_.chunk_bytes, " (limits.chunk_kib)")));
+  }
+  if (data.empty() && chunk.data_sha256().empty()) return absl::OkStatus();
+  const base::Sha256Digest digest = base::Sha256Of(data);
+  if (absl::string_view(chunk.data_sha256()) !=
+      absl::string_view(reinterpret_cast<const char*>(digest.data()),
+                        digest.size())) {
+    return gate_.Refuse(
+        peer, kMethod,
+        absl::DataLossError(absl::StrCat(
+            "the chunk of ", data.size(), " bytes at offset ", chunk.offset(),
+            " does not have the digest sent with it; send it again")));
+  }
+  return absl::OkStatus();
+}
+
+std::shared_ptr<UploadSlot> Uploads::Slot(const PeerIdentity& peer,
+                                          const v1::BlobRef& blob) {
+  const std::string payload = absl::StrCat(blob.digest(), " ", blob.size());
+  absl::MutexLock lock(&mu_);
+  auto& [digest, slot] = slots_[peer.name];
+  if (slot == nullptr || digest != payload) {
+    digest = payload;
+    slot = std::make_shared<UploadSlot>(blobs_, blob, peer.name);
+  }
+  return slot;
+}
+
+grpc::ServerReadReactor<v1::UploadChunk>* Uploads::StartUpload(
+    absl::StatusOr<PeerIdentity> peer, v1::UploadStatusResponse* response) {
+  if (!peer.ok()) return new UploadStream(peer.status());
+  return new UploadStream(*this, *std::move(peer), response);
+}
+
+absl::StatusOr<uint64_t> Uploads::ReceivedBytes(
+    const PeerIdentity& peer, const v1::UploadStatusRequest& request) {
+  CHOIR_RETURN_IF_ERROR(Check(peer, request.key(), request.blob()));
+  std::shared_ptr<UploadSlot> slot = Slot(peer, request.blob());
+  CHOIR_ASSIGN_OR_RETURN(const uint64_t turn, slot->Begin());
+  absl::StatusOr<uint64_t> received = slot->Finish(turn);
+  // Bytes that are not those announced are gone: begin again.
+  if (absl::IsDataLoss(received.status())) return 0;
+  return received;
+}
+
+}  // namespace choir::rpc

@@ -1,0 +1,67 @@
+#include "coordinator/rpc/work_board.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace choir::rpc {
+
+bool SameTask(const v1::TaskKey& a, const v1::TaskKey& b) {
+  return a.job() == b.job() && a.round() == b.round() &&
+         a.attempt() == b.attempt() && a.kind() == b.kind();
+}
+
+std::string TaskText(const v1::TaskKey& key) {
+  return absl::StrCat("job ", key.job(), ", round ", key.round(), ", attempt ",
+                      key.attempt());
+}
+
+void WorkBoard::Give(const std::string& client, const v1::TaskPlan& plan) {
+  Task task;
+  task.key = plan.key();
+  for (const v1::ModelFile& file : plan.base_model()) {
+    task.blobs.insert(file.blob().digest());
+  }
+  task.blobs.insert(plan.adapter().digest());
+  absl::MutexLock lock(&mu_);
+  tasks_[client] = std::move(task);
+}
+
+void WorkBoard::Done(const std::string& client, const v1::TaskKey& key) {
+  absl::MutexLock lock(&mu_);
+  auto task = tasks_.find(client);
+  if (task != tasks_.end() && SameTask(task->second.key, key)) {
+    tasks_.erase(task);
+  }
+}
+
+void WorkBoard::Clear() {
+  absl::MutexLock lock(&mu_);
+  tasks_.clear();
+}
+
+absl::Status WorkBoard::CheckUpload(absl::string_view client,
+                                    const v1::TaskKey& key) const {
+  absl::MutexLock lock(&mu_);
+  auto task = tasks_.find(client);
+  if (key.kind() == v1::TASK_KIND_TRAIN && task != tasks_.end() &&
+      SameTask(task->second.key, key)) {
+    return absl::OkStatus();
+  }
+  return absl::AbortedError(
+      absl::StrCat("you have no training task for ", TaskText(key),
+                   "; check in again"));
+}
+
+absl::Status WorkBoard::CheckDownload(absl::string_view client,
+                                      absl::string_view digest) const {
+  absl::MutexLock lock(&mu_);
+  auto task = tasks_.find(client);
+  if (task != tasks_.end() && task->second.blobs.contains(digest)) {
+    return absl::OkStatus();
+  }
+  return absl::PermissionDeniedError(
+      "your task does not name this blob; check in again");
+}
+
+}  // namespace choir::rpc

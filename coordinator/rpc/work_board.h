@@ -1,0 +1,50 @@
+// Which task each client has been given, and so what it may send and fetch.
+#ifndef CHOIR_COORDINATOR_RPC_WORK_BOARD_H_
+#define CHOIR_COORDINATOR_RPC_WORK_BOARD_H_
+
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "choir/v1/coordinator.pb.h"
+
+namespace choir::rpc {
+
+// Not journaled: after a restart the engine gives the tasks out again.
+// Threads: safe; written by the job loop, read by transfers.
+class WorkBoard {
+ public:
+  // Replaces the client's earlier task.
+  void Give(const std::string& client, const v1::TaskPlan& plan);
+  // Forgets the client's task if it is `key`.
+  void Done(const std::string& client, const v1::TaskKey& key);
+  // No job runs any more.
+  void Clear();
+
+  // ABORTED unless `client` has the training task `key`.
+  absl::Status CheckUpload(absl::string_view client,
+                           const v1::TaskKey& key) const;
+  // PERMISSION_DENIED unless the client's task names the blob.
+  absl::Status CheckDownload(absl::string_view client,
+                             absl::string_view digest) const;
+
+ private:
+  struct Task {
+    v1::TaskKey key;
+    absl::flat_hash_set<std::string> blobs;
+  };
+  mutable absl::Mutex mu_;
+  absl::flat_hash_map<std::string, Task> tasks_ ABSL_GUARDED_BY(mu_);
+};
+
+bool SameTask(const v1::TaskKey& a, const v1::TaskKey& b);
+// "job j, round 3, attempt 1".
+std::string TaskText(const v1::TaskKey& key);
+
+}  // namespace choir::rpc
+
+#endif  // CHOIR_COORDINATOR_RPC_WORK_BOARD_H_

@@ -1,0 +1,139 @@
+#include "coordinator/runner/base_model.h"
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/files.h"
+#include "base/sim_random.h"
+#include "base/status_macros.h"
+#include "model/adapter/lora_layout.h"
+#include "model/adapter/peft_folder.h"
+#include "model/checkpoint/model_config.h"
+#include "model/checkpoint/safetensors.h"
+
+namespace choir::runner {
+namespace {
+
+constexpr char kConfigName[] = "config.json";
+constexpr char kTokenizerName[] = "tokenizer.json";
+
+bool IsModelFile(absl::string_view name) {
+  static const std::set<std::string>* const kNames = new std::set<std::string>{
+      kConfigName,     "generation_config.json",
+      kTokenizerName,  "tokenizer_config.json",
+      "vocab.json",    "merges.txt",
+      "special_tokens_map.json"};
+  return kNames->count(std::string(name)) > 0 ||
+         absl::EndsWith(name, ".safetensors") ||
+         absl::EndsWith(name, ".safetensors.index.json");
+}
+
+// Names of the files to import, sorted.
+absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& folder) {
+  const absl::StatusOr<std::vector<std::string>> entries =
+      base::ListDirectory(folder);
+  if (!entries.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot read the base model's folder '", folder,
+                     "' (model.base): ", entries.status().message()));
+  }
+  std::vector<std::string> files;
+  bool has_weights = false;
+  for (const std::string& entry : *entries) {
+    // Weights of an adapter in the same folder are not the base model's.
+    if (!IsModelFile(entry) || entry == model::kAdapterModelName) continue;
+    files.push_back(entry);
+    has_weights |= absl::EndsWith(entry, ".safetensors");
+  }
+  std::sort(files.begin(), files.end());
+  const auto has = [&](const char* name) {
+    return std::binary_search(files.begin(), files.end(), std::string(name));
+  };
+  if (!has(kConfigName)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the base model's folder '", folder, "' has no ", kConfigName));
+  }
+  if (!has(kTokenizerName) && !(has("vocab.json") && has("merges.txt"))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the base model's folder '", folder, "' has no ",
+                     kTokenizerName, " (nor vocab.json and merges.txt)"));
+  }
+  if (!has_weights) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the base model's folder '", folder, "' has no *.safetensors file"));
+  }
+  return files;
+}
+
+std::string LastPart(absl::string_view path) {
+  const std::vector<absl::string_view> parts =
+      absl::StrSplit(path, '/', absl::SkipEmpty());
+  return parts.empty() ? "base" : std::string(parts.back());
+}
+
+}  // namespace
+
+absl::StatusOr<v1::JobStarted> ImportBaseModel(
+    const config::JobOptions& options, store::BlobStore& blobs) {
+  const std::string& folder = options.base_model;
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> files, FilesOf(folder));
+  // Everything that can be wrong is found before anything is copied.
+  CHOIR_ASSIGN_OR_RETURN(
+      const model::ModelConfig config,
+      model::LoadModelConfig(base::JoinPath(folder, kConfigName)));
+  CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout,
+                         model::AdapterLayout(config, options.adapter));
+  for (const std::string& file : files) {
+    if (!absl::EndsWith(file, ".safetensors")) continue;
+    CHOIR_RETURN_IF_ERROR(
+        model::SafetensorsFile::Open(base::JoinPath(folder, file)).status());
+  }
+  v1::JobStarted facts;
+  facts.set_job(options.name);
+  for (const std::string& file : files) {
+    CHOIR_ASSIGN_OR_RETURN(const v1::BlobRef blob,
+                           blobs.PutFile(base::JoinPath(folder, file)));
+    v1::ModelFile& entry = *facts.add_base_model();
+    entry.set_name(file);
+    *entry.mutable_blob() = blob;
+  }
+  facts.set_layout_digest(layout.digest());
+  facts.set_num_parameters(static_cast<uint64_t>(layout.num_elements()));
+  const std::vector<float> initial = model::InitialAdapter(
+      layout, base::DeriveSeed(options.seed, {"adapter"}));
+  CHOIR_ASSIGN_OR_RETURN(
+      *facts.mutable_adapter(),
+      blobs.Put(model::EncodeAdapterFile(layout, initial)));
+  CHOIR_ASSIGN_OR_RETURN(
+      *facts.mutable_adapter_config(),
+      blobs.Put(model::AdapterConfigJson(options.adapter, LastPart(folder))));
+  return facts;
+}
+
+absl::StatusOr<codec::Layout> LayoutOfJob(const config::JobOptions& options,
+                                          const v1::JobStarted& facts,
+                                          const store::BlobStore& blobs) {
+  for (const v1::ModelFile& file : facts.base_model()) {
+    if (file.name() != kConfigName) continue;
+    CHOIR_ASSIGN_OR_RETURN(const std::string text,
+                           blobs.Read(file.blob().digest()));
+    CHOIR_ASSIGN_OR_RETURN(const model::ModelConfig config,
+                           model::ParseModelConfig(text, kConfigName));
+    CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout,
+                           model::AdapterLayout(config, options.adapter));
+    if (layout.digest() != facts.layout_digest()) {
+      return absl::DataLossError(absl::StrCat(
+          "job '", facts.job(), "' was started with another adapter layout"));
+    }
+    return layout;
+  }
+  return absl::DataLossError(absl::StrCat("job '", facts.job(),
+                                          "' was started without config.json"));
+}
+
+}  // namespace choir::runner

@@ -1,0 +1,89 @@
+// The one JobRunner there is.
+#ifndef CHOIR_COORDINATOR_RUNNER_JOB_RUNNER_IMPL_H_
+#define CHOIR_COORDINATOR_RUNNER_JOB_RUNNER_IMPL_H_
+
+#include <deque>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "coordinator/runner/job_runner.h"
+#include "proto/codec/layout.h"
+
+namespace choir::runner {
+
+class JobRunnerImpl final : public JobRunner {
+ public:
+  JobRunnerImpl(const RunnerOptions& options, store::Store& store,
+                const base::Clock& clock, base::ThreadPool* pool,
+                RunnerHooks hooks)
+      : options_(options),
+        store_(store),
+        clock_(clock),
+        pool_(pool),
+        hooks_(std::move(hooks)) {}
+
+  // The rest of JobRunner::Start().
+  absl::Status Begin(const config::JobOptions& options);
+
+  absl::StatusOr<v1::ReportResponse> Post(engine::Event event) override;
+  absl::optional<absl::Time> next_wakeup() const override;
+  absl::Status Poll() override;
+  engine::Progress progress() const override { return engine_->progress(); }
+  const engine::JobFacts& facts() const override { return engine_->facts(); }
+  bool finished() const override {
+    return finished_ && records_.empty() && actions_.empty();
+  }
+
+ private:
+  // Rebuilds the engine from the journal; leaves engine_ null for a new job.
+  absl::Status ReplayJournal(const config::JobOptions& options);
+  // Makes the job's beginning durable.
+  absl::Status StartJob(const config::JobOptions& options);
+  // A crash may have come between the end of a round and this.
+  absl::Status DiscardLeftovers();
+
+  // Null if the update may be counted; otherwise why it is refused. An error
+  // is ours, not the peer's: UNAVAILABLE.
+  absl::StatusOr<absl::optional<std::string>> CheckUpdate(
+      const v1::TrainReport& report) const;
+
+  void Enqueue(engine::Outcome outcome);
+  // Makes the records durable, then acts; what the actions lead to, too.
+  // UNAVAILABLE if something could not be written: the rest is kept.
+  absl::Status Drain();
+  absl::Status PersistRecords();
+  absl::Status Perform(engine::Action& action);
+  absl::Status PerformAggregate(const engine::Aggregate& action);
+  absl::StatusOr<v1::RoundCommitted> StepServer(
+      const engine::Aggregate& action, const std::string& sum_bytes);
+  absl::Status PerformDiscard(const engine::DiscardUpdates& action);
+  // Remembers that writing failed, and when to try again.
+  absl::Status Unavailable(absl::string_view what, const absl::Status& status);
+
+  const RunnerOptions options_;
+  store::Store& store_;
+  const base::Clock& clock_;
+  base::ThreadPool* const pool_;
+  const RunnerHooks hooks_;
+  std::unique_ptr<engine::Engine> engine_;
+  codec::Layout layout_;
+
+  // Decided, but not durable yet; and what waits for that.
+  std::vector<v1::JournalRecord> records_;
+  std::deque<engine::Action> actions_;
+  absl::Time retry_at_ = absl::InfiniteFuture();
+
+  // Updates that came too late or were refused; removed with their round.
+  std::set<std::string> strays_;
+  // Updates of the last round that the journal says is over.
+  std::vector<std::string> leftovers_;
+
+  absl::optional<engine::SetTimer> timer_;
+  bool finished_ = false;
+};
+
+}  // namespace choir::runner
+
+#endif  // CHOIR_COORDINATOR_RUNNER_JOB_RUNNER_IMPL_H_

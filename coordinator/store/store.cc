@@ -1,0 +1,89 @@
+#include "coordinator/store/store.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "base/cli.h"
+#include "base/status_macros.h"
+#include "coordinator/store/file_system.h"
+#include "coordinator/store/journal_schema.h"
+
+namespace choir::store {
+namespace {
+
+constexpr char kLockedPayload[] = "choir/store-locked";
+
+class FolderStore final : public Store {
+ public:
+  FolderStore(std::string root, int lock_fd)
+      : root_(std::move(root)), lock_fd_(lock_fd) {}
+  ~FolderStore() override {
+    // The lock goes last: the journal is no longer written by then.
+    journal_.reset();
+    if (lock_fd_ >= 0) close(lock_fd_);
+  }
+
+  absl::Status OpenParts(base::Durability durability,
+                         const base::Clock& clock) {
+    CHOIR_ASSIGN_OR_RETURN(blobs_, BlobStore::Open(root_, durability));
+    CHOIR_ASSIGN_OR_RETURN(journal_, Journal::Open(root_, durability, clock));
+    if (journal_->num_entries() > 0) return absl::OkStatus();
+    v1::JournalRecord record;
+    record.mutable_store_created()->set_schema_version(kSchemaVersion);
+    record.mutable_store_created()->set_software_version(base::kVersion);
+    return journal_->Append({record});
+  }
+
+  Journal& journal() override { return *journal_; }
+  BlobStore& blobs() override { return *blobs_; }
+  const std::string& root() const override { return root_; }
+  absl::Status Close() override { return journal_->Close(); }
+
+ private:
+  const std::string root_;
+  int lock_fd_;
+  std::unique_ptr<BlobStore> blobs_;
+  std::unique_ptr<Journal> journal_;
+};
+
+absl::StatusOr<int> TakeLock(const std::string& root) {
+  const std::string path = base::JoinPath(root, kLockName);
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (fd < 0) return base::ErrnoStatus(errno, absl::StrCat("open ", path));
+  if (flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+  const int error = errno;
+  close(fd);
+  if (error != EWOULDBLOCK) {
+    return base::ErrnoStatus(error, absl::StrCat("lock ", path));
+  }
+  absl::Status locked = absl::FailedPreconditionError(absl::StrCat(
+      "the store ", root, " is in use: another process holds its lock; stop "
+      "that process, or choose another folder"));
+  locked.SetPayload(kLockedPayload, absl::Cord("1"));
+  return locked;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Store>> Store::Open(
+    const std::string& root, base::Durability durability,
+    const base::Clock& clock) {
+  CHOIR_RETURN_IF_ERROR(base::MakeDirectories(root));
+  CHOIR_RETURN_IF_ERROR(CheckFileSystem(root));
+  CHOIR_ASSIGN_OR_RETURN(const int lock, TakeLock(root));
+  auto store = std::make_unique<FolderStore>(root, lock);
+  CHOIR_RETURN_IF_ERROR(store->OpenParts(durability, clock));
+  return std::unique_ptr<Store>(std::move(store));
+}
+
+bool IsStoreLocked(const absl::Status& status) {
+  return status.GetPayload(kLockedPayload).has_value();
+}
+
+}  // namespace choir::store

@@ -1,0 +1,152 @@
+// choir-model: looks into models, evaluates and runs them, and makes small ones.
+#include <cstring>
+#include <functional>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "base/cli.h"
+#include "model/main/commands.h"
+
+namespace choir::model {
+namespace {
+
+void AddModel(CLI::App* verb, CommonOptions& common, bool computes) {
+  verb->add_option("--model", common.model, "Hugging Face model folder")
+      ->required();
+  if (!computes) return;
+  verb->add_option("--adapter", common.adapter, "PEFT adapter folder");
+  verb->add_option("--device", common.device, "auto, cpu or cuda")
+      ->capture_default_str();
+  verb->add_option("--threads", common.threads, "CPU threads")
+      ->capture_default_str();
+}
+
+void AddPretrain(CLI::App* verb, CommonOptions& common, PretrainFlags& flags) {
+  PretrainOptions& o = flags.options;
+  ModelConfig& c = o.config;
+  c.hidden_size = 192;
+  c.num_layers = 6;
+  c.num_heads = 6;
+  c.num_kv_heads = 3;
+  c.intermediate_size = 512;
+  c.max_positions = 256;
+  const auto add = [&](const char* name, auto& value, const char* help) {
+    verb->add_option(name, value, help)->capture_default_str();
+  };
+  verb->add_option("--corpus", o.corpus, "text files")->required();
+  verb->add_option("--out", o.out, "folder of the new model")->required();
+  verb->add_option("--tokenizer", o.tokenizer,
+                   "tokenizer.json; default: trained on the corpus");
+  add("--split", flags.split, "documents are paragraphs, lines or files");
+  add("--name", o.name, "name in the model card");
+  add("--vocab-size", o.vocab_size, "tokens of a new tokenizer");
+  add("--hidden", c.hidden_size, "width");
+  add("--layers", c.num_layers, "decoder blocks");
+  add("--heads", c.num_heads, "attention heads");
+  add("--kv-heads", c.num_kv_heads, "key and value heads");
+  add("--intermediate", c.intermediate_size, "width inside a block's MLP");
+  add("--context", c.max_positions, "tokens in a window");
+  add("--seed", o.seed, "of initial weights, order and held-out documents");
+  add("--batch", o.batch, "windows in a step");
+  add("--learning-rate", o.learning_rate, "highest learning rate");
+  add("--min-learning-rate", o.min_learning_rate, "learning rate at the end");
+  add("--weight-decay", o.weight_decay, "of AdamW");
+  add("--warmup", o.warmup, "share of the run with a rising learning rate");
+  add("--holdout", o.holdout, "share of the documents held out");
+  add("--minutes", o.minutes, "end after so many minutes (0: no limit)");
+  add("--tokens", o.tokens, "end after so many tokens (0: no limit)");
+  add("--checkpoint-minutes", o.checkpoint_minutes, "between checkpoints");
+  add("--threads", common.threads, "replicas that share each step");
+  add("--prompt", o.prompt, "of the sample in the model card");
+  verb->add_flag("--resume", o.resume, "go on from the folder's checkpoint");
+}
+
+// What a file or flag says, rather than what happened to it on the way.
+bool IsUsage(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kInvalidArgument;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Looks into language models, evaluates and runs them, and "
+               "pretrains small ones.",
+               "choir-model");
+  app.set_version_flag("--version", base::kVersion);
+  app.footer(base::kExitCodeHelp);
+  app.require_subcommand(1);
+  CommonOptions common;
+  TokenizeOptions tokenize;
+  EvalOptions eval;
+  GenerateFlags generate;
+  PretrainFlags pretrain;
+  std::function<absl::Status()> run;
+  const auto verb = [&](const char* name, const char* help,
+                        std::function<absl::Status()> body) {
+    CLI::App* command = app.add_subcommand(name, help);
+    command->add_flag("--json", common.json, "one JSON document on stdout");
+    command->footer(base::kExitCodeHelp);
+    command->callback([&run, body] { run = body; });
+    return command;
+  };
+
+  AddModel(verb("inspect", "Shape and size of a model",
+                [&] { return RunInspect(common); }),
+           common, false);
+
+  CLI::App* command =
+      verb("tokenize", "Text on stdin to token ids, or back",
+           [&] { return RunTokenize(common, tokenize); });
+  AddModel(command, common, false);
+  command->add_flag("--decode", tokenize.decode, "stdin has ids");
+  command->add_flag("--no-special", tokenize.no_special, "no BOS or EOS");
+
+  command = verb("eval", "Loss of a model on token ids or text",
+                 [&] { return RunEval(common, eval); });
+  AddModel(command, common, true);
+  command->add_option("--ids", eval.ids, "JSON file [[id, ...], ...]");
+  command->add_option("--text", eval.text, "text file");
+  command->add_option("--logits", eval.logits,
+                      "\"last\": also the logits after each row");
+
+  command = verb("generate", "Continue a prompt",
+                 [&] { return RunGenerate(common, generate); });
+  AddModel(command, common, true);
+  command->add_option("--prompt", generate.prompt, "text to continue")
+      ->required();
+  command->add_option("--max-tokens", generate.max_tokens, "at most so many")
+      ->capture_default_str();
+  command->add_option("--temperature", generate.temperature,
+                      "0: always the likeliest token")
+      ->capture_default_str();
+  command->add_option("--top-p", generate.top_p, "nucleus")
+      ->capture_default_str();
+  command->add_option("--seed", generate.seed, "of the draws")
+      ->capture_default_str();
+
+  AddPretrain(verb("pretrain", "Make a small model from text",
+                   [&] { return RunPretrain(common, pretrain); }),
+              common, pretrain);
+
+  bool json = false;  // known even if the rest cannot be parsed
+  for (int i = 1; i < argc; ++i) json |= std::strcmp(argv[i], "--json") == 0;
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    return base::PrintError(absl::InvalidArgumentError(error.what()), json,
+                            /*usage=*/true);
+  }
+  base::StopSignal::Install();
+  const absl::Status status = run();
+  if (status.ok()) return base::kExitDone;
+  if (base::StopSignal::requested()) {
+    base::PrintError(status, json);
+    return base::kExitInterrupted;
+  }
+  return base::PrintError(status, json, IsUsage(status));
+}
+
+}  // namespace
+}  // namespace choir::model
+
+int main(int argc, char** argv) { return choir::model::Main(argc, argv); }

@@ -1,0 +1,57 @@
+// The verbs of choir-model. Each prints its result on stdout and returns OK, or
+// prints nothing and returns what is wrong.
+#ifndef CHOIR_MODEL_MAIN_COMMANDS_H_
+#define CHOIR_MODEL_MAIN_COMMANDS_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "model/pretrain.h"
+#include "model/trainer.h"
+
+namespace choir::model {
+
+struct CommonOptions {
+  bool json = false;
+  std::string model;
+  std::string adapter;
+  std::string device = "auto";
+  int threads = 1;
+};
+
+absl::Status RunInspect(const CommonOptions& common);
+
+struct TokenizeOptions {
+  bool decode = false;
+  bool no_special = false;
+};
+absl::Status RunTokenize(const CommonOptions& common,
+                         const TokenizeOptions& options);
+
+struct EvalOptions {
+  std::string ids;   // JSON file
+  std::string text;  // text file
+  std::string logits;
+};
+absl::Status RunEval(const CommonOptions& common, const EvalOptions& options);
+
+struct GenerateFlags {
+  std::string prompt;
+  int max_tokens = 64;
+  double temperature = 0.0;
+  double top_p = 1.0;
+  uint64_t seed = 1;
+};
+absl::Status RunGenerate(const CommonOptions& common,
+                         const GenerateFlags& flags);
+
+struct PretrainFlags {
+  PretrainOptions options;
+  std::string split = "paragraphs";
+};
+absl::Status RunPretrain(const CommonOptions& common, PretrainFlags flags);
+
+}  // namespace choir::model
+
+#endif  // CHOIR_MODEL_MAIN_COMMANDS_H_

@@ -1,0 +1,31 @@
+// Text into training examples.
+#ifndef CHOIR_MODEL_OBJECTIVE_ENCODE_H_
+#define CHOIR_MODEL_OBJECTIVE_ENCODE_H_
+
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "model/tokenizer/tokenizer.h"
+#include "model/trainer.h"
+
+namespace choir::model {
+
+// Causal language modelling: every token is predicted. The text is cut into
+// windows of at most `max_length` ids, each beginning with BOS if the
+// tokenizer has one; EOS, if there is one, follows the end of the text.
+// Windows too short to predict anything are left out; max_length must be at
+// least 2.
+std::vector<Example> EncodeText(const Tokenizer& tokenizer,
+                                absl::string_view text, int max_length);
+
+// Supervised fine-tuning: BOS, prompt, response, EOS; loss_begin is the first
+// token of the response. A space is put between the two unless there is white
+// space already. An example longer than `max_length` loses the beginning of its
+// prompt (at most half the length stays for it), then the end of its response.
+Example EncodePromptResponse(const Tokenizer& tokenizer,
+                             absl::string_view prompt,
+                             absl::string_view response, int max_length);
+
+}  // namespace choir::model
+
+#endif  // CHOIR_MODEL_OBJECTIVE_ENCODE_H_

@@ -1,0 +1,48 @@
+// Builds a Tokenizer from the files that describe one.
+#ifndef CHOIR_MODEL_TOKENIZER_TOKENIZER_PARSER_H_
+#define CHOIR_MODEL_TOKENIZER_TOKENIZER_PARSER_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "model/tokenizer/pipeline_json.h"
+#include "model/tokenizer/tokenizer.h"
+#include "nlohmann/json.hpp"
+
+namespace choir::model {
+
+// The order of calls is Normalize, PreTokenize, Decode, Model, AddToken for
+// each, Template, Finish. Threads: one thread at a time per object.
+class TokenizerParser {
+ public:
+  TokenizerParser() : tokenizer_(new Tokenizer()) {}
+
+  absl::Status Model(const BpeOptions& options);
+  absl::Status Normalize(const nlohmann::json& part) {
+    return ParseNormalizer(part, tokenizer_->normalizer_);
+  }
+  absl::Status PreTokenize(const nlohmann::json& part) {
+    return ParsePreTokenizer(part, tokenizer_->pre_tokenizer_);
+  }
+  absl::Status Decode(const nlohmann::json& part) {
+    return ParseDecoder(part, tokenizer_->decoder_);
+  }
+  absl::Status AddToken(const nlohmann::json& entry);
+  absl::Status Template(const nlohmann::json& part);
+  std::unique_ptr<Tokenizer> Finish();
+  // tokenizer_config.json: "bos_token" and "eos_token".
+  static absl::Status ApplyConfig(const nlohmann::json& config,
+                                  Tokenizer& tokenizer);
+
+ private:
+  absl::Status Register(const std::string& token, int32_t id);
+
+  std::unique_ptr<Tokenizer> tokenizer_;
+  size_t num_tokens_ = 0;
+};
+
+}  // namespace choir::model
+
+#endif  // CHOIR_MODEL_TOKENIZER_TOKENIZER_PARSER_H_

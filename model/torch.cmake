@@ -1,0 +1,38 @@
+# What needs LibTorch: everything that computes with a model.
+add_library(choir_torch_pch STATIC ${CMAKE_CURRENT_LIST_DIR}/torch_pch.cc)
+choir_compile_options(choir_torch_pch)
+set_target_properties(choir_torch_pch PROPERTIES CXX_STANDARD 17)
+target_link_libraries(choir_torch_pch PUBLIC choir_torch_import)
+target_precompile_headers(
+  choir_torch_pch PRIVATE <ATen/ATen.h> <torch/csrc/autograd/autograd.h>
+  <torch/csrc/autograd/custom_function.h>)
+
+# Loops over numbers, always for speed: without them a debug build would train
+# a hundred times slower.
+choir_library(
+  choir_model_kernels
+  SOURCES transformer/blas.cc transformer/cpu_kernels.cc optimizer.cc
+  LIBS choir_base ${CMAKE_DL_LIBS})
+target_compile_options(
+  choir_model_kernels PRIVATE -O3 -fopenmp-simd -ffp-contract=fast
+                              -fno-math-errno -fno-trapping-math)
+
+choir_library(
+  choir_model
+  SOURCES generate.cc
+          loaded_model.cc
+          objective/encode.cc
+          objective/packing.cc
+          pretrain.cc
+          pretrain_data.cc
+          trainer.cc
+          transformer/llama.cc
+          transformer/ops.cc
+          transformer/ops_reference.cc
+  LIBS choir_model_core choir_model_kernels)
+choir_uses_torch(choir_model)
+
+choir_library(choir_model_commands SOURCES main/commands.cc LIBS choir_model)
+choir_uses_torch(choir_model_commands)
+choir_program(choir-model SOURCES main/choir_model.cc LIBS choir_model_commands
+                                                           CLI11::CLI11)

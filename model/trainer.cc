@@ -1,0 +1,358 @@
+#include "model/trainer.h"
+
+#include <ATen/Parallel.h>
+#include <malloc.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/sim_random.h"
+#include "base/status_macros.h"
+#include "model/adapter/lora_layout.h"
+#include "model/loaded_model.h"
+#include "model/objective/packing.h"
+#include "model/optimizer.h"
+#include "model/torch_guard.h"
+#include "model/transformer/blas.h"
+
+namespace choir::model {
+namespace {
+
+// Hands out examples in the order that the seed gives.
+class ExampleStream {
+ public:
+  ExampleStream(size_t size, uint64_t seed) : order_(size), seed_(seed) {
+    next_ = size;
+  }
+  size_t Next() {
+    if (next_ == order_.size()) {
+      std::iota(order_.begin(), order_.end(), size_t{0});
+      base::SimRandom random(base::DeriveSeed(
+          seed_, {"examples", absl::StrCat("epoch ", epoch_++)}));
+      random.Shuffle(order_);
+      next_ = 0;
+    }
+    return order_[next_++];
+  }
+  size_t left_in_epoch() const {
+    return next_ == order_.size() ? order_.size() : order_.size() - next_;
+  }
+
+ private:
+  std::vector<size_t> order_;
+  uint64_t seed_;
+  size_t next_ = 0;
+  int epoch_ = 0;
+};
+
+class LoraTrainer final : public Trainer {
+ public:
+  LoraTrainer(std::shared_ptr<const LoadedModel> base,
+              const config::AdapterOptions& adapter, codec::Layout layout)
+      : base_(std::move(base)), adapter_(adapter), layout_(std::move(layout)) {
+    const Llama& llama = base_->llama();
+    const int64_t n = layout_.num_elements();
+    const auto options =
+        at::TensorOptions().dtype(at::kFloat).device(llama.device());
+    flat_ = at::zeros({n}, options);
+    flat_gradient_ = at::zeros({n}, options);
+    bank_ = BindLora(llama.config(), layout_, flat_, adapter_.scale());
+    const LoraBank gradients =
+        BindLora(llama.config(), layout_, flat_gradient_, 1.0);
+    for (size_t b = 0; b < bank_.blocks.size(); ++b) {
+      for (int slot = 0; slot < kNumSlots; ++slot) {
+        LoraBank::Pair& pair = bank_.blocks[b][slot];
+        if (!pair.a.defined()) continue;
+        // Gradients gather in one flat vector: a gradient that is already
+        // there is added to in place.
+        pair.a.set_requires_grad(true);
+        pair.b.set_requires_grad(true);
+        pair.a.mutable_grad() = gradients.blocks[b][slot].a;
+        pair.b.mutable_grad() = gradients.blocks[b][slot].b;
+      }
+    }
+    gradient_.resize(n);
+  }
+
+  const codec::Layout& layout() const override { return layout_; }
+
+  absl::StatusOr<TrainResult> Train(absl::Span<float> parameters,
+                                    absl::Span<const Example> examples,
+                                    const config::TrainingOptions& options,
+                                    uint64_t seed,
+                                    const ProgressFn& progress) override {
+    return TorchGuard("training", [&]() -> absl::StatusOr<TrainResult> {
+      return TrainImpl(parameters, examples, options, seed, progress);
+    });
+  }
+
+  absl::StatusOr<EvalResult> Evaluate(absl::Span<const float> parameters,
+                                      absl::Span<const Example> examples,
+                                      const config::TrainingOptions& options,
+                                      const ProgressFn& progress) override {
+    return TorchGuard("evaluation", [&]() -> absl::StatusOr<EvalResult> {
+      return EvaluateImpl(parameters, examples, options, progress);
+    });
+  }
+
+ private:
+  absl::Status Check(size_t num_parameters, absl::Span<const Example> examples,
+                     const config::TrainingOptions& options) const;
+  int MaxLength(const config::TrainingOptions& options) const {
+    return std::min(options.max_sequence_length, base_->max_positions());
+  }
+  // Sum of the losses of one step; its gradient is left in gradient_.
+  absl::StatusOr<double> Step(absl::Span<const Example* const> examples,
+                              const config::TrainingOptions& options,
+                              int64_t predictions, uint64_t dropout_seed);
+  void Upload(absl::Span<const float> parameters);
+  absl::StatusOr<TrainResult> TrainImpl(absl::Span<float> parameters,
+                                        absl::Span<const Example> examples,
+                                        const config::TrainingOptions& options,
+                                        uint64_t seed,
+                                        const ProgressFn& progress);
+  absl::StatusOr<EvalResult> EvaluateImpl(
+      absl::Span<const float> parameters, absl::Span<const Example> examples,
+      const config::TrainingOptions& options, const ProgressFn& progress);
+
+  const std::shared_ptr<const LoadedModel> base_;  // shared by all trainers
+  const config::AdapterOptions adapter_;
+  const codec::Layout layout_;
+  at::Tensor flat_, flat_gradient_;  // where the model is
+  LoraBank bank_;                    // views into flat_
+  std::vector<float> values_, gradient_, first_moment_, second_moment_;
+};
+
+absl::Status LoraTrainer::Check(size_t num_parameters,
+                                absl::Span<const Example> examples,
+                                const config::TrainingOptions& options) const {
+  if (static_cast<int64_t>(num_parameters) != layout_.num_elements()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the adapter has ", layout_.num_elements(),
+                     " parameters, but ", num_parameters, " were given"));
+  }
+  if (examples.empty()) {
+    return absl::InvalidArgumentError("there are no examples to work on");
+  }
+  const int64_t vocabulary = base_->llama().config().vocab_size;
+  int64_t predictions = 0;
+  for (size_t i = 0; i < examples.size(); ++i) {
+    for (const int32_t id : examples[i].ids) {
+      if (id < 0 || id >= vocabulary) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "example ", i, " has a token id outside the model's vocabulary of ",
+            vocabulary, "; use the model's own tokenizer"));
+      }
+    }
+    predictions += PredictedTokens(examples[i], MaxLength(options));
+  }
+  if (predictions == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "none of the ", examples.size(),
+        " examples has a token to predict within max_sequence_length ",
+        MaxLength(options)));
+  }
+  return absl::OkStatus();
+}
+
+void LoraTrainer::Upload(absl::Span<const float> parameters) {
+  if (flat_.is_cpu()) {
+    std::memcpy(flat_.data_ptr<float>(), parameters.data(),
+                parameters.size() * sizeof(float));
+    return;
+  }
+  const at::Tensor host =
+      at::from_blob(const_cast<float*>(parameters.data()),
+                    {static_cast<int64_t>(parameters.size())}, at::kFloat);
+  flat_.copy_(host);
+}
+
+absl::StatusOr<double> LoraTrainer::Step(
+    absl::Span<const Example* const> examples,
+    const config::TrainingOptions& options, int64_t predictions,
+    uint64_t dropout_seed) {
+  const Llama& llama = base_->llama();
+  ForwardOptions forward;
+  forward.lora = &bank_;
+  forward.dropout = adapter_.dropout;
+  flat_gradient_.zero_();
+  double loss = 0.0;
+  const size_t batch_size = static_cast<size_t>(options.batch_size);
+  for (size_t i = 0; i < examples.size(); i += batch_size) {
+    const PackedBatch batch =
+        PackExamples(examples.subspan(i, batch_size), MaxLength(options),
+                     llama.device());
+    if (batch.predictions == 0) continue;
+    forward.dropout_seed = dropout_seed + i * 1000003;
+    const at::Tensor part = llama.Loss(batch, forward, 1.0 / predictions);
+    const double value = part.item<double>();
+    if (!std::isfinite(value)) {
+      return absl::AbortedError(
+          "the training loss is no longer a finite number; lower the learning "
+          "rate or set max_grad_norm");
+    }
+    loss += value;
+    torch::autograd::backward({part}, {});
+  }
+  if (flat_gradient_.is_cpu()) {
+    std::memcpy(gradient_.data(), flat_gradient_.data_ptr<float>(),
+                gradient_.size() * sizeof(float));
+  } else {
+    const at::Tensor host = flat_gradient_.cpu();
+    std::memcpy(gradient_.data(), host.data_ptr<float>(),
+                gradient_.size() * sizeof(float));
+  }
+  return loss * static_cast<double>(predictions);
+}
+
+absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
+    absl::Span<float> parameters, absl::Span<const Example> examples,
+    const config::TrainingOptions& options, uint64_t seed,
+    const ProgressFn& progress) {
+  CHOIR_RETURN_IF_ERROR(Check(parameters.size(), examples, options));
+  values_.assign(parameters.begin(), parameters.end());
+  first_moment_.assign(values_.size(), 0.0f);
+  second_moment_.assign(values_.size(), 0.0f);
+  const size_t per_step = static_cast<size_t>(options.batch_size) *
+                          static_cast<size_t>(options.gradient_accumulation);
+  const bool by_steps = options.local_steps > 0;
+  const int steps_per_epoch =
+      static_cast<int>((examples.size() + per_step - 1) / per_step);
+  const int steps =
+      by_steps ? options.local_steps : options.local_epochs * steps_per_epoch;
+  const uint64_t dropout_seed = base::DeriveSeed(seed, {"dropout"});
+  ExampleStream stream(examples.size(), seed);
+  TrainResult result;
+  double loss_sum = 0.0;
+  int64_t updates = 0;
+  std::vector<const Example*> chosen;
+  for (int step = 0; step < steps; ++step) {
+    // Epochs end with a smaller batch; steps run on into the next epoch.
+    const size_t n =
+        by_steps ? per_step : std::min(per_step, stream.left_in_epoch());
+    chosen.clear();
+    int64_t predictions = 0;
+    for (size_t i = 0; i < n; ++i) {
+      chosen.push_back(&examples[stream.Next()]);
+      predictions += PredictedTokens(*chosen.back(), MaxLength(options));
+    }
+    result.examples_seen += n;
+    ++result.steps;
+    if (predictions > 0) {
+      Upload(values_);
+      CHOIR_ASSIGN_OR_RETURN(
+          const double loss,
+          Step(chosen, options, predictions,
+               dropout_seed + static_cast<uint64_t>(step) * 0x51ed2701));
+      loss_sum += loss;
+      result.tokens += static_cast<uint64_t>(predictions);
+      const double norm =
+          ClipGradient(absl::MakeSpan(gradient_), options.max_grad_norm);
+      if (!std::isfinite(norm)) {
+        return absl::AbortedError(
+            "the gradient is no longer a finite number; lower the learning "
+            "rate");
+      }
+      ++updates;
+      if (options.optimizer == config::OptimizerKind::kAdamW) {
+        AdamWStep({options.learning_rate, options.beta1, options.beta2,
+                   options.epsilon, options.weight_decay},
+                  updates, gradient_, absl::MakeSpan(first_moment_),
+                  absl::MakeSpan(second_moment_), absl::MakeSpan(values_));
+      } else {
+        SgdStep({options.learning_rate, options.momentum, options.weight_decay},
+                updates, gradient_, absl::MakeSpan(first_moment_),
+                absl::MakeSpan(values_));
+      }
+    }
+    if (progress) CHOIR_RETURN_IF_ERROR(progress(step + 1, steps));
+  }
+  for (const float value : values_) {
+    if (!std::isfinite(value)) {
+      return absl::AbortedError(
+          "the adapter is no longer finite; lower the learning rate");
+    }
+  }
+  if (result.tokens > 0) {
+    result.mean_loss = loss_sum / static_cast<double>(result.tokens);
+  }
+  std::copy(values_.begin(), values_.end(), parameters.begin());
+  return result;
+}
+
+absl::StatusOr<EvalResult> LoraTrainer::EvaluateImpl(
+    absl::Span<const float> parameters, absl::Span<const Example> examples,
+    const config::TrainingOptions& options, const ProgressFn& progress) {
+  CHOIR_RETURN_IF_ERROR(Check(parameters.size(), examples, options));
+  at::NoGradGuard no_grad;
+  Upload(parameters);
+  ForwardOptions forward;
+  forward.lora = &bank_;
+  const size_t batch_size = static_cast<size_t>(options.batch_size);
+  const int steps =
+      static_cast<int>((examples.size() + batch_size - 1) / batch_size);
+  EvalResult result;
+  result.num_examples = examples.size();
+  std::vector<const Example*> chosen;
+  for (int step = 0; step < steps; ++step) {
+    chosen.clear();
+    for (const Example& example :
+         examples.subspan(static_cast<size_t>(step) * batch_size, batch_size)) {
+      chosen.push_back(&example);
+    }
+    const PackedBatch batch =
+        PackExamples(chosen, MaxLength(options), base_->llama().device());
+    if (batch.predictions > 0) {
+      result.loss_sum +=
+          base_->llama().Loss(batch, forward, 1.0).item<double>();
+      result.tokens += static_cast<uint64_t>(batch.predictions);
+    }
+    if (progress) CHOIR_RETURN_IF_ERROR(progress(step + 1, steps));
+  }
+  if (!std::isfinite(result.loss_sum)) {
+    return absl::AbortedError("the evaluation loss is not a finite number");
+  }
+  return result;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
+    std::shared_ptr<const BaseModel> base,
+    const config::AdapterOptions& adapter) {
+  auto loaded = std::dynamic_pointer_cast<const LoadedModel>(std::move(base));
+  if (loaded == nullptr) {
+    return absl::InvalidArgumentError("a trainer needs a loaded base model");
+  }
+  CHOIR_ASSIGN_OR_RETURN(codec::Layout layout,
+                         AdapterLayout(loaded->llama().config(), adapter));
+  return TorchGuard("making a trainer",
+                    [&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
+                      return std::make_unique<LoraTrainer>(
+                          std::move(loaded), adapter, std::move(layout));
+                    });
+}
+
+void ConfigureCompute(int threads) {
+  // Work space of a few MiB comes and goes with every step: keep it in the
+  // heap, instead of having the kernel map and clear it each time.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  SetBlasThreads(threads);
+  at::set_num_threads(threads);
+  // LibTorch lets this be set only once.
+  static const bool once = [] {
+    at::set_num_interop_threads(1);
+    return true;
+  }();
+  (void)once;
+  PrepareTrainingThread();
+}
+
+void PrepareTrainingThread() { at::globalContext().setFlushDenormal(true); }
+
+}  // namespace choir::model

@@ -1,0 +1,108 @@
+// Local training and evaluation of one adapter over a frozen, shared base.
+//
+// This header names no LibTorch type, so that clients and the simulator can be
+// read, and compiled, without it.
+#ifndef CHOIR_MODEL_TRAINER_H_
+#define CHOIR_MODEL_TRAINER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "proto/codec/layout.h"
+#include "proto/config/job_options.h"
+
+namespace choir::model {
+
+class Tokenizer;
+
+// One tokenised example. Position i is predicted from positions before it when
+// i >= loss_begin (and i >= 1): the prompt lies before loss_begin.
+struct Example {
+  std::vector<int32_t> ids;
+  int32_t loss_begin = 1;
+};
+
+// "auto" picks CUDA if a device is there.
+enum class DeviceKind { kAuto, kCpu, kCuda };
+
+// A base model's weights in memory (or mapped), frozen. Threads: safe; share
+// one among all trainers of a process.
+class BaseModel {
+ public:
+  // Loads a Hugging Face folder. Errors: NOT_FOUND for a missing file;
+  // INVALID_ARGUMENT for an unreadable or unknown one, listing what is wrong;
+  // FAILED_PRECONDITION if kCuda is asked for and there is no device.
+  static absl::StatusOr<std::shared_ptr<const BaseModel>> Load(
+      const std::string& directory, DeviceKind device);
+  virtual ~BaseModel() = default;
+  virtual const Tokenizer& tokenizer() const = 0;
+  virtual int max_positions() const = 0;
+  // "cpu" or "cuda:0": where it really is.
+  virtual std::string device() const = 0;
+};
+
+struct TrainResult {
+  int steps = 0;
+  // Examples drawn, counting repeats: what example weighting uses is the size
+  // of the data set instead.
+  uint64_t examples_seen = 0;
+  uint64_t tokens = 0;     // predicted tokens
+  double mean_loss = 0.0;  // nats per predicted token, over all steps
+};
+
+struct EvalResult {
+  double loss_sum = 0.0;  // nats
+  uint64_t tokens = 0;    // predicted tokens
+  uint64_t num_examples = 0;
+};
+
+// Called after each step; returning a non-OK status stops the work, and that
+// status is returned.
+using ProgressFn = std::function<absl::Status(int step, int steps)>;
+
+// Trains one adapter at a time. Keeps its work space between calls; nothing
+// else: every call begins from the parameters it is given and a fresh local
+// optimiser, and the result depends on the arguments alone (bit for bit on the
+// CPU, for any number of trainers in the process).
+// Threads: one thread at a time per object; the calling thread computes.
+class Trainer {
+ public:
+  static absl::StatusOr<std::unique_ptr<Trainer>> Create(
+      std::shared_ptr<const BaseModel> base,
+      const config::AdapterOptions& adapter);
+  virtual ~Trainer() = default;
+
+  // Layout of the adapter's parameters, PEFT names.
+  virtual const codec::Layout& layout() const = 0;
+
+  // Trains in place: `parameters` holds layout().num_elements() values, the
+  // start on entry, the result on return (unchanged on error).
+  // Order of examples, dropout: from `seed` alone.
+  // Errors: INVALID_ARGUMENT for no examples or ids outside the vocabulary;
+  // ABORTED if the loss stops being finite.
+  virtual absl::StatusOr<TrainResult> Train(
+      absl::Span<float> parameters, absl::Span<const Example> examples,
+      const config::TrainingOptions& options, uint64_t seed,
+      const ProgressFn& progress) = 0;
+
+  virtual absl::StatusOr<EvalResult> Evaluate(
+      absl::Span<const float> parameters, absl::Span<const Example> examples,
+      const config::TrainingOptions& options, const ProgressFn& progress) = 0;
+};
+
+// Limits LibTorch and its BLAS to `threads` for this process, and makes tiny
+// (denormal) numbers zero on the calling thread. Call once in main(), before
+// any other thread starts; every further training thread calls
+// PrepareTrainingThread() itself.
+void ConfigureCompute(int threads);
+void PrepareTrainingThread();
+
+}  // namespace choir::model
+
+#endif  // CHOIR_MODEL_TRAINER_H_

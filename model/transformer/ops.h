@@ -1,0 +1,84 @@
+// The differentiable parts of a decoder block. On the CPU in float32 each is
+// one autograd node with hand-written, fused forward and backward passes;
+// elsewhere (CUDA, bfloat16), and with Kernels::kReference, the same formula in
+// LibTorch's own operations.
+//
+// Shapes:  tokens of all sequences are packed: activations are [tokens, width].
+// Threads: safe on distinct tensors.
+#ifndef CHOIR_MODEL_TRANSFORMER_OPS_H_
+#define CHOIR_MODEL_TRANSFORMER_OPS_H_
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "model/torch_compat.h"
+
+namespace choir::model {
+
+enum class Kernels { kFused, kReference };
+
+// True if `x` can go through the fused kernels.
+bool UseFused(Kernels kernels, const at::Tensor& x);
+
+// weight [out, in]; bias [out]; lora_a [rank, in]; lora_b [out, rank]. All but
+// weight may be undefined.
+struct LinearParts {
+  at::Tensor weight, bias, lora_a, lora_b;
+};
+
+struct LoraUse {
+  double scale = 0.0;
+  double dropout = 0.0;  // on the adapter's input; 0 unless training
+  uint64_t seed = 0;     // of the dropout mask
+};
+
+// y_i = x W_i^T + bias_i + scale (dropout(x) A_i^T) B_i^T for layers that share
+// one input; gradients only for what requires them.
+std::vector<at::Tensor> LinearGroup(Kernels kernels, const at::Tensor& x,
+                                    const std::vector<LinearParts>& layers,
+                                    const LoraUse& lora);
+
+// {x + delta, rms_norm(x + delta) * weight}; delta may be undefined.
+std::pair<at::Tensor, at::Tensor> AddRmsNorm(Kernels kernels,
+                                             const at::Tensor& x,
+                                             const at::Tensor& delta,
+                                             const at::Tensor& weight,
+                                             double epsilon);
+
+at::Tensor SwiGlu(Kernels kernels, const at::Tensor& gate,
+                  const at::Tensor& up);
+
+// Where sequences begin in the packed tokens: num_sequences + 1 values.
+using SequenceStarts = std::vector<int64_t>;
+
+struct AttentionSizes {
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+};
+
+// Rotary position embedding, then causal attention within each sequence.
+// cosine, sine: float32 [positions, head_dim / 2].
+at::Tensor RotaryAttention(Kernels kernels, const at::Tensor& q,
+                           const at::Tensor& k, const at::Tensor& v,
+                           const at::Tensor& cosine, const at::Tensor& sine,
+                           const SequenceStarts& starts,
+                           const AttentionSizes& sizes);
+
+// Rotation alone, for `x` [tokens, heads * head_dim] at the given positions
+// (int64 [tokens]), by LibTorch's operations.
+at::Tensor RotateReference(const at::Tensor& x, const at::Tensor& cosine,
+                           const at::Tensor& sine, const at::Tensor& positions,
+                           int64_t heads);
+
+// weight * sum over rows of -log softmax(hidden head^T)[target], a float64
+// scalar. Logits exist only a slice at a time. targets: int32 [rows] on the CPU.
+at::Tensor LinearCrossEntropy(Kernels kernels, const at::Tensor& hidden,
+                              const at::Tensor& head,
+                              const at::Tensor& targets, double weight);
+
+}  // namespace choir::model
+
+#endif  // CHOIR_MODEL_TRANSFORMER_OPS_H_

@@ -1,0 +1,456 @@
+#include "proto/config/job_options.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status_macros.h"
+#include "proto/config/toml_config.h"
+
+namespace choir::config {
+namespace {
+
+constexpr const char* kLinearLayers[] = {"down_proj", "gate_proj", "k_proj",
+                                         "o_proj",    "q_proj",    "up_proj",
+                                         "v_proj"};
+
+template <typename T>
+absl::Status Refuse(absl::string_view field, const T& value,
+                    absl::string_view limit) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", field, "' is ", value, "; ", limit, " is needed"));
+}
+
+// The value, if set, else `otherwise`; refused outside [least, most].
+absl::StatusOr<int> Count(bool set, uint64_t value, int otherwise,
+                          absl::string_view field, int least, int most) {
+  if (!set) return otherwise;
+  if (value < static_cast<uint64_t>(least) ||
+      value > static_cast<uint64_t>(most)) {
+    return Refuse(field, value,
+                  absl::StrCat("a number from ", least, " to ", most));
+  }
+  return static_cast<int>(value);
+}
+
+enum class Bound { kOpen, kClosed };
+
+// The value, if set, else `otherwise`; refused unless finite and within the
+// bounds.
+absl::StatusOr<double> Real(bool set, double value, double otherwise,
+                            absl::string_view field, double least,
+                            Bound at_least, double most, Bound at_most) {
+  if (!set) return otherwise;
+  const bool above =
+      at_least == Bound::kClosed ? value >= least : value > least;
+  const bool below = at_most == Bound::kClosed ? value <= most : value < most;
+  if (!std::isfinite(value) || !above || !below) {
+    return Refuse(field, value,
+                  absl::StrCat("a number in ",
+                               at_least == Bound::kClosed ? "[" : "(", least,
+                               ", ", most,
+                               at_most == Bound::kClosed ? "]" : ")"));
+  }
+  return value;
+}
+
+constexpr double kHuge = 1e12;
+
+absl::Status ResolveSteps(const v1::TrainingConfig& config,
+                          TrainingOptions& options) {
+  if (config.has_local_steps() && config.has_local_epochs()) {
+    return absl::InvalidArgumentError(
+        "'training.local_steps' and 'training.local_epochs' are both set; set "
+        "one of them");
+  }
+  CHOIR_ASSIGN_OR_RETURN(
+      options.local_steps,
+      Count(config.has_local_steps(), config.local_steps(), 0,
+            "training.local_steps", 1, 1000000000));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.local_epochs,
+      Count(config.has_local_epochs(), config.local_epochs(),
+            config.has_local_steps() ? 0 : 1, "training.local_epochs", 1,
+            1000000));
+  return absl::OkStatus();
+}
+
+absl::Status ResolveOptimizer(const v1::TrainingConfig& config,
+                              TrainingOptions& options) {
+  const std::string name = config.has_optimizer() ? config.optimizer() : "adamw";
+  if (name == "adamw") {
+    options.optimizer = OptimizerKind::kAdamW;
+  } else if (name == "sgd") {
+    options.optimizer = OptimizerKind::kSgd;
+  } else {
+    return Refuse("training.optimizer", absl::StrCat("\"", name, "\""),
+                  "\"adamw\" or \"sgd\"");
+  }
+  const bool adamw = options.optimizer == OptimizerKind::kAdamW;
+  CHOIR_ASSIGN_OR_RETURN(
+      options.learning_rate,
+      Real(config.has_learning_rate(), config.learning_rate(),
+           adamw ? 1e-3 : 0.1, "training.learning_rate", 0, Bound::kOpen, 1e3,
+           Bound::kClosed));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.weight_decay,
+      Real(config.has_weight_decay(), config.weight_decay(), 0,
+           "training.weight_decay", 0, Bound::kClosed, 10, Bound::kClosed));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.beta1, Real(config.has_beta1(), config.beta1(), 0.9,
+                          "training.beta1", 0, Bound::kClosed, 1, Bound::kOpen));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.beta2, Real(config.has_beta2(), config.beta2(), 0.999,
+                          "training.beta2", 0, Bound::kClosed, 1, Bound::kOpen));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.epsilon,
+      Real(config.has_epsilon(), config.epsilon(), 1e-8, "training.epsilon", 0,
+           Bound::kOpen, 1, Bound::kClosed));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.momentum,
+      Real(config.has_momentum(), config.momentum(), 0, "training.momentum", 0,
+           Bound::kClosed, 1, Bound::kOpen));
+  return absl::OkStatus();
+}
+
+absl::Status ResolveSelection(const v1::RoundsConfig& config,
+                              RoundsOptions& options) {
+  const std::string name =
+      config.has_selection() ? config.selection() : "uniform";
+  if (name == "uniform") {
+    options.selection = Selection::kUniform;
+    if (!config.has_cohort_size()) {
+      return absl::InvalidArgumentError(
+          "'rounds.cohort_size' is not set; uniform selection needs the number "
+          "of clients per round");
+    }
+    if (config.has_sampling_rate()) {
+      return absl::InvalidArgumentError(
+          "'rounds.sampling_rate' is set, but only selection = \"poisson\" "
+          "uses it");
+    }
+  } else if (name == "poisson") {
+    options.selection = Selection::kPoisson;
+    if (!config.has_sampling_rate()) {
+      return absl::InvalidArgumentError(
+          "'rounds.sampling_rate' is not set; poisson selection needs each "
+          "client's chance");
+    }
+    if (config.has_cohort_size() || config.has_over_selection()) {
+      return absl::InvalidArgumentError(
+          "'rounds.cohort_size' or 'rounds.over_selection' is set, but only "
+          "selection = \"uniform\" uses them");
+    }
+  } else {
+    return Refuse("rounds.selection", absl::StrCat("\"", name, "\""),
+                  "\"uniform\" or \"poisson\"");
+  }
+  CHOIR_ASSIGN_OR_RETURN(
+      options.cohort_size,
+      Count(config.has_cohort_size(), config.cohort_size(), 1,
+            "rounds.cohort_size", 1, 10000000));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.sampling_rate,
+      Real(config.has_sampling_rate(), config.sampling_rate(), 0,
+           "rounds.sampling_rate", 0, Bound::kOpen, 1, Bound::kClosed));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.over_selection,
+      Real(config.has_over_selection(), config.over_selection(), 1,
+           "rounds.over_selection", 1, Bound::kClosed, 10, Bound::kClosed));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RoundsOptions> ResolveRounds(const v1::RoundsConfig& config) {
+  RoundsOptions options;
+  if (!config.has_count()) {
+    return absl::InvalidArgumentError(
+        "'rounds.count' is not set; it is the number of rounds to commit");
+  }
+  CHOIR_ASSIGN_OR_RETURN(options.count, Count(true, config.count(), 1,
+                                              "rounds.count", 1, 10000000));
+  CHOIR_RETURN_IF_ERROR(ResolveSelection(config, options));
+  const bool uniform = options.selection == Selection::kUniform;
+  const int most = uniform ? options.cohort_size : 10000000;
+  CHOIR_ASSIGN_OR_RETURN(
+      options.min_survivors,
+      Count(config.has_min_survivors(), config.min_survivors(),
+            uniform ? options.cohort_size : 1, "rounds.min_survivors", 1,
+            most));
+  const int select = uniform ? options.num_to_select() : 1;
+  CHOIR_ASSIGN_OR_RETURN(
+      options.min_available,
+      Count(config.has_min_available(), config.min_available(), select,
+            "rounds.min_available", select, 10000000));
+  if (config.has_deadline()) {
+    CHOIR_ASSIGN_OR_RETURN(
+        options.deadline,
+        ParsePositiveDuration(config.deadline(), "rounds.deadline"));
+  }
+  CHOIR_ASSIGN_OR_RETURN(
+      options.max_lost_in_a_row,
+      Count(config.has_max_lost_in_a_row(), config.max_lost_in_a_row(), 10,
+            "rounds.max_lost_in_a_row", 1, 1000000));
+  return options;
+}
+
+absl::StatusOr<EvaluationOptions> ResolveEvaluation(
+    const v1::EvaluationConfig& config) {
+  EvaluationOptions options;
+  CHOIR_ASSIGN_OR_RETURN(options.every,
+                         Count(config.has_every(), config.every(), 1,
+                               "evaluation.every", 0, 10000000));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.cohort_size,
+      Count(config.has_cohort_size(), config.cohort_size(), 0,
+            "evaluation.cohort_size", 0, 10000000));
+  return options;
+}
+
+}  // namespace
+
+double AdapterOptions::scale() const {
+  return alpha / (rank_stabilized ? std::sqrt(static_cast<double>(rank))
+                                  : static_cast<double>(rank));
+}
+
+int RoundsOptions::num_to_select() const {
+  return static_cast<int>(std::ceil(cohort_size * over_selection));
+}
+
+double AggregationOptions::max_magnitude() const {
+  return std::ldexp(1.0, 31 - fixed_point_bits);
+}
+
+bool IsValidName(absl::string_view name) {
+  if (name.empty() || name.size() > 64 || name.front() == '.') return false;
+  return std::all_of(name.begin(), name.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' ||
+           c == '_' || c == '.';
+  });
+}
+
+absl::StatusOr<AdapterOptions> ResolveAdapter(const v1::AdapterConfig& config) {
+  AdapterOptions options;
+  CHOIR_ASSIGN_OR_RETURN(options.rank,
+                         Count(config.has_rank(), config.rank(), 8,
+                               "adapter.rank", 1, 4096));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.alpha,
+      Real(config.has_alpha(), config.alpha(), 2.0 * options.rank,
+           "adapter.alpha", 0, Bound::kOpen, 1e6, Bound::kClosed));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.dropout,
+      Real(config.has_dropout(), config.dropout(), 0, "adapter.dropout", 0,
+           Bound::kClosed, 1, Bound::kOpen));
+  options.rank_stabilized = config.rank_stabilized();
+  options.target_modules.assign(config.target_modules().begin(),
+                                config.target_modules().end());
+  if (options.target_modules.empty()) {
+    options.target_modules.assign(std::begin(kLinearLayers),
+                                  std::end(kLinearLayers));
+  }
+  std::sort(options.target_modules.begin(), options.target_modules.end());
+  for (size_t i = 0; i < options.target_modules.size(); ++i) {
+    const std::string& module = options.target_modules[i];
+    if (i > 0 && module == options.target_modules[i - 1]) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "'adapter.target_modules' names \"", module, "\" twice"));
+    }
+    if (std::find(std::begin(kLinearLayers), std::end(kLinearLayers),
+                  module) == std::end(kLinearLayers)) {
+      return Refuse("adapter.target_modules",
+                    absl::StrCat("\"", module, "\""),
+                    absl::StrCat("one of ",
+                                 absl::StrJoin(kLinearLayers, ", ")));
+    }
+  }
+  return options;
+}
+
+absl::StatusOr<TrainingOptions> ResolveTraining(
+    const v1::TrainingConfig& config) {
+  TrainingOptions options;
+  const std::string objective =
+      config.has_objective() ? config.objective() : "sft";
+  if (objective == "sft") {
+    options.objective = Objective::kSupervised;
+  } else if (objective == "causal_lm") {
+    options.objective = Objective::kCausalLm;
+  } else {
+    return Refuse("training.objective", absl::StrCat("\"", objective, "\""),
+                  "\"sft\" or \"causal_lm\"");
+  }
+  CHOIR_RETURN_IF_ERROR(ResolveOptimizer(config, options));
+  CHOIR_ASSIGN_OR_RETURN(options.batch_size,
+                         Count(config.has_batch_size(), config.batch_size(), 8,
+                               "training.batch_size", 1, 1000000));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.gradient_accumulation,
+      Count(config.has_gradient_accumulation(), config.gradient_accumulation(),
+            1, "training.gradient_accumulation", 1, 1000000));
+  CHOIR_RETURN_IF_ERROR(ResolveSteps(config, options));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.max_grad_norm,
+      Real(config.has_max_grad_norm(), config.max_grad_norm(), 1,
+           "training.max_grad_norm", 0, Bound::kClosed, kHuge,
+           Bound::kClosed));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.max_sequence_length,
+      Count(config.has_max_sequence_length(), config.max_sequence_length(),
+            256, "training.max_sequence_length", 2, 10000000));
+  return options;
+}
+
+absl::StatusOr<AggregationOptions> ResolveAggregation(
+    const v1::AggregationConfig& config) {
+  AggregationOptions options;
+  const std::string weighting =
+      config.has_weighting() ? config.weighting() : "examples";
+  if (weighting == "examples") {
+    options.weighting = Weighting::kExamples;
+  } else if (weighting == "uniform") {
+    options.weighting = Weighting::kUniform;
+  } else {
+    return Refuse("aggregation.weighting", absl::StrCat("\"", weighting, "\""),
+                  "\"examples\" or \"uniform\"");
+  }
+  CHOIR_ASSIGN_OR_RETURN(
+      const int max_examples,
+      Count(config.has_max_examples_per_client(),
+            config.max_examples_per_client(), 1000000,
+            "aggregation.max_examples_per_client", 1, 1000000000));
+  options.max_examples_per_client = static_cast<uint64_t>(max_examples);
+  CHOIR_ASSIGN_OR_RETURN(
+      options.clip_norm_l2,
+      Real(config.has_clip_norm_l2(), config.clip_norm_l2(), 0,
+           "aggregation.clip_norm_l2", 0, Bound::kClosed, kHuge,
+           Bound::kClosed));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.fixed_point_bits,
+      Count(config.has_fixed_point_bits(), config.fixed_point_bits(), 24,
+            "aggregation.fixed_point_bits", 8, 28));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.server_learning_rate,
+      Real(config.has_server_learning_rate(), config.server_learning_rate(), 1,
+           "aggregation.server_learning_rate", 0, Bound::kOpen, 1e3,
+           Bound::kClosed));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.server_momentum,
+      Real(config.has_server_momentum(), config.server_momentum(), 0,
+           "aggregation.server_momentum", 0, Bound::kClosed, 1, Bound::kOpen));
+  return options;
+}
+
+absl::StatusOr<JobOptions> ResolveJob(const v1::JobConfig& config) {
+  JobOptions options;
+  if (!IsValidName(config.name())) {
+    return Refuse("name", absl::StrCat("\"", config.name().substr(0, 80), "\""),
+                  "1 to 64 letters, digits, '-', '_' or '.' (not first)");
+  }
+  options.name = config.name();
+  if (config.has_seed()) options.seed = config.seed();
+  if (config.model().base().empty()) {
+    return absl::InvalidArgumentError(
+        "'model.base' is not set; it names the folder of the base model");
+  }
+  options.base_model = config.model().base();
+  CHOIR_ASSIGN_OR_RETURN(options.adapter, ResolveAdapter(config.adapter()));
+  CHOIR_ASSIGN_OR_RETURN(options.training, ResolveTraining(config.training()));
+  CHOIR_ASSIGN_OR_RETURN(options.rounds, ResolveRounds(config.rounds()));
+  CHOIR_ASSIGN_OR_RETURN(options.aggregation,
+                         ResolveAggregation(config.aggregation()));
+  CHOIR_ASSIGN_OR_RETURN(options.evaluation,
+                         ResolveEvaluation(config.evaluation()));
+  return options;
+}
+
+v1::JobConfig ToProto(const JobOptions& options) {
+  v1::JobConfig config;
+  config.set_name(options.name);
+  config.set_seed(options.seed);
+  config.mutable_model()->set_base(options.base_model);
+  *config.mutable_adapter() = ToProto(options.adapter);
+  *config.mutable_training() = ToProto(options.training);
+  *config.mutable_rounds() = ToProto(options.rounds);
+  *config.mutable_aggregation() = ToProto(options.aggregation);
+  config.mutable_evaluation()->set_every(
+      static_cast<uint32_t>(options.evaluation.every));
+  config.mutable_evaluation()->set_cohort_size(
+      static_cast<uint32_t>(options.evaluation.cohort_size));
+  return config;
+}
+
+v1::AdapterConfig ToProto(const AdapterOptions& options) {
+  v1::AdapterConfig config;
+  config.set_rank(static_cast<uint32_t>(options.rank));
+  config.set_alpha(options.alpha);
+  config.set_dropout(options.dropout);
+  config.set_rank_stabilized(options.rank_stabilized);
+  for (const std::string& module : options.target_modules) {
+    config.add_target_modules(module);
+  }
+  return config;
+}
+
+v1::TrainingConfig ToProto(const TrainingOptions& options) {
+  v1::TrainingConfig config;
+  config.set_objective(
+      options.objective == Objective::kSupervised ? "sft" : "causal_lm");
+  config.set_optimizer(
+      options.optimizer == OptimizerKind::kAdamW ? "adamw" : "sgd");
+  config.set_learning_rate(options.learning_rate);
+  config.set_weight_decay(options.weight_decay);
+  config.set_beta1(options.beta1);
+  config.set_beta2(options.beta2);
+  config.set_epsilon(options.epsilon);
+  config.set_momentum(options.momentum);
+  config.set_batch_size(static_cast<uint32_t>(options.batch_size));
+  config.set_gradient_accumulation(
+      static_cast<uint32_t>(options.gradient_accumulation));
+  if (options.local_steps > 0) {
+    config.set_local_steps(static_cast<uint32_t>(options.local_steps));
+  } else {
+    config.set_local_epochs(static_cast<uint32_t>(options.local_epochs));
+  }
+  config.set_max_grad_norm(options.max_grad_norm);
+  config.set_max_sequence_length(
+      static_cast<uint32_t>(options.max_sequence_length));
+  return config;
+}
+
+v1::RoundsConfig ToProto(const RoundsOptions& options) {
+  v1::RoundsConfig config;
+  config.set_count(static_cast<uint32_t>(options.count));
+  if (options.selection == Selection::kUniform) {
+    config.set_selection("uniform");
+    config.set_cohort_size(static_cast<uint32_t>(options.cohort_size));
+    config.set_over_selection(options.over_selection);
+  } else {
+    config.set_selection("poisson");
+    config.set_sampling_rate(options.sampling_rate);
+  }
+  config.set_min_survivors(static_cast<uint32_t>(options.min_survivors));
+  config.set_min_available(static_cast<uint32_t>(options.min_available));
+  config.set_deadline(absl::FormatDuration(options.deadline));
+  config.set_max_lost_in_a_row(
+      static_cast<uint32_t>(options.max_lost_in_a_row));
+  return config;
+}
+
+v1::AggregationConfig ToProto(const AggregationOptions& options) {
+  v1::AggregationConfig config;
+  config.set_weighting(
+      options.weighting == Weighting::kExamples ? "examples" : "uniform");
+  config.set_max_examples_per_client(
+      static_cast<uint32_t>(options.max_examples_per_client));
+  config.set_clip_norm_l2(options.clip_norm_l2);
+  config.set_fixed_point_bits(static_cast<uint32_t>(options.fixed_point_bits));
+  config.set_server_learning_rate(options.server_learning_rate);
+  config.set_server_momentum(options.server_momentum);
+  return config;
+}
+
+}  // namespace choir::config

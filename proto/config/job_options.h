@@ -1,0 +1,116 @@
+// A job's configuration with every default filled in and every value checked.
+// Classes take these plain structs, never config protos.
+#ifndef CHOIR_PROTO_CONFIG_JOB_OPTIONS_H_
+#define CHOIR_PROTO_CONFIG_JOB_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "choir/v1/config.pb.h"
+
+namespace choir::config {
+
+struct AdapterOptions {
+  int rank = 8;
+  double alpha = 16.0;
+  double dropout = 0.0;
+  bool rank_stabilized = false;
+  // Last parts of the names of the adapted linear layers, sorted.
+  std::vector<std::string> target_modules;
+  // What the product B*A is multiplied by: alpha/rank or alpha/sqrt(rank).
+  double scale() const;
+};
+
+enum class Objective { kSupervised, kCausalLm };
+enum class OptimizerKind { kAdamW, kSgd };
+
+struct TrainingOptions {
+  Objective objective = Objective::kSupervised;
+  OptimizerKind optimizer = OptimizerKind::kAdamW;
+  double learning_rate = 1e-3;
+  double weight_decay = 0.0;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double momentum = 0.0;
+  int batch_size = 8;
+  int gradient_accumulation = 1;
+  // Exactly one of the two is positive.
+  int local_steps = 0;
+  int local_epochs = 1;
+  double max_grad_norm = 1.0;  // L2; 0: off
+  int max_sequence_length = 256;
+};
+
+enum class Selection { kUniform, kPoisson };
+
+struct RoundsOptions {
+  int count = 1;
+  Selection selection = Selection::kUniform;
+  int cohort_size = 1;         // uniform
+  double sampling_rate = 0.0;  // poisson
+  double over_selection = 1.0;
+  int min_survivors = 1;
+  int min_available = 1;
+  absl::Duration deadline = absl::Seconds(600);
+  int max_lost_in_a_row = 10;
+  // Clients to ask in a uniform round: ceil(cohort_size * over_selection).
+  int num_to_select() const;
+};
+
+enum class Weighting { kExamples, kUniform };
+
+struct AggregationOptions {
+  Weighting weighting = Weighting::kExamples;
+  uint64_t max_examples_per_client = 1000000;
+  double clip_norm_l2 = 0.0;  // 0: off
+  int fixed_point_bits = 24;
+  double server_learning_rate = 1.0;
+  double server_momentum = 0.0;
+  // Largest magnitude that fits the grid: 2^(31 - fixed_point_bits).
+  double max_magnitude() const;
+};
+
+struct EvaluationOptions {
+  int every = 1;  // 0: never
+  int cohort_size = 0;  // 0: every available client
+};
+
+struct JobOptions {
+  std::string name;
+  uint64_t seed = 1;
+  std::string base_model;  // folder
+  AdapterOptions adapter;
+  TrainingOptions training;
+  RoundsOptions rounds;
+  AggregationOptions aggregation;
+  EvaluationOptions evaluation;
+};
+
+// INVALID_ARGUMENT names the field by its path ("rounds.cohort_size"), its
+// value and the limit.
+absl::StatusOr<JobOptions> ResolveJob(const v1::JobConfig& config);
+absl::StatusOr<AdapterOptions> ResolveAdapter(const v1::AdapterConfig& config);
+absl::StatusOr<TrainingOptions> ResolveTraining(
+    const v1::TrainingConfig& config);
+absl::StatusOr<AggregationOptions> ResolveAggregation(
+    const v1::AggregationConfig& config);
+
+// The inverse, with every field set: what --check prints and the journal keeps.
+v1::JobConfig ToProto(const JobOptions& options);
+v1::AdapterConfig ToProto(const AdapterOptions& options);
+v1::TrainingConfig ToProto(const TrainingOptions& options);
+v1::RoundsConfig ToProto(const RoundsOptions& options);
+v1::AggregationConfig ToProto(const AggregationOptions& options);
+
+// True for letters, digits, '-', '_' and '.', 1 to 64 of them, not beginning
+// with '.': names of jobs and clients, which also become file names.
+bool IsValidName(absl::string_view name);
+
+}  // namespace choir::config
+
+#endif  // CHOIR_PROTO_CONFIG_JOB_OPTIONS_H_

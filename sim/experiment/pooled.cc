@@ -1,0 +1,109 @@
+#include "sim/experiment/pooled.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/sha256.h"
+#include "base/sim_random.h"
+#include "base/status_macros.h"
+#include "model/adapter/lora_layout.h"
+#include "model/adapter/peft_folder.h"
+#include "nlohmann/json.hpp"
+#include "sim/experiment/population.h"
+#include "sim/experiment/simulation.h"
+
+namespace choir::sim {
+namespace {
+
+absl::StatusOr<double> HeldOutLoss(model::Trainer& trainer,
+                                   absl::Span<const float> parameters,
+                                   absl::Span<const model::Example> examples,
+                                   const config::TrainingOptions& training) {
+  CHOIR_ASSIGN_OR_RETURN(
+      const model::EvalResult result,
+      trainer.Evaluate(parameters, examples, training,
+                       [](int, int) { return absl::OkStatus(); }));
+  return result.loss_sum / static_cast<double>(result.tokens);
+}
+
+}  // namespace
+
+absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
+                                         int steps,
+                                         const model::ProgressFn& progress) {
+  if (steps < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("steps is ", steps, "; it must be at least 1"));
+  }
+  const absl::Time begin = absl::Now();
+  CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<Population> population,
+                         Population::Create(options.clients));
+  if (population->heldout_examples() == 0) {
+    return absl::InvalidArgumentError(
+        "no held-out examples to measure on; raise clients.data.holdout");
+  }
+  CHOIR_ASSIGN_OR_RETURN(
+      const std::shared_ptr<const model::BaseModel> base,
+      model::BaseModel::Load(options.job.base_model, options.device));
+  CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<model::Trainer> trainer,
+                         model::Trainer::Create(base, options.job.adapter));
+  client::LocalData all;
+  for (size_t i = 0; i < population->size(); ++i) {
+    const auto data = population->Encoded(i, base->tokenizer(),
+                                          options.job.training);
+    all.train.insert(all.train.end(), data->train.begin(), data->train.end());
+    all.heldout.insert(all.heldout.end(), data->heldout.begin(),
+                       data->heldout.end());
+  }
+  config::TrainingOptions training = options.job.training;
+  training.local_steps = steps;
+  training.local_epochs = 0;
+  std::vector<float> parameters = model::InitialAdapter(
+      trainer->layout(), base::DeriveSeed(options.job.seed, {"adapter"}));
+
+  PooledResult result;
+  CHOIR_ASSIGN_OR_RETURN(
+      result.heldout_loss_before,
+      HeldOutLoss(*trainer, parameters, all.heldout, training));
+  CHOIR_ASSIGN_OR_RETURN(
+      const model::TrainResult trained,
+      trainer->Train(absl::MakeSpan(parameters), all.train, training,
+                     base::DeriveSeed(options.job.seed, {"pooled"}),
+                     progress));
+  CHOIR_ASSIGN_OR_RETURN(
+      result.heldout_loss,
+      HeldOutLoss(*trainer, parameters, all.heldout, training));
+  result.steps = trained.steps;
+  result.train_loss = trained.mean_loss;
+  result.num_clients = population->size();
+  result.train_examples = population->train_examples();
+  result.heldout_examples = population->heldout_examples();
+  result.adapter_digest = base::Sha256Hex(
+      model::EncodeAdapterFile(trainer->layout(), parameters));
+  result.wall_seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+  result.peak_rss_mib = PeakRssMib();
+  return result;
+}
+
+std::string PooledJson(const ExperimentOptions& options,
+                       const PooledResult& result) {
+  nlohmann::ordered_json json;
+  json["experiment"] = options.job.name;
+  json["pooled"] = true;
+  json["steps"] = result.steps;
+  json["heldout_loss_before"] = result.heldout_loss_before;
+  json["heldout_loss"] = result.heldout_loss;
+  json["train_loss"] = result.train_loss;
+  json["adapter_digest"] = absl::StrCat("sha256:", result.adapter_digest);
+  json["clients"] = result.num_clients;
+  json["train_examples"] = result.train_examples;
+  json["heldout_examples"] = result.heldout_examples;
+  json["wall_seconds"] = result.wall_seconds;
+  json["peak_rss_mib"] = result.peak_rss_mib;
+  return json.dump();
+}
+
+}  // namespace choir::sim

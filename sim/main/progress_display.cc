@@ -1,0 +1,90 @@
+#include "sim/main/progress_display.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+
+namespace choir::sim {
+namespace {
+
+constexpr int kBarWidth = 24;
+constexpr absl::Duration kRedraw = absl::Milliseconds(100);
+constexpr absl::Duration kBetweenLines = absl::Seconds(1);
+
+std::string Loss(double value) {
+  return std::isfinite(value) ? absl::StrFormat("%.4f", value) : "-";
+}
+
+}  // namespace
+
+std::string Bar(int done, int total, int width) {
+  const int filled =
+      total <= 0 ? 0 : std::clamp(static_cast<int>(int64_t{width} * done / total),
+                                  0, width);
+  return absl::StrCat("[", std::string(filled, '#'),
+                      std::string(width - filled, '-'), "]");
+}
+
+ProgressDisplay::ProgressDisplay(int total_rounds, bool quiet)
+    : total_rounds_(total_rounds),
+      quiet_(quiet),
+      terminal_(isatty(STDERR_FILENO) == 1),
+      begin_(absl::Now()) {}
+
+ProgressDisplay::~ProgressDisplay() {
+  if (terminal_ && drawn_) std::fputc('\n', stderr);
+}
+
+void ProgressDisplay::OnRound(const RoundMetrics& round) {
+  if (last_.round == 0) first_round_ = static_cast<int>(round.round) - 1;
+  last_ = round;
+  if (quiet_) return;
+  if (terminal_) {
+    Draw("");
+    return;
+  }
+  const bool last = static_cast<int>(round.round) == total_rounds_;
+  if (!last && absl::Now() < last_draw_ + kBetweenLines) return;
+  last_draw_ = absl::Now();
+  std::fprintf(stderr,
+               "round %u of %d: train loss %s, held-out loss %s, %u of %u "
+               "clients, %.2f clients/s\n",
+               round.round, total_rounds_, Loss(round.train_loss).c_str(),
+               Loss(round.heldout_loss).c_str(), round.survivors,
+               round.selected, round.clients_per_second);
+}
+
+void ProgressDisplay::OnClient(int done, int total, bool evaluation) {
+  if (quiet_ || !terminal_ || absl::Now() < last_draw_ + kRedraw) return;
+  Draw(absl::StrFormat("%s %d/%d", evaluation ? "evaluating" : "training",
+                       done, total));
+}
+
+void ProgressDisplay::Draw(absl::string_view suffix) {
+  last_draw_ = absl::Now();
+  drawn_ = true;
+  const int done = static_cast<int>(last_.round);
+  std::string eta = "--:--";
+  if (done > first_round_) {
+    const int64_t left = absl::ToInt64Seconds(
+        (absl::Now() - begin_) / (done - first_round_) *
+        (total_rounds_ - done));
+    eta = absl::StrFormat("%02d:%02d", left / 60, left % 60);
+  }
+  std::fprintf(stderr,
+               "\r\033[K%s %d/%d  loss %s  held-out %s  %.1f clients/s  ETA "
+               "%s  %s",
+               Bar(done, total_rounds_, kBarWidth).c_str(), done,
+               total_rounds_, Loss(last_.train_loss).c_str(),
+               Loss(last_.heldout_loss).c_str(), last_.clients_per_second,
+               eta.c_str(), std::string(suffix).c_str());
+  std::fflush(stderr);
+}
+
+}  // namespace choir::sim

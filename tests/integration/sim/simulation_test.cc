@@ -1,0 +1,275 @@
+// Whole experiments on a tiny model: the result may depend on the settings and
+// on nothing else.
+#include "sim/experiment/simulation.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/files.h"
+#include "coordinator/store/store.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "sim/experiment/pooled.h"
+#include "sim/experiment/summary.h"
+#include "tests/support/golden.h"
+
+namespace choir::sim {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+std::string ExperimentText(const std::string& data) {
+  return absl::StrCat(R"(
+[job]
+name = "tiny"
+[job.model]
+base = ")", tests::GoldenDir(), R"(/stories260k"
+[job.adapter]
+rank = 2
+target_modules = ["q_proj", "v_proj"]
+[job.training]
+local_steps = 2
+batch_size = 2
+max_sequence_length = 32
+learning_rate = 0.01
+[job.rounds]
+count = 4
+cohort_size = 4
+min_survivors = 1
+[job.evaluation]
+every = 2
+[clients]
+partition = "natural"
+field = "topic"
+[clients.data]
+path = ")", data, R"("
+holdout = 0.25
+[simulation.device]
+kind = "cpu"
+)");
+}
+
+class SimulationTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    CHOIR_SKIP_WITHOUT_GOLDEN("stories260k");
+    dir_ = tests::NewTempDir();
+    std::string lines;
+    for (int i = 0; i < 60; ++i) {
+      absl::StrAppend(&lines, "{\"topic\":\"t", i % 6, "\",\"prompt\":\"Say ",
+                      i, ":\",\"response\":\"once upon a time number ", i * 7,
+                      "\"}\n");
+    }
+    const std::string data = base::JoinPath(dir_, "data.jsonl");
+    ASSERT_TRUE(base::WriteFileAtomic(data, lines).ok());
+    toml_ = base::JoinPath(dir_, "tiny.toml");
+    ASSERT_TRUE(base::WriteFileAtomic(toml_, ExperimentText(data)).ok());
+  }
+
+  absl::StatusOr<RunResult> Run(const std::string& out,
+                                std::vector<std::string> overrides,
+                                RunOptions run = {}) {
+    auto options = LoadExperiment(toml_, overrides);
+    if (!options.ok()) return options.status();
+    run.out_dir = Out(out);
+    auto result = RunExperiment(*options, run);
+    if (result.ok()) {
+      const absl::Status written =
+          WriteSummary(*options, *result, run.out_dir);
+      if (!written.ok()) return written;
+    }
+    return result;
+  }
+  std::string Out(const std::string& name) {
+    return base::JoinPath(dir_, name);
+  }
+  std::string Digest(const std::string& out,
+                     const std::vector<std::string>& overrides,
+                     RunOptions run = {}) {
+    const auto result = Run(out, overrides, std::move(run));
+    EXPECT_TRUE(result.ok()) << result.status();
+    if (!result.ok()) return out + " failed";
+    EXPECT_TRUE(result->progress.finished);
+    return result->progress.adapter.digest();
+  }
+
+  std::string dir_;
+  std::string toml_;
+};
+
+TEST_F(SimulationTest, OneWorkerManyWorkersAndAnyArrivalOrderAgree) {
+  const std::string one = Digest("one", {"simulation.workers=1"});
+  EXPECT_EQ(one, Digest("two", {"simulation.workers=2"}));
+  EXPECT_EQ(one, Digest("five", {"simulation.workers=5"}));
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    RunOptions run;
+    run.arrival_seed = seed;
+    EXPECT_EQ(one, Digest(absl::StrCat("order", seed),
+                          {"simulation.workers=3"}, run));
+  }
+  EXPECT_NE(one, Digest("seed", {"job.seed=2"}));
+}
+
+TEST_F(SimulationTest, OverSelectionAndDropoutAreTheSameForAnyWorkers) {
+  const std::vector<std::string> common = {
+      "job.rounds.cohort_size=3", "job.rounds.over_selection=1.6",
+      "job.rounds.min_survivors=1", "simulation.dropout_rate=0.3"};
+  std::vector<std::string> one = common, many = common;
+  one.push_back("simulation.workers=1");
+  many.push_back("simulation.workers=4");
+  EXPECT_EQ(Digest("a", one), Digest("b", many));
+}
+
+TEST_F(SimulationTest, AStoppedRunGoesOnToTheSameResult) {
+  const std::string whole = Digest("whole", {});
+  RunOptions run;
+  int rounds = 0;
+  run.on_client = [&rounds](int done, int total, bool evaluation) {
+    rounds += done == total && !evaluation;
+  };
+  run.stop_requested = [&rounds] { return rounds >= 1; };
+  const auto first = Run("parts", {}, run);
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_TRUE(first->interrupted);
+  EXPECT_FALSE(first->progress.finished);
+  EXPECT_EQ(first->progress.rounds_committed, 1u);
+  RunOptions again;
+  again.resume = true;
+  const auto second = Run("parts", {"simulation.workers=1"}, again);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(second->progress.adapter.digest(), whole);
+  const auto metrics = ReadMetrics(base::JoinPath(Out("parts"),
+                                                  "metrics.jsonl"));
+  ASSERT_TRUE(metrics.ok()) << metrics.status();
+  ASSERT_EQ(metrics->size(), 4u);
+  EXPECT_TRUE(std::isnan((*metrics)[0].heldout_loss));
+  EXPECT_TRUE(std::isfinite((*metrics)[1].heldout_loss));
+}
+
+TEST_F(SimulationTest, AKilledProgramResumesToTheSameResult) {
+  const std::string program = base::JoinPath(tests::BinDir(), "choir-sim");
+  if (!base::FileExists(program)) GTEST_SKIP() << "choir-sim is not built";
+  const std::string whole = Digest("whole", {"job.rounds.count=40"});
+  const std::string out = Out("killed");
+  const auto start = [&](bool resume) {
+    const pid_t child = fork();
+    if (child == 0) {
+      std::vector<std::string> words = {program,   "run",   toml_, "--out", out,
+                                        "--quiet", "--set",
+                                        "job.rounds.count=40"};
+      if (resume) words.push_back("--resume");
+      std::vector<char*> argv;
+      for (std::string& word : words) argv.push_back(word.data());
+      argv.push_back(nullptr);
+      execv(program.c_str(), argv.data());
+      _exit(127);
+    }
+    return child;
+  };
+  const pid_t child = start(false);
+  // Killed as soon as some rounds are written, in the midst of another.
+  const std::string metrics = base::JoinPath(out, "metrics.jsonl");
+  int status = 0;
+  while (waitpid(child, &status, WNOHANG) == 0) {
+    const auto size = base::FileSize(metrics);
+    if (size.ok() && *size > 600) {
+      kill(child, SIGKILL);
+      waitpid(child, &status, 0);
+      break;
+    }
+    usleep(1000);
+  }
+  ASSERT_TRUE(WIFSIGNALED(status)) << "the run ended before it was killed";
+  waitpid(start(true), &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  const auto text = base::ReadFile(base::JoinPath(out, "summary.json"));
+  ASSERT_TRUE(text.ok()) << text.status();
+  const auto summary = nlohmann::json::parse(*text);
+  EXPECT_EQ(summary["adapter_digest"], "sha256:" + whole);
+  EXPECT_EQ(summary["rounds"], 40);
+  EXPECT_EQ(summary["resumed"], true);
+}
+
+TEST_F(SimulationTest, TrainingLowersTheHeldOutLossAndPooledTrainingToo) {
+  const auto result = Run("learn", {"job.rounds.count=10"});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_LT(result->progress.heldout_loss,
+            result->progress.heldout_loss_before - 0.3);
+  const auto options = LoadExperiment(toml_, {});
+  const auto pooled = TrainPooled(*options, 40, [](int, int) {
+    return absl::OkStatus();
+  });
+  ASSERT_TRUE(pooled.ok()) << pooled.status();
+  // Both start from the same adapter and measure on the same examples.
+  EXPECT_NEAR(pooled->heldout_loss_before,
+              result->progress.heldout_loss_before, 1e-6);
+  EXPECT_LT(pooled->heldout_loss, pooled->heldout_loss_before - 0.3);
+}
+
+TEST_F(SimulationTest, LostRoundsAreCountedAndRepeated) {
+  const auto result = Run("lossy", {"job.rounds.min_survivors=4",
+                                    "simulation.dropout_rate=0.2",
+                                    "job.rounds.max_lost_in_a_row=50"});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->progress.rounds_committed, 4u);
+  EXPECT_GT(result->progress.rounds_lost, 0u);
+  EXPECT_GT(result->clients_lost, 0u);
+}
+
+TEST_F(SimulationTest, AFolderWithARunIsNotOverwritten) {
+  ASSERT_TRUE(Run("out", {}).ok());
+  EXPECT_EQ(Run("out", {}).status().code(), absl::StatusCode::kAlreadyExists);
+  RunOptions resume;
+  resume.resume = true;
+  EXPECT_EQ(Run("out", {"job.seed=5"}, resume).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Run("nowhere", {}, resume).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+TEST_F(SimulationTest, RefusesACohortLargerThanThePopulation) {
+  const absl::Status status =
+      Run("big", {"job.rounds.cohort_size=7"}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_FALSE(base::FileExists(Out("big")));
+}
+
+TEST_F(SimulationTest, SingleUpdatesAreGoneAfterTheRunUnlessKept) {
+  const auto blobs = [this](const std::string& out) {
+    base::WallClock clock;
+    auto store = store::Store::Open(base::JoinPath(Out(out), "store"),
+                                    base::Durability::kProcessCrash, clock);
+    EXPECT_TRUE(store.ok()) << store.status();
+    return (*store)->blobs().List()->size();
+  };
+  ASSERT_TRUE(Run("gone", {}).ok());
+  ASSERT_TRUE(Run("kept", {"simulation.keep_updates=true"}).ok());
+  EXPECT_EQ(blobs("kept") - blobs("gone"), 4u * 4u);
+}
+
+TEST_F(SimulationTest, TheReportStandsAlone) {
+  ASSERT_TRUE(Run("report", {}).ok());
+  const auto html = base::ReadFile(base::JoinPath(Out("report"),
+                                                  "report.html"));
+  ASSERT_TRUE(html.ok()) << html.status();
+  EXPECT_THAT(*html, HasSubstr("prefers-color-scheme: dark"));
+  EXPECT_THAT(*html, HasSubstr("<svg"));
+  EXPECT_THAT(*html, HasSubstr("lang=\"en\""));
+  for (const char* foreign : {"http://", "https://", "src=", "@import",
+                              "<script", "url("}) {
+    EXPECT_THAT(*html, Not(HasSubstr(foreign)));
+  }
+}
+
+}  // namespace
+}  // namespace choir::sim

@@ -1,0 +1,189 @@
+#include "client/data/dataset.h"
+
+#include <fstream>
+#include <set>
+
+#include "base/files.h"
+#include "client/data/line_reader.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/golden.h"
+
+namespace choir::client {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+std::string WriteFile(const std::string& name, const std::string& bytes) {
+  const std::string path = base::JoinPath(tests::NewTempDir(), name);
+  std::ofstream(path, std::ios::binary) << bytes;
+  return path;
+}
+
+absl::StatusOr<std::vector<RawExample>> Load(const std::string& jsonl) {
+  return LoadDataset({.path = WriteFile("data.jsonl", jsonl)});
+}
+
+// The message of a refusal, or "" if it was accepted.
+std::string Refusal(const std::string& jsonl) {
+  return std::string(Load(jsonl).status().message());
+}
+
+TEST(DatasetTest, ReadsTextsAndPairsWithTheirFields) {
+  const auto examples = Load(
+      "\xEF\xBB\xBF{\"text\":\"one\",\"topic\":\"a\",\"n\":3,\"x\":0.5,"
+      "\"yes\":true,\"list\":[1]}\r\n"
+      "\r\n"
+      "{\"prompt\":\"p\",\"response\":\"r\",\"topic\":\"b\"}");
+  ASSERT_TRUE(examples.ok()) << examples.status();
+  ASSERT_EQ(examples->size(), 2u);
+  EXPECT_EQ((*examples)[0].text, "one");
+  EXPECT_FALSE((*examples)[0].is_pair);
+  const std::map<std::string, std::string> fields = {
+      {"topic", "a"}, {"n", "3"}, {"x", "0.5"}, {"yes", "true"}};
+  EXPECT_EQ((*examples)[0].fields, fields);
+  EXPECT_TRUE((*examples)[1].is_pair);
+  EXPECT_EQ((*examples)[1].prompt, "p");
+  EXPECT_EQ((*examples)[1].response, "r");
+}
+
+TEST(DatasetTest, NamesFileLineAndProblem) {
+  const std::string good = "{\"text\":\"t\"}\n";
+  EXPECT_THAT(Refusal(good + "{\"text\":"), HasSubstr("data.jsonl:2"));
+  EXPECT_THAT(Refusal(good + "\n[1]"), HasSubstr("data.jsonl:3"));
+  EXPECT_THAT(Refusal("{\"prompt\":\"p\"}"),
+              AllOf(HasSubstr("data.jsonl:1"),
+                    HasSubstr("\"response\" is missing")));
+  EXPECT_THAT(Refusal("{\"response\":\"p\"}"),
+              HasSubstr("\"prompt\" is missing"));
+  EXPECT_THAT(Refusal("{}"), HasSubstr("needs \"text\""));
+  EXPECT_THAT(Refusal("{\"text\":3}"), HasSubstr("\"text\" is number"));
+  EXPECT_THAT(Refusal("{\"text\":\" \"}"), HasSubstr("\"text\" is empty"));
+  EXPECT_THAT(Refusal("{\"prompt\":\"p\",\"response\":\"\"}"),
+              HasSubstr("\"response\" is empty"));
+  EXPECT_THAT(Refusal("{\"text\":\"t\",\"prompt\":\"p\"}"),
+              HasSubstr("either the one or the other"));
+  EXPECT_THAT(Refusal("{\"text\":\"\xFF\"}"), HasSubstr("data.jsonl:1"));
+  EXPECT_THAT(Refusal("\n\n"), HasSubstr("no examples"));
+}
+
+TEST(DatasetTest, RefusesAMissingFileAndAnotherKind) {
+  EXPECT_EQ(LoadDataset({.path = "/nowhere/x.jsonl"}).status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_THAT(
+      LoadDataset({.path = WriteFile("data.csv", "a,b")}).status().message(),
+      HasSubstr("must be a .jsonl file or a folder of .txt"));
+}
+
+TEST(DatasetTest, RefusesALineOverTheLimit) {
+  const auto result =
+      Load("{\"text\":\"t\"}\n{\"text\":\"" +
+           std::string(kMaxLineBytes, 'a') + "\"}\n");
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(result.status().message(),
+              AllOf(HasSubstr("data.jsonl:2"), HasSubstr("4194304")));
+}
+
+TEST(DatasetTest, KeepsWhatMatchesWhereAndSaysWhatThereIs) {
+  const std::string path = WriteFile(
+      "data.jsonl",
+      "{\"text\":\"1\",\"topic\":\"a\"}\n{\"text\":\"2\",\"topic\":\"b\"}\n"
+      "{\"text\":\"3\",\"topic\":\"b\"}\n");
+  auto examples = LoadDataset({.path = path, .where = {{"topic", "b"}}});
+  ASSERT_TRUE(examples.ok());
+  ASSERT_EQ(examples->size(), 2u);
+  EXPECT_EQ((*examples)[0].text, "2");
+  examples = LoadDataset(
+      {.path = path, .where = {{"topic", "b"}}, .max_examples = 1});
+  ASSERT_TRUE(examples.ok());
+  EXPECT_EQ(examples->size(), 1u);
+  EXPECT_THAT(LoadDataset({.path = path, .where = {{"colour", "b"}}})
+                  .status()
+                  .message(),
+              AllOf(HasSubstr("\"colour\""), HasSubstr("there are: topic")));
+  EXPECT_THAT(LoadDataset({.path = path, .where = {{"topic", "z"}}})
+                  .status()
+                  .message(),
+              HasSubstr("none of 3 examples has topic = \"z\""));
+}
+
+TEST(DatasetTest, ReadsAFolderOfTextsInOrderOfNames) {
+  const std::string folder = tests::NewTempDir();
+  const auto write = [&](const char* name, const char* bytes) {
+    std::ofstream(base::JoinPath(folder, name), std::ios::binary) << bytes;
+  };
+  write("b.txt", "second\r\nline");
+  write("a.txt", "\xEF\xBB\xBF" "first");
+  write("empty.txt", " \n");
+  write("notes.md", "not read");
+  const auto examples = LoadDataset({.path = folder});
+  ASSERT_TRUE(examples.ok()) << examples.status();
+  ASSERT_EQ(examples->size(), 2u);
+  EXPECT_EQ((*examples)[0].text, "first");
+  EXPECT_EQ((*examples)[0].fields.at("file"), "a.txt");
+  EXPECT_EQ((*examples)[1].text, "second\nline");
+}
+
+TEST(LineReaderTest, CountsLinesAcrossBuffers) {
+  std::string bytes;
+  for (int i = 0; i < 5000; ++i) bytes += std::string(i % 97, 'x') + "\n";
+  auto reader = LineReader::Open(WriteFile("lines", bytes), 1000);
+  ASSERT_TRUE(reader.ok());
+  std::string line;
+  for (int i = 0; i < 5000; ++i) {
+    const auto more = reader->Next(&line);
+    ASSERT_TRUE(more.ok() && *more);
+    ASSERT_EQ(line.size(), static_cast<size_t>(i % 97));
+    ASSERT_EQ(reader->line_number(), static_cast<uint64_t>(i + 1));
+  }
+  EXPECT_FALSE(*reader->Next(&line));
+}
+
+std::vector<RawExample> Numbered(int count) {
+  std::vector<RawExample> examples(count);
+  for (int i = 0; i < count; ++i) examples[i].text = std::to_string(i);
+  return examples;
+}
+
+TEST(SplitHoldoutTest, DependsOnTheTextAlone) {
+  const DatasetSplit all = SplitHoldout(Numbered(1000), 0.2);
+  // Four standard deviations of a binomial(1000, 0.2) around 200.
+  EXPECT_NEAR(all.heldout.size(), 200.0, 51.0);
+  EXPECT_EQ(all.train.size() + all.heldout.size(), 1000u);
+  std::set<std::string> heldout;
+  for (const RawExample& example : all.heldout) heldout.insert(example.text);
+  // The same side alone as among others, with other fields.
+  for (RawExample& example : Numbered(1000)) {
+    const std::string text = example.text;
+    example.fields["topic"] = "other";
+    const DatasetSplit alone = SplitHoldout({std::move(example)}, 0.2);
+    ASSERT_EQ(alone.heldout.size(), heldout.count(text)) << text;
+  }
+}
+
+TEST(SplitHoldoutTest, KeepsOrderAndHonoursTheEnds) {
+  const DatasetSplit split = SplitHoldout(Numbered(100), 0.3);
+  for (size_t i = 1; i < split.train.size(); ++i) {
+    EXPECT_LT(std::stoi(split.train[i - 1].text),
+              std::stoi(split.train[i].text));
+  }
+  EXPECT_TRUE(SplitHoldout(Numbered(100), 0.0).heldout.empty());
+  EXPECT_TRUE(SplitHoldout(Numbered(100), 1.0).train.empty());
+}
+
+TEST(SplitHoldoutTest, AGrowingShareOnlyAdds) {
+  std::set<std::string> before;
+  for (const double share : {0.1, 0.3, 0.6}) {
+    std::set<std::string> now;
+    for (const auto& example : SplitHoldout(Numbered(300), share).heldout) {
+      now.insert(example.text);
+    }
+    EXPECT_TRUE(std::includes(now.begin(), now.end(), before.begin(),
+                              before.end()));
+    before = now;
+  }
+}
+
+}  // namespace
+}  // namespace choir::client

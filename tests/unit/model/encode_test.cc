@@ -1,0 +1,79 @@
+#include "model/objective/encode.h"
+
+#include "gtest/gtest.h"
+#include "model/tokenizer/tokenizer.h"
+#include "tests/unit/model/tiny_model.h"
+
+namespace choir::model {
+namespace {
+
+class EncodeTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto tokenizer =
+        Tokenizer::LoadFolder(tests::WriteTinyModel(tests::TinyConfig()));
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    tokenizer_ = *std::move(tokenizer);
+    bos_ = tokenizer_->bos_id().value();
+    eos_ = tokenizer_->eos_id().value();
+  }
+  std::unique_ptr<const Tokenizer> tokenizer_;
+  int32_t bos_ = -1, eos_ = -1;
+};
+
+TEST_F(EncodeTest, TextBecomesWindowsThatEachBeginWithBos) {
+  const std::string text = "the apple is a fruit of the tree, and tall";
+  const std::vector<Example> examples = EncodeText(*tokenizer_, text, 6);
+  ASSERT_GT(examples.size(), 1u);
+  std::vector<int32_t> joined;
+  for (const Example& example : examples) {
+    EXPECT_LE(example.ids.size(), 6u);
+    EXPECT_GE(example.ids.size(), 2u);
+    EXPECT_EQ(example.ids[0], bos_);
+    EXPECT_EQ(example.loss_begin, 1);
+    joined.insert(joined.end(), example.ids.begin() + 1, example.ids.end());
+  }
+  EXPECT_EQ(joined.back(), eos_);
+  joined.pop_back();
+  EXPECT_EQ(tokenizer_->Decode(joined).value(), text);
+  EXPECT_TRUE(EncodeText(*tokenizer_, "", 6).empty());
+}
+
+TEST_F(EncodeTest, LossBeginsWithTheResponse) {
+  const Example example =
+      EncodePromptResponse(*tokenizer_, "Define apple:", "a fruit", 64);
+  EXPECT_EQ(example.ids.front(), bos_);
+  EXPECT_EQ(example.ids.back(), eos_);
+  const auto part = [&](size_t from, size_t to) {
+    return tokenizer_
+        ->Decode(absl::MakeConstSpan(example.ids).subspan(from, to - from))
+        .value();
+  };
+  const size_t begin = example.loss_begin;
+  EXPECT_EQ(part(0, begin), "Define apple:");
+  EXPECT_EQ(part(begin, example.ids.size()), " a fruit");
+}
+
+TEST_F(EncodeTest, WhiteSpaceIsNotDoubled) {
+  const Example example =
+      EncodePromptResponse(*tokenizer_, "Define apple:\n", "a fruit", 64);
+  EXPECT_EQ(tokenizer_->Decode(example.ids).value(), "Define apple:\na fruit");
+}
+
+TEST_F(EncodeTest, LongPromptsLoseTheirBeginningNotTheResponse) {
+  std::string prompt;
+  for (int i = 0; i < 100; ++i) prompt += "xyz ";
+  const Example example =
+      EncodePromptResponse(*tokenizer_, prompt + "apple:", "a fruit", 32);
+  EXPECT_EQ(example.ids.size(), 32u);
+  EXPECT_EQ(example.ids.back(), eos_);
+  EXPECT_EQ(example.ids.front(), bos_);
+  EXPECT_GT(example.loss_begin, 16);
+  const Example both =
+      EncodePromptResponse(*tokenizer_, prompt, prompt, 32);
+  EXPECT_EQ(both.ids.size(), 32u);
+  EXPECT_NEAR(both.loss_begin, 16, 1);
+}
+
+}  // namespace
+}  // namespace choir::model

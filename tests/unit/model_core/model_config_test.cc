@@ -1,0 +1,168 @@
+#include "model/checkpoint/model_config.h"
+
+#include <string>
+
+#include "base/files.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/checkpoint/safetensors.h"
+#include "nlohmann/json.hpp"
+#include "tests/support/golden.h"
+
+namespace choir::model {
+namespace {
+
+using ::testing::HasSubstr;
+using nlohmann::json;
+
+json Good() {
+  return {{"architectures", {"LlamaForCausalLM"}},
+          {"vocab_size", 512},
+          {"hidden_size", 64},
+          {"intermediate_size", 172},
+          {"num_hidden_layers", 5},
+          {"num_attention_heads", 8},
+          {"num_key_value_heads", 4},
+          {"max_position_embeddings", 512}};
+}
+
+std::string ErrorOf(const json& config) {
+  const auto parsed = ParseModelConfig(config.dump(), "m/config.json");
+  EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument)
+      << config;
+  return std::string(parsed.status().message());
+}
+
+TEST(ModelConfigTest, FillsDefaults) {
+  const auto config = ParseModelConfig(Good().dump(), "c");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->head_dim, 8);
+  EXPECT_EQ(config->rope_theta, 10000.0);
+  EXPECT_FALSE(config->tie_word_embeddings);
+  EXPECT_EQ(config->bos_token_id, -1);
+  EXPECT_EQ(config->rope_scaling.kind, RopeScalingKind::kNone);
+}
+
+TEST(ModelConfigTest, ListsEverythingThatIsWrongInOneMessage) {
+  json config = Good();
+  config.erase("vocab_size");
+  config["architectures"] = {"MixtralForCausalLM"};
+  config["hidden_act"] = "gelu";
+  config["rms_norm_eps"] = -1;
+  config["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 2.0}};
+  const std::string error = ErrorOf(config);
+  EXPECT_THAT(error, HasSubstr("m/config.json"));
+  EXPECT_THAT(error, HasSubstr("vocab_size is missing"));
+  EXPECT_THAT(error, HasSubstr("MixtralForCausalLM"));
+  EXPECT_THAT(error, HasSubstr("'gelu'; known is silu"));
+  EXPECT_THAT(error, HasSubstr("rms_norm_eps is -1"));
+  EXPECT_THAT(error, HasSubstr("rope_scaling.rope_type is 'yarn'"));
+}
+
+TEST(ModelConfigTest, RefusesEachImpossibleSize) {
+  for (const char* key :
+       {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+        "num_attention_heads", "num_key_value_heads",
+        "max_position_embeddings"}) {
+    for (const json& value :
+         {json(0), json(-4), json(1.5), json("8"), json(true), json::array(),
+          json(uint64_t{1} << 63), json(1e300)}) {
+      json config = Good();
+      config[key] = value;
+      EXPECT_THAT(ErrorOf(config), HasSubstr(key)) << value;
+    }
+  }
+}
+
+TEST(ModelConfigTest, RefusesShapesThatDoNotFit) {
+  json config = Good();
+  config["num_key_value_heads"] = 3;
+  EXPECT_THAT(ErrorOf(config), HasSubstr("not a multiple"));
+  config = Good();
+  config["hidden_size"] = 65;
+  EXPECT_THAT(ErrorOf(config), HasSubstr("hidden_size is 65"));
+  config = Good();
+  config["head_dim"] = 7;
+  EXPECT_THAT(ErrorOf(config), HasSubstr("even"));
+}
+
+TEST(ModelConfigTest, RefusesWhatIsNotJson) {
+  EXPECT_FALSE(ParseModelConfig("", "c").ok());
+  EXPECT_FALSE(ParseModelConfig("[]", "c").ok());
+  EXPECT_FALSE(ParseModelConfig("{\"vocab_size\":", "c").ok());
+}
+
+TEST(ModelConfigTest, ReadsBothPlacesOfRopeSettings) {
+  json config = Good();
+  config["rope_theta"] = 5e5;
+  config["rope_scaling"] = {{"type", "linear"}, {"factor", 4.0}};
+  auto parsed = ParseModelConfig(config.dump(), "c");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->rope_theta, 5e5);
+  EXPECT_EQ(parsed->rope_scaling.kind, RopeScalingKind::kLinear);
+  EXPECT_EQ(parsed->rope_scaling.factor, 4.0);
+
+  config = Good();
+  config["rope_parameters"] = {{"rope_type", "llama3"},
+                               {"rope_theta", 1e6},
+                               {"factor", 8.0},
+                               {"original_max_position_embeddings", 32}};
+  parsed = ParseModelConfig(config.dump(), "c");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->rope_theta, 1e6);
+  EXPECT_EQ(parsed->rope_scaling.kind, RopeScalingKind::kLlama3);
+  EXPECT_EQ(parsed->rope_scaling.original_max_positions, 32);
+}
+
+TEST(ModelConfigTest, WritesWhatItReads) {
+  json config = Good();
+  config["rope_scaling"] = {{"rope_type", "llama3"},
+                            {"factor", 8.0},
+                            {"low_freq_factor", 1.0},
+                            {"high_freq_factor", 4.0},
+                            {"original_max_position_embeddings", 32}};
+  config["tie_word_embeddings"] = true;
+  config["attention_bias"] = true;
+  config["eos_token_id"] = {2, 7};
+  config["bos_token_id"] = 1;
+  const auto first = ParseModelConfig(config.dump(), "c");
+  ASSERT_TRUE(first.ok()) << first.status();
+  const std::string text = ModelConfigJson(*first);
+  const auto second = ParseModelConfig(text, "c");
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_EQ(ModelConfigJson(*second), text);
+  EXPECT_THAT(second->eos_token_ids, testing::ElementsAre(2, 7));
+  EXPECT_EQ(second->bos_token_id, 1);
+  EXPECT_TRUE(second->attention_bias);
+  EXPECT_EQ(second->rope_scaling.factor, 8.0);
+}
+
+TEST(ModelConfigTest, CountsTheParametersOfTheGoldenModels) {
+  CHOIR_SKIP_WITHOUT_GOLDEN("stories260k, llama");
+  for (const char* name : {"stories260k", "arch/llama"}) {
+    const std::string folder = base::JoinPath(tests::GoldenDir(), name);
+    const auto config = LoadModelConfig(folder + "/config.json");
+    ASSERT_TRUE(config.ok()) << config.status();
+    const auto file = SafetensorsFile::Open(folder + "/model.safetensors");
+    ASSERT_TRUE(file.ok()) << file.status();
+    int64_t stored = 0;
+    for (const TensorView& tensor : file->tensors()) {
+      stored += tensor.num_elements();
+    }
+    EXPECT_EQ(config->num_parameters(), stored) << name;
+  }
+}
+
+TEST(ModelConfigTest, RefusesTheOtherGoldenFamilies) {
+  CHOIR_SKIP_WITHOUT_GOLDEN("mixtral, gpt2");
+  for (const char* name : {"mixtral", "gpt2"}) {
+    const auto config = LoadModelConfig(
+        base::JoinPath(tests::GoldenDir(), "arch/") + name + "/config.json");
+    EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(config.status().message()),
+                HasSubstr("known is LlamaForCausalLM"));
+  }
+}
+
+}  // namespace
+}  // namespace choir::model

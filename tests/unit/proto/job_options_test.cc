@@ -1,0 +1,133 @@
+#include "proto/config/job_options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "google/protobuf/util/message_differencer.h"
+#include "proto/config/toml_config.h"
+
+namespace choir::config {
+namespace {
+
+using ::testing::HasSubstr;
+
+v1::JobConfig Minimal() {
+  v1::JobConfig config;
+  config.set_name("demo");
+  config.mutable_model()->set_base("models/choir-tiny");
+  config.mutable_rounds()->set_count(3);
+  config.mutable_rounds()->set_cohort_size(4);
+  return config;
+}
+
+TEST(ResolveJobTest, FillsDefaults) {
+  const auto options = ResolveJob(Minimal());
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->adapter.rank, 8);
+  EXPECT_EQ(options->adapter.scale(), 2.0);
+  EXPECT_EQ(options->adapter.target_modules.size(), 7u);
+  EXPECT_EQ(options->training.local_epochs, 1);
+  EXPECT_EQ(options->rounds.min_survivors, 4);
+  EXPECT_EQ(options->rounds.min_available, 4);
+  EXPECT_EQ(options->aggregation.max_magnitude(), 128.0);
+}
+
+TEST(ResolveJobTest, OverSelectionAsksMoreClients) {
+  v1::JobConfig config = Minimal();
+  config.mutable_rounds()->set_over_selection(1.3);
+  const auto options = ResolveJob(config);
+  ASSERT_TRUE(options.ok());
+  EXPECT_EQ(options->rounds.num_to_select(), 6);
+  EXPECT_EQ(options->rounds.min_available, 6);
+}
+
+TEST(ResolveJobTest, RankStabilisedScaleUsesTheRoot) {
+  v1::JobConfig config = Minimal();
+  config.mutable_adapter()->set_rank(16);
+  config.mutable_adapter()->set_alpha(8);
+  config.mutable_adapter()->set_rank_stabilized(true);
+  EXPECT_EQ(ResolveJob(config)->adapter.scale(), 2.0);
+}
+
+TEST(ResolveJobTest, ToProtoIsAFixedPoint) {
+  const JobOptions options = *ResolveJob(Minimal());
+  const v1::JobConfig full = ToProto(options);
+  const auto again = ResolveJob(full);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(
+      full, ToProto(*again)));
+}
+
+struct BadCase {
+  const char* override_text;
+  const char* field;
+};
+
+class RefusedJobTest : public ::testing::TestWithParam<BadCase> {};
+
+TEST_P(RefusedJobTest, NamesTheField) {
+  v1::JobConfig config;
+  ASSERT_TRUE(
+      ParseToml(ToToml(Minimal()), "t", {GetParam().override_text}, &config)
+          .ok());
+  const auto options = ResolveJob(config);
+  ASSERT_EQ(options.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(options.status().message()),
+              HasSubstr(GetParam().field));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, RefusedJobTest,
+    ::testing::Values(
+        BadCase{"name=\"\"", "'name'"}, BadCase{"name=\"a/b\"", "'name'"},
+        BadCase{"name=\".x\"", "'name'"}, BadCase{"model.base=\"\"", "base"},
+        BadCase{"adapter.rank=0", "adapter.rank"},
+        BadCase{"adapter.rank=5000", "adapter.rank"},
+        BadCase{"adapter.alpha=0.0", "adapter.alpha"},
+        BadCase{"adapter.alpha=nan", "adapter.alpha"},
+        BadCase{"adapter.alpha=inf", "adapter.alpha"},
+        BadCase{"adapter.dropout=1.0", "adapter.dropout"},
+        BadCase{"adapter.target_modules=[\"x\"]", "target_modules"},
+        BadCase{"adapter.target_modules=[\"q_proj\",\"q_proj\"]", "twice"},
+        BadCase{"training.learning_rate=0.0", "learning_rate"},
+        BadCase{"training.learning_rate=-1.0", "learning_rate"},
+        BadCase{"training.optimizer=\"adam\"", "optimizer"},
+        BadCase{"training.objective=\"x\"", "objective"},
+        BadCase{"training.batch_size=0", "batch_size"},
+        BadCase{"training.beta1=1.0", "beta1"},
+        BadCase{"training.epsilon=0.0", "epsilon"},
+        BadCase{"training.max_sequence_length=1", "max_sequence_length"},
+        BadCase{"rounds.count=0", "rounds.count"},
+        BadCase{"rounds.cohort_size=0", "cohort_size"},
+        BadCase{"rounds.selection=\"oort\"", "selection"},
+        BadCase{"rounds.selection=\"poisson\"", "sampling_rate"},
+        BadCase{"rounds.sampling_rate=0.5", "sampling_rate"},
+        BadCase{"rounds.over_selection=0.5", "over_selection"},
+        BadCase{"rounds.min_survivors=5", "min_survivors"},
+        BadCase{"rounds.min_available=3", "min_available"},
+        BadCase{"rounds.deadline=\"0s\"", "deadline"},
+        BadCase{"aggregation.weighting=\"x\"", "weighting"},
+        BadCase{"aggregation.fixed_point_bits=40", "fixed_point_bits"},
+        BadCase{"aggregation.server_momentum=1.0", "server_momentum"},
+        BadCase{"aggregation.clip_norm_l2=-1.0", "clip_norm_l2"}));
+
+TEST(ResolveJobTest, RefusesStepsAndEpochsTogether) {
+  v1::JobConfig config = Minimal();
+  config.mutable_training()->set_local_steps(3);
+  config.mutable_training()->set_local_epochs(1);
+  EXPECT_FALSE(ResolveJob(config).ok());
+}
+
+TEST(IsValidNameTest, AcceptsFileNamesOnly) {
+  EXPECT_TRUE(IsValidName("agent-1_b.c"));
+  for (const std::string& name :
+       {std::string(), std::string("."), std::string(".."), std::string("a b"),
+        std::string("a/b"), std::string("é"), std::string(65, 'a')}) {
+    EXPECT_FALSE(IsValidName(name)) << name;
+  }
+}
+
+}  // namespace
+}  // namespace choir::config
