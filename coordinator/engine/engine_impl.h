@@ -51,6 +51,8 @@ class Engine::Impl {
   // (which is journaled).
   void AnswerUnwanted(const std::string& client, const v1::TaskKey& key,
                       Outcome& outcome);
+  void AnswerUnwantedOf(const Cohort& cohort, const std::string& client,
+                        const v1::TaskKey& key, Outcome& outcome);
   void Refuse(const std::string& client, const v1::TaskKey& key,
               const std::string& reason, Outcome& outcome);
   void NoteReporter(const std::string& client);

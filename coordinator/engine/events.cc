@@ -69,7 +69,8 @@ void Engine::Impl::On(const ClientArrived& event, Outcome& outcome) {
   const Cohort* cohort = nullptr;
   if (const auto* training = std::get_if<Training>(&state_.phase())) {
     cohort = &training->cohort;
-  } else if (const auto* evaluating = std::get_if<Evaluating>(&state_.phase())) {
+  } else if (const auto* evaluating =
+                 std::get_if<Evaluating>(&state_.phase())) {
     cohort = &evaluating->cohort;
   } else if (std::holds_alternative<Finished>(state_.phase())) {
     return;
@@ -100,7 +101,8 @@ const Cohort* Engine::Impl::CurrentCohort(const v1::TaskKey& key) const {
     cohort = &training->cohort;
   } else if (const auto* sum = std::get_if<Aggregating>(&state_.phase())) {
     cohort = &sum->round.cohort;
-  } else if (const auto* evaluating = std::get_if<Evaluating>(&state_.phase())) {
+  } else if (const auto* evaluating =
+                 std::get_if<Evaluating>(&state_.phase())) {
     cohort = &evaluating->cohort;
   }
   return cohort != nullptr && SameKey(cohort->key, key) ? cohort : nullptr;
@@ -125,6 +127,37 @@ void Engine::Impl::Refuse(const std::string& client, const v1::TaskKey& key,
   Answer(v1::ReportResponse::REFUSED, reason, outcome);
 }
 
+// Of a phase in progress, to which the client has nothing to add.
+void Engine::Impl::AnswerUnwantedOf(const Cohort& cohort,
+                                    const std::string& client,
+                                    const v1::TaskKey& key, Outcome& outcome) {
+  using Response = v1::ReportResponse;
+  const Phase& phase = state_.phase();
+  const auto* training = std::get_if<Training>(&phase);
+  if (const auto* sum = std::get_if<Aggregating>(&phase)) {
+    training = &sum->round;
+  }
+  const auto* evaluating = std::get_if<Evaluating>(&phase);
+  if ((training != nullptr && training->accepted.count(client) > 0) ||
+      (evaluating != nullptr && evaluating->accepted.count(client) > 0)) {
+    return Answer(Response::ACCEPTED, "", outcome);
+  }
+  const auto out = cohort.out.find(client);
+  if (out != cohort.out.end()) {
+    return Answer(out->second ? Response::REFUSED : Response::TOO_LATE,
+                  out->second ? "was refused before"
+                              : "the client was given up in this round",
+                  outcome);
+  }
+  if (cohort.pending.count(client) > 0) {
+    return Answer(Response::TOO_LATE, "the round has enough updates", outcome);
+  }
+  Refuse(client, key,
+         absl::StrCat("'", client, "' is not in the cohort of round ",
+                      key.round()),
+         outcome);
+}
+
 void Engine::Impl::AnswerUnwanted(const std::string& client,
                                   const v1::TaskKey& key, Outcome& outcome) {
   using Response = v1::ReportResponse;
@@ -140,31 +173,7 @@ void Engine::Impl::AnswerUnwanted(const std::string& client,
     }
   }
   if (const Cohort* cohort = CurrentCohort(key)) {
-    const auto out = cohort->out.find(client);
-    const Phase& phase = state_.phase();
-    const auto* training = std::get_if<Training>(&phase);
-    if (const auto* sum = std::get_if<Aggregating>(&phase)) {
-      training = &sum->round;
-    }
-    const auto* evaluating = std::get_if<Evaluating>(&phase);
-    if ((training != nullptr && training->accepted.count(client) > 0) ||
-        (evaluating != nullptr && evaluating->accepted.count(client) > 0)) {
-      return Answer(Response::ACCEPTED, "", outcome);
-    }
-    if (out != cohort->out.end()) {
-      return Answer(out->second ? Response::REFUSED : Response::TOO_LATE,
-                    out->second ? "was refused before"
-                                : "the client was given up in this round",
-                    outcome);
-    }
-    if (cohort->pending.count(client) > 0) {
-      return Answer(Response::TOO_LATE, "the round has enough updates",
-                    outcome);
-    }
-    return Refuse(client, key,
-                  absl::StrCat("'", client, "' is not in the cohort of round ",
-                               key.round()),
-                  outcome);
+    return AnswerUnwantedOf(*cohort, client, key, outcome);
   }
   if (std::holds_alternative<Finished>(state_.phase())) {
     return Answer(Response::TOO_LATE, "the job is finished", outcome);

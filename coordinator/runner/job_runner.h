@@ -20,8 +20,8 @@
 
 namespace choir::runner {
 
-// The hooks are called from inside Start(), Post() and Poll(); they must not call
-// the runner.
+// The hooks are called from inside Start(), Post() and Poll(); they must not
+// call the runner.
 struct RunnerHooks {
   // Required: hand the plan to the client (deadline_ms is set).
   std::function<void(const std::string& client, v1::TaskPlan plan)> send_task;
