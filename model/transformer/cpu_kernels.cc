@@ -20,11 +20,14 @@
 namespace choir::model {
 namespace {
 
-// exp for a vector unit: Cephes' polynomial after reduction by log 2; relative
-// error below 2e-7, 0 below -87.3. The argument must not exceed 88.
+// exp for a vector unit, without branches: Cephes' polynomial after reduction
+// by log 2; relative error below 2e-7. Arguments below -87 give 1e-38, as good
+// as 0; a NaN stays one. The argument must not exceed 88.
 CHOIR_INLINE float Exp(float x) {
-  const float clamped = std::max(x, -87.3f);
-  const float n = __builtin_floorf(clamped * 1.44269504f + 0.5f);
+  constexpr float kLowest = -87.0f;
+  constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds
+  const float clamped = x < kLowest ? kLowest : x;
+  const float n = (clamped * 1.44269504f + kRounder) - kRounder;
   const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -34,13 +37,11 @@ CHOIR_INLINE float Exp(float x) {
   p = p * r + 5.0000001201e-1f;
   const float y = p * r * r + r + 1.0f;
   const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof(power));
-  return x < -87.3f ? 0.0f : y * power;
+  return y * __builtin_bit_cast(float, bits);
 }
 
 CHOIR_INLINE float Sigmoid(float x) {
-  return 1.0f / (1.0f + Exp(std::min(-x, 80.0f)));
+  return 1.0f / (1.0f + Exp(-x > 80.0f ? 80.0f : -x));
 }
 
 CHOIR_INLINE uint64_t Mix(uint64_t z) {
