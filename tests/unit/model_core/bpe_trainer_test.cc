@@ -150,7 +150,8 @@ TEST(BpeTrainerTest, NeverMergesIntoASpecialToken) {
   const auto text = TrainBpe(texts, options);
   ASSERT_TRUE(text.ok());
   EXPECT_TRUE(Tokenizer::Parse(*text, "t").ok());
-  for (const auto& merge : nlohmann::json::parse(*text)["model"]["merges"]) {
+  const auto document = nlohmann::json::parse(*text);
+  for (const auto& merge : document["model"]["merges"]) {
     EXPECT_NE(merge.get<std::string>(), "a b");
   }
 }
