@@ -142,12 +142,11 @@ TEST(SafetensorsTest, RefusesEveryTruncationOfAGoodFile) {
 }
 
 TEST(SafetensorsTest, AcceptsScalarsAndEmptyTensors) {
-  const auto file = ParseSafetensors(
-      FileWithHeader(
-          R"({"e":{"dtype":"F32","shape":[0,3],"data_offsets":[4,4]},
-              "s":{"dtype":"F32","shape":[],"data_offsets":[0,4]}})",
-          4),
-      "m");
+  const std::string bytes = FileWithHeader(
+      R"({"e":{"dtype":"F32","shape":[0,3],"data_offsets":[4,4]},
+          "s":{"dtype":"F32","shape":[],"data_offsets":[0,4]}})",
+      4);
+  const auto file = ParseSafetensors(bytes, "m");
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_EQ(ReadFloats(file->tensors()[0])->size(), 0u);
   EXPECT_EQ(ReadFloats(file->tensors()[1])->size(), 1u);
