@@ -1,7 +1,10 @@
 #include "sim/experiment/simulation.h"
 
+#include <malloc.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -114,6 +117,22 @@ double PeakRssMib() {
   rusage usage = {};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) / 1024.0;
+}
+
+double CurrentRssMib() {
+  std::FILE* file = std::fopen("/proc/self/statm", "re");
+  if (file == nullptr) return 0.0;
+  unsigned long long total = 0, resident = 0;
+  const int read = std::fscanf(file, "%llu %llu", &total, &resident);
+  std::fclose(file);
+  if (read != 2) return 0.0;
+  return static_cast<double>(resident) * sysconf(_SC_PAGESIZE) / 1048576.0;
+}
+
+void ConfigureAllocator(int workers) {
+  mallopt(M_ARENA_MAX, workers + 1);
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
+  mallopt(M_TRIM_THRESHOLD, 8 << 20);
 }
 
 absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& given,

@@ -65,8 +65,13 @@ struct RunResult {
 absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& options,
                                         const RunOptions& run);
 
-// Most memory this process ever had resident, in MiB.
+// Most memory this process ever had resident, in MiB, and what it has now.
 double PeakRssMib();
+double CurrentRssMib();
+
+// Limits this process's allocator to few arenas and fixed thresholds, so that
+// memory does not creep up over many rounds. Call once, before other threads.
+void ConfigureAllocator(int workers);
 
 }  // namespace choir::sim
 

@@ -1,5 +1,4 @@
 // choir-sim: federated experiments on one machine.
-#include <malloc.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -70,10 +69,7 @@ int Fail(const absl::Status& status, const Flags& flags) {
 }
 
 void Configure(const ExperimentOptions& options) {
-  // Few arenas, fixed thresholds: memory does not creep up over many rounds.
-  mallopt(M_ARENA_MAX, options.workers + 1);
-  mallopt(M_MMAP_THRESHOLD, 1 << 20);
-  mallopt(M_TRIM_THRESHOLD, 8 << 20);
+  ConfigureAllocator(options.workers);
   model::ConfigureCompute(options.device_threads);
 }
 
