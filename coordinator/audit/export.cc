@@ -25,8 +25,7 @@ absl::StatusOr<std::string> EventJson(const store::JournalRow& row) {
   }
   return absl::StrCat(
       "{\"sequence\":", row.sequence, ",\"time\":\"",
-      absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", entry.time,
-                       absl::UTCTimeZone()),
+      absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", entry.time, absl::UTCTimeZone()),
       "\",\"hash\":\"", absl::BytesToHexString(row.hash),
       "\",\"kind\":", base::JsonQuote(row.kind),
       ",\"job\":", base::JsonQuote(row.job), ",\"round\":", row.round,
@@ -41,9 +40,9 @@ absl::StatusOr<uint64_t> ExportEvents(const std::string& root,
       reader->ForEachRow([&](const store::JournalRow& row) -> absl::Status {
         CHOIR_ASSIGN_OR_RETURN(const std::string line, EventJson(row));
         if (!(out << line << '\n')) {
-          return absl::ResourceExhaustedError(absl::StrCat(
-              "cannot write event ", row.sequence,
-              "; is the disk full or the pipe closed?"));
+          return absl::ResourceExhaustedError(
+              absl::StrCat("cannot write event ", row.sequence,
+                           "; is the disk full or the pipe closed?"));
         }
         ++events;
         return absl::OkStatus();

@@ -26,8 +26,8 @@ void Grammar::Use(const v1::BlobRef& blob, absl::string_view what,
     Wrong(absl::StrCat("it names no blob as ", what));
     return;
   }
-  uses_.push_back({event_, blob.digest(), blob.size(), std::string(what),
-                   may_be_absent});
+  uses_.push_back(
+      {event_, blob.digest(), blob.size(), std::string(what), may_be_absent});
 }
 
 void Grammar::Next(const store::JournalEntry& entry,
@@ -40,21 +40,50 @@ void Grammar::Next(const store::JournalEntry& entry,
     case R::kStoreCreated:
       if (event_ != 1) Wrong("a store is created once, by its first event");
       break;
-    case R::kTokenCreated: On(record.token_created()); break;
-    case R::kClientEnrolled: On(record.client_enrolled()); break;
-    case R::kJobSubmitted: On(record.job_submitted()); break;
-    case R::kJobStarted: On(record.job_started()); break;
-    case R::kJobFinished: On(record.job_finished()); break;
-    case R::kRoundStarted: On(record.round_started()); break;
-    case R::kUpdateAccepted: On(record.update_accepted()); break;
-    case R::kUpdateRefused: On(record.update_refused()); break;
-    case R::kClientLost: On(record.client_lost()); break;
-    case R::kRoundCommitted: On(record.round_committed()); break;
-    case R::kRoundLost: On(record.round_lost()); break;
-    case R::kEvaluationStarted: On(record.evaluation_started()); break;
-    case R::kEvaluationAccepted: On(record.evaluation_accepted()); break;
-    case R::kEvaluationFinished: On(record.evaluation_finished()); break;
-    default: break;  // facts about peers, which nothing else follows from
+    case R::kTokenCreated:
+      On(record.token_created());
+      break;
+    case R::kClientEnrolled:
+      On(record.client_enrolled());
+      break;
+    case R::kJobSubmitted:
+      On(record.job_submitted());
+      break;
+    case R::kJobStarted:
+      On(record.job_started());
+      break;
+    case R::kJobFinished:
+      On(record.job_finished());
+      break;
+    case R::kRoundStarted:
+      On(record.round_started());
+      break;
+    case R::kUpdateAccepted:
+      On(record.update_accepted());
+      break;
+    case R::kUpdateRefused:
+      On(record.update_refused());
+      break;
+    case R::kClientLost:
+      On(record.client_lost());
+      break;
+    case R::kRoundCommitted:
+      On(record.round_committed());
+      break;
+    case R::kRoundLost:
+      On(record.round_lost());
+      break;
+    case R::kEvaluationStarted:
+      On(record.evaluation_started());
+      break;
+    case R::kEvaluationAccepted:
+      On(record.evaluation_accepted());
+      break;
+    case R::kEvaluationFinished:
+      On(record.evaluation_finished());
+      break;
+    default:
+      break;  // facts about peers, which nothing else follows from
   }
 }
 
@@ -68,8 +97,10 @@ void Grammar::On(const v1::ClientEnrolled& record) {
   if (record.token_sha256().empty()) return;
   std::string& spent_by = tokens_[record.token_sha256()];
   if (!spent_by.empty() && spent_by != record.name()) {
-    Wrong(absl::StrCat("client '", record.name(), "' enrolled with the token "
-                       "that '", spent_by, "' had spent"));
+    Wrong(absl::StrCat("client '", record.name(),
+                       "' enrolled with the token "
+                       "that '",
+                       spent_by, "' had spent"));
   }
   spent_by = record.name();
 }
@@ -148,8 +179,8 @@ bool Grammar::CheckCohort(
     absl::string_view what) {
   for (int i = 1; i < names.size(); ++i) {
     if (names[i - 1] < names[i]) continue;
-    Wrong(absl::StrCat(what, " is not sorted, or names '", names[i],
-                       "' twice"));
+    Wrong(
+        absl::StrCat(what, " is not sorted, or names '", names[i], "' twice"));
     return false;
   }
   return true;

@@ -36,8 +36,8 @@ void Grammar::On(const v1::RoundStarted& record) {
   }
   CheckCohort(record.cohort(), "the cohort");
   if (static_cast<uint64_t>(record.cohort_size()) > record.available()) {
-    Wrong(absl::StrCat("a cohort of ", record.cohort_size(),
-                       " was drawn from ", record.available(), " clients"));
+    Wrong(absl::StrCat("a cohort of ", record.cohort_size(), " was drawn from ",
+                       record.available(), " clients"));
   }
   job->round_open = true;
   job->attempt = record.attempt();
@@ -81,9 +81,8 @@ void Grammar::On(const v1::UpdateAccepted& record) {
                          weight));
     }
     if (examples < 1 || examples > options.max_examples_per_client) {
-      Wrong(absl::StrCat("'", client, "' claims ", examples,
-                         " examples; 1 to ", options.max_examples_per_client,
-                         " are allowed"));
+      Wrong(absl::StrCat("'", client, "' claims ", examples, " examples; 1 to ",
+                         options.max_examples_per_client, " are allowed"));
     }
   }
   Use(record.report().update(),
@@ -115,7 +114,8 @@ void Grammar::On(const v1::ClientLost& record) {
   if (key.kind() == v1::TASK_KIND_EVALUATE) {
     if (!job->evaluating || key.round() != job->evaluated_version ||
         job->evaluation_cohort.count(record.client()) == 0) {
-      Wrong(absl::StrCat("'", record.client(), "' was lost from an evaluation "
+      Wrong(absl::StrCat("'", record.client(),
+                         "' was lost from an evaluation "
                          "that it had no part in"));
     }
     return;
@@ -153,8 +153,7 @@ void Grammar::CheckSurvivors(const Job& job, const v1::RoundCommitted& record,
     total = AddOrMax(total, accepted.weight);
     bytes_up = AddOrMax(bytes_up, accepted.report.update().size());
     bytes_down = AddOrMax(bytes_down, accepted.report.bytes_downloaded());
-    step.updates.push_back(
-        {client, accepted.report.update(), accepted.weight});
+    step.updates.push_back({client, accepted.report.update(), accepted.weight});
   }
   const std::set<std::string> survivors(record.survivors().begin(),
                                         record.survivors().end());
@@ -175,9 +174,9 @@ void Grammar::CheckSurvivors(const Job& job, const v1::RoundCommitted& record,
   }
   if (job.options.has_value() &&
       record.survivors_size() < job.options->rounds.min_survivors) {
-    Wrong(absl::StrCat("the round was committed with ",
-                       record.survivors_size(), " updates; at least ",
-                       job.options->rounds.min_survivors, " are required"));
+    Wrong(absl::StrCat("the round was committed with ", record.survivors_size(),
+                       " updates; at least ", job.options->rounds.min_survivors,
+                       " are required"));
   }
 }
 

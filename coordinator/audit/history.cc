@@ -68,8 +68,7 @@ Part* Historian::PartOf(const v1::TaskKey& key, const std::string& client) {
   return &attempt->parts.back();
 }
 
-void Historian::OnRoundStarted(const v1::RoundStarted& record,
-                               absl::Time now) {
+void Historian::OnRoundStarted(const v1::RoundStarted& record, absl::Time now) {
   JobHistory& job = JobOf(record.job());
   Attempt attempt;
   attempt.job = record.job();
@@ -164,9 +163,15 @@ void Historian::OnJobFinished(const v1::JobFinished& record) {
   JobHistory& job = JobOf(record.job());
   job.reason = record.reason();
   switch (record.state()) {
-    case v1::JobFinished::DONE: job.state = "done"; break;
-    case v1::JobFinished::STOPPED: job.state = "stopped"; break;
-    default: job.state = "failed"; break;
+    case v1::JobFinished::DONE:
+      job.state = "done";
+      break;
+    case v1::JobFinished::STOPPED:
+      job.state = "stopped";
+      break;
+    default:
+      job.state = "failed";
+      break;
   }
 }
 
@@ -187,11 +192,15 @@ void Historian::Next(const store::JournalEntry& entry) {
       job.state = "running";
       break;
     }
-    case R::kJobFinished: OnJobFinished(record.job_finished()); break;
+    case R::kJobFinished:
+      OnJobFinished(record.job_finished());
+      break;
     case R::kRoundStarted:
       OnRoundStarted(record.round_started(), entry.time);
       break;
-    case R::kUpdateAccepted: OnUpdateAccepted(record.update_accepted()); break;
+    case R::kUpdateAccepted:
+      OnUpdateAccepted(record.update_accepted());
+      break;
     case R::kUpdateRefused:
       OnOut(record.update_refused().key(), record.update_refused().client(),
             "refused", record.update_refused().reason());
@@ -200,13 +209,19 @@ void Historian::Next(const store::JournalEntry& entry) {
       OnOut(record.client_lost().key(), record.client_lost().client(), "lost",
             record.client_lost().reason());
       break;
-    case R::kRoundCommitted: OnRoundCommitted(record.round_committed()); break;
-    case R::kRoundLost: OnRoundLost(record.round_lost()); break;
+    case R::kRoundCommitted:
+      OnRoundCommitted(record.round_committed());
+      break;
+    case R::kRoundLost:
+      OnRoundLost(record.round_lost());
+      break;
     case R::kPeerRefused:
       history_.refusals.push_back(
           {entry.sequence, entry.time, record.peer_refused()});
       break;
-    default: OnEvaluation(record); break;
+    default:
+      OnEvaluation(record);
+      break;
   }
   if (touched_ != nullptr) touched_->ended = entry.time;
 }

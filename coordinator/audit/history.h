@@ -33,7 +33,7 @@ struct Attempt {
   std::string state;   // "running", "committed" or "lost"
   std::string reason;  // why it was lost
   absl::Time started;
-  absl::Time ended;    // of the last record about it while it runs
+  absl::Time ended;  // of the last record about it while it runs
   uint32_t available = 0;
   uint32_t selected = 0;
   // The cohort in order of names, then strangers who were refused.

@@ -110,10 +110,9 @@ int RunExport(const Options& options, const std::string& root) {
   }
   std::ofstream out(options.out, std::ios::binary | std::ios::trunc);
   if (!out) {
-    return base::PrintError(
-        absl::PermissionDeniedError(
-            absl::StrCat("cannot write to '", options.out, "'")),
-        options.json);
+    return base::PrintError(absl::PermissionDeniedError(absl::StrCat(
+                                "cannot write to '", options.out, "'")),
+                            options.json);
   }
   const auto events = WriteExport(options, root, out);
   if (!events.ok()) return base::PrintError(events.status(), options.json);
@@ -170,8 +169,7 @@ int Main(int argc, char** argv) {
   app.footer(base::kExitCodeHelp);
   app.require_subcommand(1);
   Options options;
-  CLI::App* rounds =
-      AddVerb(app, "rounds", "Table of all rounds", options);
+  CLI::App* rounds = AddVerb(app, "rounds", "Table of all rounds", options);
   rounds->add_option("--job", options.show.job, "Of this job alone");
   CLI::App* show =
       AddVerb(app, "show", "Everything about the jobs or one round", options);

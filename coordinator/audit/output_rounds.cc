@@ -18,9 +18,9 @@ absl::StatusOr<std::vector<const JobHistory*>> Select(const History& history,
     if (job.empty() || one.name == job) jobs.push_back(&one);
   }
   if (!job.empty() && jobs.empty()) {
-    return absl::NotFoundError(absl::StrCat(
-        "the store knows no job '", job,
-        "'; 'choir-audit show STORE' lists those it knows"));
+    return absl::NotFoundError(
+        absl::StrCat("the store knows no job '", job,
+                     "'; 'choir-audit show STORE' lists those it knows"));
   }
   return jobs;
 }
@@ -92,9 +92,13 @@ std::string VerifyText(const VerifyReport& report) {
   }
   absl::StrAppend(&text, "read: ", counts, "\n");
   if (report.findings.size() < 2) return text;
-  absl::StrAppend(&text, "all findings:\n");
-  for (const Finding& finding : report.findings) {
-    absl::StrAppend(&text, "  ", finding.what, "\n");
+  absl::StrAppend(&text, "findings:\n");
+  constexpr size_t kShown = 20;
+  for (size_t i = 0; i < report.findings.size() && i < kShown; ++i) {
+    absl::StrAppend(&text, "  ", report.findings[i].what, "\n");
+  }
+  if (report.findings.size() > kShown) {
+    absl::StrAppend(&text, "  and more; --json lists them\n");
   }
   return text;
 }

@@ -165,9 +165,9 @@ void AppendLines(const Json& json, int indent, std::string& text) {
 absl::StatusOr<Json> ShowJson(const History& history,
                               const ShowOptions& options) {
   if (!options.job.empty() && history.Find(options.job) == nullptr) {
-    return absl::NotFoundError(absl::StrCat(
-        "the store knows no job '", options.job,
-        "'; 'choir-audit show STORE' lists those it knows"));
+    return absl::NotFoundError(
+        absl::StrCat("the store knows no job '", options.job,
+                     "'; 'choir-audit show STORE' lists those it knows"));
   }
   if (options.round > 0) return RoundDocument(history, options);
   Json json;

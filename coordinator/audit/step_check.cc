@@ -35,11 +35,10 @@ absl::StatusOr<std::string> SumAgain(const Step& step,
       aggregate::IntegerSum sum,
       aggregate::IntegerSum::Create(layout, step.options.fixed_point_bits));
   for (const Step::Update& update : step.updates) {
-    CHOIR_ASSIGN_OR_RETURN(const std::string bytes,
-                           read(update.blob.digest()));
-    CHOIR_ASSIGN_OR_RETURN(const std::vector<float> values,
-                           codec::DecodeFlatUpdate(
-                               bytes, layout, step.options.max_magnitude()));
+    CHOIR_ASSIGN_OR_RETURN(const std::string bytes, read(update.blob.digest()));
+    CHOIR_ASSIGN_OR_RETURN(
+        const std::vector<float> values,
+        codec::DecodeFlatUpdate(bytes, layout, step.options.max_magnitude()));
     CHOIR_RETURN_IF_ERROR(sum.Add(values, update.weight));
   }
   return sum.Encode();
@@ -61,11 +60,11 @@ void CheckSum(const Step& step, const std::string& adapter,
   if (sum->total_weight() != step.committed.total_weight() ||
       sum->num_updates() !=
           static_cast<uint64_t>(step.committed.survivors_size())) {
-    problems.push_back(absl::StrCat(
-        "the aggregate is of ", sum->num_updates(), " updates with weight ",
-        sum->total_weight(), "; the journal says ",
-        step.committed.survivors_size(), " with weight ",
-        step.committed.total_weight()));
+    problems.push_back(
+        absl::StrCat("the aggregate is of ", sum->num_updates(),
+                     " updates with weight ", sum->total_weight(),
+                     "; the journal says ", step.committed.survivors_size(),
+                     " with weight ", step.committed.total_weight()));
   }
   const auto again = SumAgain(step, adapter, read);
   if (!again.ok()) {
@@ -105,14 +104,14 @@ std::vector<std::string> CheckStep(const Step& step, const BlobReader& read) {
   }
   const std::string adapter_digest = base::Sha256Hex(result->adapter_after);
   if (adapter_digest != committed.adapter().digest()) {
-    problems.push_back(absl::StrCat(
-        "version ", committed.round(), " does not follow from the aggregate: "
-        "recomputed ", adapter_digest, ", recorded ",
-        committed.adapter().digest()));
+    problems.push_back(absl::StrCat("version ", committed.round(),
+                                    " does not follow from the aggregate: "
+                                    "recomputed ",
+                                    adapter_digest, ", recorded ",
+                                    committed.adapter().digest()));
   }
   const std::string state_digest =
-      result->server_state.empty() ? ""
-                                   : base::Sha256Hex(result->server_state);
+      result->server_state.empty() ? "" : base::Sha256Hex(result->server_state);
   if (state_digest != committed.server_state().digest()) {
     problems.push_back(absl::StrCat(
         "the server's optimiser state after round ", committed.round(),

@@ -64,9 +64,8 @@ class Verifier {
 };
 
 void Verifier::CheckSeal() {
-  const auto differences =
-      store::CompareWithSeal(base::JoinPath(root_, "choir.db"),
-                             base::JoinPath(root_, "seal"));
+  const auto differences = store::CompareWithSeal(
+      base::JoinPath(root_, "choir.db"), base::JoinPath(root_, "seal"));
   if (absl::IsNotFound(differences.status())) return;  // open, or crashed
   if (!differences.ok()) {
     Find(0, "seal", std::string(differences.status().message()));
@@ -82,10 +81,11 @@ void Verifier::CheckHead(const store::JournalReader& reader, uint64_t last,
                          const base::Sha256Digest& hash_at_head) {
   const absl::StatusOr<store::Head>& head = reader.head();
   if (!head.ok()) {
-    Find(0, "head", absl::IsNotFound(head.status())
-                        ? "the file 'head' is gone: a shortened journal could "
-                          "not be told from a whole one"
-                        : std::string(head.status().message()));
+    Find(0, "head",
+         absl::IsNotFound(head.status())
+             ? "the file 'head' is gone: a shortened journal could "
+               "not be told from a whole one"
+             : std::string(head.status().message()));
     return;
   }
   const std::string problem =
@@ -108,8 +108,8 @@ void Verifier::CheckJournal(const store::JournalReader& reader) {
   const uint64_t anchor = reader.head().ok() ? reader.head()->sequence : 0;
   base::Sha256Digest hash_at_anchor = store::ChainStart();
   const uint64_t last = std::max<uint64_t>(1, reader.last_sequence());
-  const absl::Status read = reader.ForEachRow(
-      [&](const store::JournalRow& row) -> absl::Status {
+  const absl::Status read =
+      reader.ForEachRow([&](const store::JournalRow& row) -> absl::Status {
         ++events_;
         const std::string where = absl::StrCat("event ", row.sequence);
         const std::string problem = chain.Next(row);
@@ -122,8 +122,8 @@ void Verifier::CheckJournal(const store::JournalReader& reader) {
           grammar_.Next(*entry, findings_);
         }
         if (events_ % kProgressEvery == 0) {
-          Progress("events", static_cast<double>(events_) /
-                                 static_cast<double>(last));
+          Progress("events",
+                   static_cast<double>(events_) / static_cast<double>(last));
         }
         return Full() ? absl::CancelledError("enough") : absl::OkStatus();
       });
@@ -192,8 +192,8 @@ void Verifier::CheckBlobFiles() {
     const std::string path = base::JoinPath(blobs, folder);
     const auto names = base::ListDirectory(path);
     if (!names.ok()) {
-      Find(0, absl::StrCat("blobs/", folder), absl::StrCat(
-               "blobs/", folder, " is not a folder of blobs"));
+      Find(0, absl::StrCat("blobs/", folder),
+           absl::StrCat("blobs/", folder, " is not a folder of blobs"));
       continue;
     }
     for (const std::string& name : *names) {
@@ -260,8 +260,8 @@ void Verifier::CheckSteps() {
       Find(steps[i].event, absl::StrCat("event ", steps[i].event),
            absl::StrCat("event ", steps[i].event, ": ", problem));
     }
-    Progress("rounds", static_cast<double>(i + 1) /
-                           static_cast<double>(steps.size()));
+    Progress("rounds",
+             static_cast<double>(i + 1) / static_cast<double>(steps.size()));
   }
 }
 

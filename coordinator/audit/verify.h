@@ -28,7 +28,7 @@ struct VerifyReport {
   std::vector<Finding> findings;
 };
 
-inline constexpr size_t kMaxFindings = 200;
+inline constexpr size_t kMaxFindings = 50;
 
 // Called now and then with what is being done and the part of it done, 0 to 1.
 using ProgressFunction =

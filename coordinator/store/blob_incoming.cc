@@ -71,8 +71,8 @@ absl::Status FileUpload::Open() {
   std::string buffer;
   while (received_ < present) {
     buffer.resize(std::min(kReadBytes, present - received_));
-    const ssize_t n = pread(fd_, buffer.data(), buffer.size(),
-                            static_cast<off_t>(received_));
+    const ssize_t n =
+        pread(fd_, buffer.data(), buffer.size(), static_cast<off_t>(received_));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {
       return base::ErrnoStatus(n < 0 ? errno : EIO,
@@ -98,10 +98,10 @@ absl::Status FileUpload::Append(absl::string_view bytes) {
         absl::StrCat("blob ", options_.digest, " is complete already"));
   }
   if (bytes.size() > options_.size - received_) {
-    return absl::OutOfRangeError(absl::StrCat(
-        "blob ", options_.digest, " was announced with ", options_.size,
-        " bytes; ", received_, " were received and ", bytes.size(),
-        " more came"));
+    return absl::OutOfRangeError(
+        absl::StrCat("blob ", options_.digest, " was announced with ",
+                     options_.size, " bytes; ", received_,
+                     " were received and ", bytes.size(), " more came"));
   }
   const absl::Status written = WriteAllAt(fd_, received_, bytes, path_);
   if (!written.ok()) {
@@ -140,8 +140,8 @@ absl::Status FileUpload::Commit() {
     status = base::ErrnoStatus(errno, absl::StrCat("sync ", path_));
   }
   if (status.ok()) {
-    status = PublishBlob(path_, options_.root, options_.digest,
-                         options_.durability);
+    status =
+        PublishBlob(path_, options_.root, options_.digest, options_.durability);
   }
   if (!status.ok()) {
     // Finish() began a new hash: the next upload reads the file again.
@@ -172,8 +172,8 @@ class NothingToSend final : public IncomingBlob {
 absl::Status WriteAllAt(int fd, uint64_t offset, absl::string_view bytes,
                         const std::string& path) {
   while (!bytes.empty()) {
-    const ssize_t n = pwrite(fd, bytes.data(), bytes.size(),
-                             static_cast<off_t>(offset));
+    const ssize_t n =
+        pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (n < 0) {
       if (errno == EINTR) continue;
       return base::ErrnoStatus(errno, absl::StrCat("write ", path));

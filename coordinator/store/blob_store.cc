@@ -56,8 +56,8 @@ class FileBlobStore final : public BlobStore {
   // Runs `write` on a new temporary file; what it returns is the digest under
   // which the file becomes a blob. Nothing is left behind on an error.
   absl::StatusOr<std::string> Create(
-      const std::function<absl::StatusOr<std::string>(
-          int fd, const std::string& path)>& write);
+      const std::function<
+          absl::StatusOr<std::string>(int fd, const std::string& path)>& write);
 
   const std::string root_;
   const base::Durability durability_;
@@ -65,8 +65,7 @@ class FileBlobStore final : public BlobStore {
 };
 
 absl::Status FileBlobStore::Prepare() {
-  CHOIR_RETURN_IF_ERROR(
-      base::MakeDirectories(absl::StrCat(root_, "/blobs")));
+  CHOIR_RETURN_IF_ERROR(base::MakeDirectories(absl::StrCat(root_, "/blobs")));
   CHOIR_RETURN_IF_ERROR(base::MakeDirectories(incoming()));
   if (durability_ == base::Durability::kPowerLoss) {
     CHOIR_RETURN_IF_ERROR(base::SyncDirectory(root_));
@@ -81,18 +80,17 @@ absl::Status FileBlobStore::Prepare() {
   return absl::OkStatus();
 }
 
-bool FileBlobStore::HasWithSize(absl::string_view digest,
-                                uint64_t size) const {
+bool FileBlobStore::HasWithSize(absl::string_view digest, uint64_t size) const {
   const auto present = base::FileSize(BlobPath(root_, digest));
   return present.ok() && *present == size;
 }
 
 absl::StatusOr<std::string> FileBlobStore::Create(
-    const std::function<absl::StatusOr<std::string>(
-        int fd, const std::string& path)>& write) {
+    const std::function<
+        absl::StatusOr<std::string>(int fd, const std::string& path)>& write) {
   base::SystemRandom random;
-  const std::string path = base::JoinPath(
-      incoming(), absl::StrCat(kTemporaryPrefix, random.Hex(8)));
+  const std::string path =
+      base::JoinPath(incoming(), absl::StrCat(kTemporaryPrefix, random.Hex(8)));
   const int fd =
       open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (fd < 0) return base::ErrnoStatus(errno, absl::StrCat("create ", path));
@@ -118,22 +116,21 @@ absl::StatusOr<v1::BlobRef> FileBlobStore::Put(absl::string_view bytes) {
   ref.set_digest(base::Sha256Hex(bytes));
   ref.set_size(bytes.size());
   if (HasWithSize(ref.digest(), bytes.size())) return ref;
-  CHOIR_RETURN_IF_ERROR(Create([&](int fd, const std::string& path)
-                                   -> absl::StatusOr<std::string> {
-                          CHOIR_RETURN_IF_ERROR(
-                              WriteAllAt(fd, 0, bytes, path));
-                          return ref.digest();
-                        }).status());
+  CHOIR_RETURN_IF_ERROR(
+      Create([&](int fd,
+                 const std::string& path) -> absl::StatusOr<std::string> {
+        CHOIR_RETURN_IF_ERROR(WriteAllAt(fd, 0, bytes, path));
+        return ref.digest();
+      }).status());
   return ref;
 }
 
 absl::StatusOr<v1::BlobRef> FileBlobStore::PutFile(const std::string& path) {
-  CHOIR_ASSIGN_OR_RETURN(const auto source,
-                         base::RandomAccessFile::Open(path));
+  CHOIR_ASSIGN_OR_RETURN(const auto source, base::RandomAccessFile::Open(path));
   v1::BlobRef ref;
   ref.set_size(source->size());
-  const auto copy = [&](int fd, const std::string& to)
-      -> absl::StatusOr<std::string> {
+  const auto copy = [&](int fd,
+                        const std::string& to) -> absl::StatusOr<std::string> {
     base::Sha256 hash;
     std::string buffer;
     for (uint64_t at = 0; at < source->size(); at += buffer.size()) {
@@ -159,14 +156,14 @@ absl::StatusOr<std::string> FileBlobStore::PathOf(
   CHOIR_ASSIGN_OR_RETURN(const std::string checked, CheckDigest(digest));
   const std::string path = BlobPath(root_, checked);
   if (!base::FileExists(path)) {
-    return absl::NotFoundError(absl::StrCat("blob ", checked,
-                                            " is not in the store"));
+    return absl::NotFoundError(
+        absl::StrCat("blob ", checked, " is not in the store"));
   }
   return path;
 }
 
-absl::StatusOr<std::unique_ptr<base::RandomAccessFile>>
-FileBlobStore::OpenBlob(absl::string_view digest) const {
+absl::StatusOr<std::unique_ptr<base::RandomAccessFile>> FileBlobStore::OpenBlob(
+    absl::string_view digest) const {
   CHOIR_ASSIGN_OR_RETURN(const std::string path, PathOf(digest));
   return base::RandomAccessFile::Open(path);
 }
@@ -190,7 +187,8 @@ absl::StatusOr<std::unique_ptr<IncomingBlob>> FileBlobStore::Receive(
   if (HasWithSize(digest, blob.size())) return CompleteUpload(blob.size());
   UploadOptions options;
   options.root = root_;
-  options.name = absl::StrCat(digest, "-", base::Sha256Hex(owner).substr(0, 16));
+  options.name =
+      absl::StrCat(digest, "-", base::Sha256Hex(owner).substr(0, 16));
   options.digest = digest;
   options.size = blob.size();
   options.durability = durability_;

@@ -52,7 +52,8 @@ class BlobStore {
   // Reads a blob whole and checks its digest: DATA_LOSS if it is damaged.
   virtual absl::StatusOr<std::string> Read(absl::string_view digest) const = 0;
   // Path of the blob's file, for mapping it. NOT_FOUND.
-  virtual absl::StatusOr<std::string> PathOf(absl::string_view digest) const = 0;
+  virtual absl::StatusOr<std::string> PathOf(
+      absl::string_view digest) const = 0;
   // Begins or resumes an upload; `owner` keeps uploads of two peers apart. A
   // second one of the same owner takes over: the first then gets ABORTED.
   virtual absl::StatusOr<std::unique_ptr<IncomingBlob>> Receive(

@@ -24,27 +24,24 @@ struct NetworkFileSystem {
 
 // statfs(2), and linux/magic.h where the page is behind.
 constexpr NetworkFileSystem kNetwork[] = {
-    {0x6969, "NFS"},          {0x517B, "SMB"},
-    {0xFF534D42, "CIFS"},     {0xFE534D42, "SMB2"},
-    {0x5346414F, "AFS"},      {0x6B414653, "AFS"},
-    {0x73757245, "Coda"},     {0x00C36400, "Ceph"},
-    {0x01021997, "9P"},       {0x0BD00BD0, "Lustre"},
-    {0x7461636f, "OCFS2"},    {0x47504653, "GPFS"},
+    {0x6969, "NFS"},        {0x517B, "SMB"},       {0xFF534D42, "CIFS"},
+    {0xFE534D42, "SMB2"},   {0x5346414F, "AFS"},   {0x6B414653, "AFS"},
+    {0x73757245, "Coda"},   {0x00C36400, "Ceph"},  {0x01021997, "9P"},
+    {0x0BD00BD0, "Lustre"}, {0x7461636f, "OCFS2"}, {0x47504653, "GPFS"},
     {0x564C, "NCP"},
 };
 
 constexpr const char* kNetworkFuse[] = {
-    "fuse.sshfs",  "fuse.s3fs",        "fuse.rclone", "fuse.glusterfs",
-    "fuse.gcsfuse", "fuse.ceph",       "fuse.davfs",  "fuse.curlftpfs",
-    "fuse.smbnetfs", "fuse.juicefs",   "fuse.gvfsd-fuse",
-    "fuse.moosefs", "fuse.mfs",        "fuse.goofys",
+    "fuse.sshfs",    "fuse.s3fs",    "fuse.rclone",     "fuse.glusterfs",
+    "fuse.gcsfuse",  "fuse.ceph",    "fuse.davfs",      "fuse.curlftpfs",
+    "fuse.smbnetfs", "fuse.juicefs", "fuse.gvfsd-fuse", "fuse.moosefs",
+    "fuse.mfs",      "fuse.goofys",
 };
 
 // The type of the mount that has device number `device`; empty if unknown.
 std::string MountType(dev_t device) {
   std::ifstream mounts("/proc/self/mountinfo");
-  const std::string number =
-      absl::StrCat(major(device), ":", minor(device));
+  const std::string number = absl::StrCat(major(device), ":", minor(device));
   std::string line;
   while (std::getline(mounts, line)) {
     // id parent major:minor root point options [tags] - type source options

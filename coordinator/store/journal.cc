@@ -38,8 +38,7 @@ class SqliteJournal final : public Journal {
 
   absl::Status OpenAndVerify();
 
-  absl::Status Append(
-      absl::Span<const v1::JournalRecord> records) override;
+  absl::Status Append(absl::Span<const v1::JournalRecord> records) override;
   absl::Status ForEach(const std::function<absl::Status(const JournalEntry&)>&
                            visit) const override;
   uint64_t num_entries() const override {
@@ -88,9 +87,9 @@ absl::StatusOr<bool> SqliteJournal::Exists() const {
   if (absl::IsNotFound(head.status())) return false;
   CHOIR_RETURN_IF_ERROR(head.status());
   if (head->sequence == 0) return false;
-  return absl::DataLossError(absl::StrCat(
-      PathOf(kDatabaseName), " is gone: the file 'head' knows of ",
-      head->sequence, " events; restore it from a backup"));
+  return absl::DataLossError(
+      absl::StrCat(PathOf(kDatabaseName), " is gone: the file 'head' knows of ",
+                   head->sequence, " events; restore it from a backup"));
 }
 
 absl::Status SqliteJournal::CheckAndRemoveSeal() {
@@ -129,13 +128,13 @@ absl::Status SqliteJournal::OpenDatabase(bool exists) {
   if (mode != "wal") {
     return absl::FailedPreconditionError(
         absl::StrCat("SQLite cannot keep a write-ahead log in ", root_,
-                     " (it offers '", mode, "'); put the store on a local "
+                     " (it offers '", mode,
+                     "'); put the store on a local "
                      "disk"));
   }
-  CHOIR_RETURN_IF_ERROR(
-      db_.Run(durability_ == base::Durability::kPowerLoss
-                  ? "PRAGMA synchronous = FULL"
-                  : "PRAGMA synchronous = OFF"));
+  CHOIR_RETURN_IF_ERROR(db_.Run(durability_ == base::Durability::kPowerLoss
+                                    ? "PRAGMA synchronous = FULL"
+                                    : "PRAGMA synchronous = OFF"));
   CHOIR_RETURN_IF_ERROR(
       db_.Run("PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY;"
               "PRAGMA journal_size_limit = 67108864"));
@@ -164,8 +163,8 @@ absl::Status SqliteJournal::VerifyChain() {
     if (!problem.empty()) return absl::DataLossError(problem);
     if (row.sequence == anchor.sequence) hash_at_anchor = chain.last_hash();
   }
-  const std::string problem = ChainVerifier::CompareHead(
-      anchor, chain.last_sequence(), hash_at_anchor);
+  const std::string problem =
+      ChainVerifier::CompareHead(anchor, chain.last_sequence(), hash_at_anchor);
   if (!problem.empty()) return absl::DataLossError(problem);
   head_ = {chain.last_sequence(), chain.last_hash()};
   absl::MutexLock lock(&mu_);
@@ -181,7 +180,8 @@ absl::Status SqliteJournal::OpenAndVerify() {
   const absl::Status chain = VerifyChain();
   if (absl::IsNotFound(chain)) {
     return absl::DataLossError(absl::StrCat(
-        "the file 'head' beside ", kDatabaseName, " is gone: without it a "
+        "the file 'head' beside ", kDatabaseName,
+        " is gone: without it a "
         "shortened journal cannot be told from a whole one; restore it from a "
         "backup"));
   }
@@ -190,9 +190,10 @@ absl::Status SqliteJournal::OpenAndVerify() {
   CHOIR_RETURN_IF_ERROR(head_file_->Write(head_));
   CHOIR_ASSIGN_OR_RETURN(
       insert_,
-      Statement::Prepare(db_, "INSERT INTO events (sequence, time_us, kind, "
-                              "job, round, body, hash) VALUES "
-                              "(?1, ?2, ?3, ?4, ?5, ?6, ?7)"));
+      Statement::Prepare(db_,
+                         "INSERT INTO events (sequence, time_us, kind, "
+                         "job, round, body, hash) VALUES "
+                         "(?1, ?2, ?3, ?4, ?5, ?6, ?7)"));
   CHOIR_ASSIGN_OR_RETURN(begin_, Statement::Prepare(db_, "BEGIN IMMEDIATE"));
   CHOIR_ASSIGN_OR_RETURN(commit_, Statement::Prepare(db_, "COMMIT"));
   writer_ = std::thread([this] { WriterLoop(); });
@@ -343,8 +344,7 @@ absl::Status SqliteJournal::Close() {
   begin_ = Statement();
   commit_ = Statement();
   // A reader that holds on to the log leaves it unsealed, which loses nothing.
-  const absl::Status checkpoint =
-      db_.Run("PRAGMA wal_checkpoint(TRUNCATE)");
+  const absl::Status checkpoint = db_.Run("PRAGMA wal_checkpoint(TRUNCATE)");
   CHOIR_RETURN_IF_ERROR(db_.Close());
   head_file_.reset();
   if (checkpoint.ok()) {

@@ -68,8 +68,8 @@ absl::StatusOr<Database> OpenCopy(const std::string& path,
     std::error_code error;
     std::filesystem::copy_file(path + suffix, copy + suffix, error);
     if (error) {
-      return base::ErrnoStatus(error.value(), absl::StrCat("copy ", path,
-                                                           suffix));
+      return base::ErrnoStatus(error.value(),
+                               absl::StrCat("copy ", path, suffix));
     }
     std::filesystem::permissions(copy + suffix,
                                  std::filesystem::perms::owner_read |
@@ -108,9 +108,9 @@ absl::StatusOr<std::string> FindStore(const std::string& argument) {
   if (std::filesystem::is_regular_file(path / kDatabaseName, ignored)) {
     return argument;
   }
-  return absl::NotFoundError(absl::StrCat(
-      "there is no store at '", argument, "': a store is a folder with a ",
-      kDatabaseName, " in it"));
+  return absl::NotFoundError(absl::StrCat("there is no store at '", argument,
+                                          "': a store is a folder with a ",
+                                          kDatabaseName, " in it"));
 }
 
 JournalReader::JournalReader(std::unique_ptr<State> state)
@@ -154,9 +154,7 @@ absl::Status JournalReader::ForEachRow(
 }
 
 uint64_t JournalReader::last_sequence() const { return state_->last_sequence; }
-const absl::StatusOr<Head>& JournalReader::head() const {
-  return state_->head;
-}
+const absl::StatusOr<Head>& JournalReader::head() const { return state_->head; }
 bool JournalReader::sealed() const { return state_->sealed; }
 
 absl::StatusOr<std::vector<std::string>> JournalReader::IntegrityProblems()
@@ -181,8 +179,9 @@ std::string ChainVerifier::Next(const JournalRow& row) {
   if (row.sequence != last_sequence_ + 1) {
     problem = row.sequence <= last_sequence_
                   ? absl::StrCat("event ", row.sequence, " stands twice")
-                  : absl::StrCat("event ", last_sequence_ + 1, " is missing: ",
-                                 row.sequence, " follows on ", last_sequence_);
+                  : absl::StrCat("event ", last_sequence_ + 1,
+                                 " is missing: ", row.sequence, " follows on ",
+                                 last_sequence_);
   } else if (DigestBytes(computed) != row.hash) {
     problem = absl::StrCat("event ", row.sequence,
                            ": its hash does not follow from its contents and "
@@ -190,19 +189,17 @@ std::string ChainVerifier::Next(const JournalRow& row) {
   }
   last_sequence_ = row.sequence;
   std::copy_n(reinterpret_cast<const uint8_t*>(row.hash.data()),
-              std::min(row.hash.size(), last_hash_.size()),
-              last_hash_.begin());
+              std::min(row.hash.size(), last_hash_.size()), last_hash_.begin());
   return problem;
 }
 
-std::string ChainVerifier::CompareHead(const Head& head,
-                                       uint64_t last_sequence,
+std::string ChainVerifier::CompareHead(const Head& head, uint64_t last_sequence,
                                        const base::Sha256Digest& hash_at_head) {
   if (head.sequence > last_sequence) {
-    return absl::StrCat("the journal is shorter than it once was: it ends with "
-                        "event ",
-                        last_sequence, ", the file 'head' knows of event ",
-                        head.sequence);
+    return absl::StrCat(
+        "the journal is shorter than it once was: it ends with "
+        "event ",
+        last_sequence, ", the file 'head' knows of event ", head.sequence);
   }
   if (head.hash != hash_at_head) {
     return absl::StrCat("event ", head.sequence,

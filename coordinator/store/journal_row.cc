@@ -115,9 +115,8 @@ absl::StatusOr<JournalEntry> DecodeEntry(const JournalRow& row) {
                                  "', the record '", columns.job, "'"));
   }
   if (columns.round != row.round) {
-    return BadEvent(row.sequence,
-                    absl::StrCat("column round says ", row.round,
-                                 ", the record ", columns.round));
+    return BadEvent(row.sequence, absl::StrCat("column round says ", row.round,
+                                               ", the record ", columns.round));
   }
   return entry;
 }

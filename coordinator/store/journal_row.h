@@ -1,4 +1,5 @@
-// One row of the journal's table, its place in the hash chain, and its decoding.
+// One row of the journal's table, its place in the hash chain, and its
+// decoding.
 //
 // docs/journal_format.md has the formula and a worked example.
 #ifndef CHOIR_COORDINATOR_STORE_JOURNAL_ROW_H_

@@ -69,7 +69,8 @@ absl::Status CreateSchema(Database& db) {
 }
 
 absl::Status CheckSchemaVersion(Database& db) {
-  CHOIR_ASSIGN_OR_RETURN(const std::string id, db.Text("PRAGMA application_id"));
+  CHOIR_ASSIGN_OR_RETURN(const std::string id,
+                         db.Text("PRAGMA application_id"));
   if (id != absl::StrCat(kApplicationId)) {
     return absl::DataLossError(absl::StrCat(
         kDatabaseName, " is no journal of Choir: its application id is ", id,
@@ -85,8 +86,10 @@ absl::Status CheckSchemaVersion(Database& db) {
   }
   if (version > kSchemaVersion) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "the journal has schema version ", version, ", this program reads up "
-        "to ", kSchemaVersion, "; use the newer version of Choir that wrote it"));
+        "the journal has schema version ", version,
+        ", this program reads up "
+        "to ",
+        kSchemaVersion, "; use the newer version of Choir that wrote it"));
   }
   return absl::OkStatus();
 }
@@ -124,7 +127,8 @@ absl::StatusOr<std::vector<std::string>> SchemaDifferences(Database& db) {
   CHOIR_ASSIGN_OR_RETURN(const std::string rows,
                          db.Text("SELECT count(*) FROM meta"));
   if (rows != "1") {
-    differences.push_back(absl::StrCat("table meta has ", rows, " rows, not 1"));
+    differences.push_back(
+        absl::StrCat("table meta has ", rows, " rows, not 1"));
   }
   return differences;
 }
@@ -150,8 +154,8 @@ absl::StatusOr<JournalRow> RowOf(const Statement& statement) {
   row.body = statement.Bytes(5);
   row.hash = statement.Bytes(6);
   if (row.hash.size() != 32) {
-    return absl::DataLossError(absl::StrCat("event ", sequence, ": its hash is ",
-                                            row.hash.size(),
+    return absl::DataLossError(absl::StrCat("event ", sequence,
+                                            ": its hash is ", row.hash.size(),
                                             " bytes long, not 32"));
   }
   return row;

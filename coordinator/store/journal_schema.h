@@ -25,7 +25,7 @@ inline constexpr char kLockName[] = "lock";
 struct SchemaObject {
   const char* type;  // "table" or "trigger"
   const char* name;
-  const char* sql;   // as sqlite_schema keeps it
+  const char* sql;  // as sqlite_schema keeps it
 };
 
 // Everything that the database holds, in order of creation.

@@ -106,10 +106,10 @@ absl::StatusOr<std::vector<std::string>> CompareWithSeal(
   for (size_t i = 0; i < pages && differences.size() < kMaxDifferences; ++i) {
     if (sealed.page_sha256[i] == actual.page_sha256[i]) continue;
     const uint64_t offset = i * kSealPageBytes;
-    differences.push_back(absl::StrCat(
-        "page ", i + 1, " of choir.db (bytes ", offset, " to ",
-        std::min(offset + kSealPageBytes, actual.bytes) - 1,
-        ") is not what was sealed"));
+    differences.push_back(
+        absl::StrCat("page ", i + 1, " of choir.db (bytes ", offset, " to ",
+                     std::min(offset + kSealPageBytes, actual.bytes) - 1,
+                     ") is not what was sealed"));
   }
   if (differences.empty() && sealed.file_sha256 != actual.file_sha256) {
     differences.push_back("choir.db is not what was sealed");

@@ -12,8 +12,8 @@ namespace choir::store {
 
 absl::StatusOr<Database> Database::Open(const std::string& uri, int flags) {
   Database db;
-  const int code = sqlite3_open_v2(uri.c_str(), &db.db_,
-                                   flags | SQLITE_OPEN_URI, nullptr);
+  const int code =
+      sqlite3_open_v2(uri.c_str(), &db.db_, flags | SQLITE_OPEN_URI, nullptr);
   if (code != SQLITE_OK) return db.Error(code, absl::StrCat("open ", uri));
   sqlite3_extended_result_codes(db.db_, 1);
   return db;
@@ -32,8 +32,8 @@ Database& Database::operator=(Database&& other) noexcept {
 absl::Status Database::Error(int code, absl::string_view what) const {
   const char* detail =
       db_ != nullptr ? sqlite3_errmsg(db_) : sqlite3_errstr(code);
-  const std::string message = absl::StrCat("cannot ", what, ": ", detail,
-                                           " (SQLite ", code, ")");
+  const std::string message =
+      absl::StrCat("cannot ", what, ": ", detail, " (SQLite ", code, ")");
   const int system_error = db_ != nullptr ? sqlite3_system_errno(db_) : 0;
   const int primary = code & 0xff;
   if (primary == SQLITE_FULL ||
@@ -141,8 +141,7 @@ std::string Statement::Bytes(int column) const {
   const void* data = sqlite3_column_blob(statement_, column);
   const int size = sqlite3_column_bytes(statement_, column);
   if (data == nullptr || size <= 0) return "";
-  return std::string(static_cast<const char*>(data),
-                     static_cast<size_t>(size));
+  return std::string(static_cast<const char*>(data), static_cast<size_t>(size));
 }
 
 int Statement::Type(int column) const {

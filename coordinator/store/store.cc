@@ -62,18 +62,19 @@ absl::StatusOr<int> TakeLock(const std::string& root) {
   if (error != EWOULDBLOCK) {
     return base::ErrnoStatus(error, absl::StrCat("lock ", path));
   }
-  absl::Status locked = absl::FailedPreconditionError(absl::StrCat(
-      "the store ", root, " is in use: another process holds its lock; stop "
-      "that process, or choose another folder"));
+  absl::Status locked = absl::FailedPreconditionError(
+      absl::StrCat("the store ", root,
+                   " is in use: another process holds its lock; stop "
+                   "that process, or choose another folder"));
   locked.SetPayload(kLockedPayload, absl::Cord("1"));
   return locked;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Store>> Store::Open(
-    const std::string& root, base::Durability durability,
-    const base::Clock& clock) {
+absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& root,
+                                                   base::Durability durability,
+                                                   const base::Clock& clock) {
   CHOIR_RETURN_IF_ERROR(base::MakeDirectories(root));
   CHOIR_RETURN_IF_ERROR(CheckFileSystem(root));
   CHOIR_ASSIGN_OR_RETURN(const int lock, TakeLock(root));

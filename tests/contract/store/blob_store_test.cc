@@ -212,14 +212,14 @@ TEST_P(BlobStoreTest, ManyThreadsPutTheSameAndOtherBlobs) {
   EXPECT_EQ(IncomingFiles(), 0u);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Durabilities, BlobStoreTest,
-    ::testing::Values(base::Durability::kProcessCrash,
-                      base::Durability::kPowerLoss),
-    [](const auto& info) {
-      return info.param == base::Durability::kPowerLoss ? "PowerLoss"
-                                                        : "ProcessCrash";
-    });
+INSTANTIATE_TEST_SUITE_P(Durabilities, BlobStoreTest,
+                         ::testing::Values(base::Durability::kProcessCrash,
+                                           base::Durability::kPowerLoss),
+                         [](const auto& info) {
+                           return info.param == base::Durability::kPowerLoss
+                                      ? "PowerLoss"
+                                      : "ProcessCrash";
+                         });
 
 }  // namespace
 }  // namespace choir::store

@@ -35,7 +35,8 @@ TEST(StoreTest, ANewStoreBeginsWithItsCreation) {
     ASSERT_TRUE(store.ok()) << store.status();
     EXPECT_EQ((*store)->journal().num_entries(), 1u);
     EXPECT_EQ((*store)->root(), root);
-    ASSERT_TRUE((*store)->journal()
+    ASSERT_TRUE((*store)
+                    ->journal()
                     .ForEach([](const JournalEntry& entry) {
                       EXPECT_TRUE(entry.record.has_store_created());
                       return absl::OkStatus();

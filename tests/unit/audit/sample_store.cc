@@ -49,15 +49,14 @@ class Sample {
     v1::JobSubmitted& submitted = *Add().mutable_job_submitted();
     *submitted.mutable_config() = config_;
     submitted.set_submitted_by("operator");
-    std::vector<float> values(
-        static_cast<size_t>(layout_.num_elements()), 0.25f);
+    std::vector<float> values(static_cast<size_t>(layout_.num_elements()),
+                              0.25f);
     adapter_bytes_ = model::EncodeAdapterFile(layout_, values);
     adapter_ = Must(blobs_.Put(adapter_bytes_));
     v1::JobStarted& started = *Add().mutable_job_started();
     started.set_job(kJob);
     started.set_layout_digest(layout_.digest());
-    started.set_num_parameters(
-        static_cast<uint64_t>(layout_.num_elements()));
+    started.set_num_parameters(static_cast<uint64_t>(layout_.num_elements()));
     *started.mutable_adapter() = adapter_;
     *started.mutable_adapter_config() = Must(blobs_.Put("{\"r\": 2}"));
     v1::ModelFile& file = *started.add_base_model();
@@ -118,15 +117,13 @@ class Sample {
   }
   void AddRound(uint32_t round, uint32_t attempt) {
     AddStart(round, attempt);
-    aggregate::IntegerSum sum = Must(
-        aggregate::IntegerSum::Create(layout_,
-                                      resolved_.aggregation.fixed_point_bits));
+    aggregate::IntegerSum sum = Must(aggregate::IntegerSum::Create(
+        layout_, resolved_.aggregation.fixed_point_bits));
     v1::JournalRecord committed_record;
     v1::RoundCommitted& committed = *committed_record.mutable_round_committed();
     uint64_t weight = 10 * round;
     for (const char* client : {"ada", "cyd"}) {
-      std::vector<float> update(
-          static_cast<size_t>(layout_.num_elements()));
+      std::vector<float> update(static_cast<size_t>(layout_.num_elements()));
       for (size_t i = 0; i < update.size(); ++i) {
         update[i] = 0.001f * static_cast<float>(i + weight);
       }

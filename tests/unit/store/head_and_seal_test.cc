@@ -29,16 +29,14 @@ TEST(HeadFileTest, EveryFlippedBitIsNoticed) {
 
 TEST(HeadFileTest, IsRewrittenInPlaceWithTheSameLength) {
   const std::string path = tests::NewTempDir() + "/head";
-  ASSERT_TRUE(
-      base::WriteFileAtomic(path, RenderHead({0, ChainStart()})).ok());
+  ASSERT_TRUE(base::WriteFileAtomic(path, RenderHead({0, ChainStart()})).ok());
   const auto size = base::FileSize(path);
   const auto file = HeadFile::Open(path);
   ASSERT_TRUE(file.ok());
   ASSERT_TRUE((*file)->Write({~0ull, base::Sha256Of("y")}).ok());
   EXPECT_EQ(base::FileSize(path), size);
   EXPECT_EQ(ReadHead(path)->sequence, ~0ull);
-  EXPECT_EQ(ReadHead(path + "x").status().code(),
-            absl::StatusCode::kNotFound);
+  EXPECT_EQ(ReadHead(path + "x").status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST(SealTest, FlippedBitsOfFileAndSealAreNoticedAndLocated) {
@@ -74,8 +72,8 @@ TEST(SealTest, FlippedBitsOfFileAndSealAreNoticedAndLocated) {
     write(seal, bad);
     const auto differences = CompareWithSeal(path, seal);
     ASSERT_EQ(differences->size(), 1u) << "bit " << bit;
-    EXPECT_TRUE(absl::StrContains((*differences)[0],
-                                  "is " + std::to_string(bit / 8)))
+    EXPECT_TRUE(
+        absl::StrContains((*differences)[0], "is " + std::to_string(bit / 8)))
         << (*differences)[0];
   }
 }

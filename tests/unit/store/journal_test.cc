@@ -118,7 +118,8 @@ TEST_F(JournalTest, AppendsOfManyThreadsMakeOneChain) {
     for (uint32_t t = 0; t < 8; ++t) {
       threads.emplace_back([&, t] {
         for (uint32_t i = 0; i < 50; ++i) {
-          EXPECT_TRUE(journal->Append({Started(2 * i), Started(2 * i + 1)}).ok())
+          EXPECT_TRUE(
+              journal->Append({Started(2 * i), Started(2 * i + 1)}).ok())
               << t;
         }
       });
