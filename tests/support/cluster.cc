@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "base/files.h"
 #include "tests/support/golden.h"
@@ -129,7 +130,10 @@ CommandResult Cluster::Admin(const std::vector<std::string>& arguments) {
 }
 
 void Cluster::Submit(const std::string& job_toml) {
-  Write(PathOf("job.toml"), job_toml);
+  // The job's tables stand below [job], beside those of other programs.
+  Write(PathOf("job.toml"),
+        absl::StrCat("[job]\n",
+                     absl::StrReplaceAll(job_toml, {{"\n[", "\n[job."}})));
   const CommandResult result = Admin({"job", "submit", PathOf("job.toml")});
   if (result.exit_code != 0) {
     Fail(absl::StrCat("job submit: ", result.out, result.err));
