@@ -1,6 +1,7 @@
 #include "coordinator/main/daemon.h"
 
 #include <poll.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <memory>
@@ -151,6 +152,10 @@ int RunDaemon(DaemonRun run) {
       run.options.store, base::Durability::kPowerLoss, clock);
   if (!store.ok()) return StoreError(store.status(), run.json);
   base::StopSignal::Install();
+  // One left by a run that was killed would be taken for readiness.
+  if (!run.options.port_file.empty()) {
+    ::unlink(run.options.port_file.c_str());
+  }
   std::vector<v1::JobStatus> jobs;
   {
     absl::StatusOr<std::unique_ptr<rpc::CoordinatorServer>> server =

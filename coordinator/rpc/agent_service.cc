@@ -142,7 +142,7 @@ grpc::ServerUnaryReactor* AgentService::GetUploadStatus(
   if (!peer.ok()) return AnswerNow(context, peer.status());
   absl::StatusOr<uint64_t> received = uploads_.ReceivedBytes(*peer, *request);
   if (received.ok()) response->set_received_bytes(*received);
-  return AnswerNow(context, ForPeer(received.status()));
+  return AnswerNow(context, received.status());
 }
 
 grpc::ServerReadReactor<v1::UploadChunk>* AgentService::Upload(

@@ -67,8 +67,6 @@ absl::Status JobTable::ApplyCommitted(const v1::RoundCommitted& record) {
   v1::JobStatus& status = entry->status;
   status.set_rounds_committed(record.round());
   status.set_adapter_digest(record.adapter().digest());
-  status.set_bytes_up(status.bytes_up() + record.bytes_up());
-  status.set_bytes_down(status.bytes_down() + record.bytes_down());
   return absl::OkStatus();
 }
 
@@ -79,6 +77,19 @@ absl::Status JobTable::ApplyEvaluated(const v1::EvaluationFinished& record) {
       record.loss_sum() / static_cast<double>(record.tokens());
   if (record.version() == 0) entry->status.set_heldout_loss_before(loss);
   entry->status.set_heldout_loss(loss);
+  return absl::OkStatus();
+}
+
+absl::Status JobTable::CountBytes(const std::string& job, uint64_t up,
+                                  uint64_t down) {
+  CHOIR_ASSIGN_OR_RETURN(Entry * entry, Find(job));
+  v1::JobStatus& status = entry->status;
+  // The numbers are claims of clients: they must not wrap around.
+  const auto add = [](uint64_t a, uint64_t b) {
+    return a + b < a ? std::numeric_limits<uint64_t>::max() : a + b;
+  };
+  status.set_bytes_up(add(status.bytes_up(), up));
+  status.set_bytes_down(add(status.bytes_down(), down));
   return absl::OkStatus();
 }
 
@@ -110,6 +121,15 @@ absl::Status JobTable::Apply(const v1::JournalRecord& record) {
       return ApplyFinished(record.job_finished());
     case v1::JournalRecord::kRoundCommitted:
       return ApplyCommitted(record.round_committed());
+    case v1::JournalRecord::kUpdateAccepted: {
+      const v1::UpdateAccepted& update = record.update_accepted();
+      return CountBytes(update.key().job(), update.report().update().size(),
+                        update.report().bytes_downloaded());
+    }
+    case v1::JournalRecord::kEvaluationAccepted: {
+      const v1::EvaluationAccepted& done = record.evaluation_accepted();
+      return CountBytes(done.key().job(), 0, done.report().bytes_downloaded());
+    }
     case v1::JournalRecord::kEvaluationFinished:
       return ApplyEvaluated(record.evaluation_finished());
     case v1::JournalRecord::kRoundLost: {

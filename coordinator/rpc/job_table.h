@@ -70,6 +70,8 @@ class JobTable {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ApplyEvaluated(const v1::EvaluationFinished& record)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CountBytes(const std::string& job, uint64_t up, uint64_t down)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ApplyFinished(const v1::JobFinished& record)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

@@ -30,7 +30,7 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadChunk> {
     }
     const absl::Status taken = Take();
     if (!taken.ok()) {
-      Finish(ToGrpc(ForPeer(taken)));
+      Finish(ToGrpc(taken));
       return;
     }
     StartRead(&chunk_);
@@ -63,7 +63,7 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadChunk> {
       if (absl::IsDataLoss(status)) {
         status = uploads_->gate().Refuse(peer_, kMethod, status);
       }
-      Finish(ToGrpc(ForPeer(status)));
+      Finish(ToGrpc(status));
     });
   }
 
@@ -80,7 +80,10 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadChunk> {
 absl::Status UploadSlot::Open() {
   complete_ = blobs_.Contains(blob_.digest());
   if (complete_ || incoming_ != nullptr) return absl::OkStatus();
-  CHOIR_ASSIGN_OR_RETURN(incoming_, blobs_.Receive(blob_, owner_));
+  absl::StatusOr<std::unique_ptr<store::IncomingBlob>> incoming =
+      blobs_.Receive(blob_, owner_);
+  if (!incoming.ok()) return ForPeer(incoming.status());
+  incoming_ = *std::move(incoming);
   return absl::OkStatus();
 }
 
@@ -114,7 +117,7 @@ absl::Status UploadSlot::Append(uint64_t turn, uint64_t offset,
     incoming_.reset();
     ++turn_;
   }
-  return written;
+  return ForPeer(written);
 }
 
 absl::StatusOr<uint64_t> UploadSlot::Finish(uint64_t turn) {
@@ -129,7 +132,7 @@ absl::StatusOr<uint64_t> UploadSlot::Finish(uint64_t turn) {
   const absl::Status named = incoming_->Commit();
   incoming_.reset();
   ++turn_;
-  if (!named.ok()) return named;
+  if (!named.ok()) return ForPeer(named);
   complete_ = true;
   return blob_.size();
 }

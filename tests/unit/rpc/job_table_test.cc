@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdint>
 
 #include "absl/strings/str_cat.h"
 
@@ -33,7 +34,6 @@ class JobTableTest : public testing::Test {
     committed->set_job(name);
     committed->set_round(round);
     committed->mutable_adapter()->set_digest(absl::StrCat("v", round));
-    committed->set_bytes_up(10);
     return jobs_.Apply(record);
   }
   void Finish(const std::string& name, v1::JobFinished::State state) {
@@ -99,6 +99,17 @@ TEST_F(JobTableTest, StatusSumsUpTheRecords) {
   v1::JournalRecord lost;
   lost.mutable_round_lost()->set_job("j");
   ASSERT_TRUE(jobs_.Apply(lost).ok());
+  v1::JournalRecord update;
+  update.mutable_update_accepted()->mutable_key()->set_job("j");
+  v1::TrainReport* report = update.mutable_update_accepted()->mutable_report();
+  report->mutable_update()->set_size(10);
+  report->set_bytes_downloaded(7);
+  ASSERT_TRUE(jobs_.Apply(update).ok());
+  v1::JournalRecord evaluation;
+  evaluation.mutable_evaluation_accepted()->mutable_key()->set_job("j");
+  evaluation.mutable_evaluation_accepted()->mutable_report()
+      ->set_bytes_downloaded(UINT64_MAX - 1);
+  ASSERT_TRUE(jobs_.Apply(evaluation).ok());
   const v1::JobStatus status = *jobs_.Status("j");
   EXPECT_EQ(status.heldout_loss_before(), 3.0);
   EXPECT_EQ(status.heldout_loss(), 2.0);
@@ -106,6 +117,7 @@ TEST_F(JobTableTest, StatusSumsUpTheRecords) {
   EXPECT_EQ(status.rounds_lost(), 1u);
   EXPECT_EQ(status.rounds_total(), 3u);
   EXPECT_EQ(status.bytes_up(), 10u);
+  EXPECT_EQ(status.bytes_down(), UINT64_MAX) << "no wrapping around";
   EXPECT_EQ(status.state(), "running");
   EXPECT_EQ(status.adapter_digest(), "v1");
 }
