@@ -1,0 +1,27 @@
+// The least that gRPC streaming over TLS can be: a server that sends one buffer
+// in chunks, a client that throws them away. What Choir's transfers are
+// measured against.
+#ifndef CHOIR_TESTS_BENCH_TRANSFER_BARE_STREAM_H_
+#define CHOIR_TESTS_BENCH_TRANSFER_BARE_STREAM_H_
+
+#include <cstdint>
+#include <string>
+
+namespace choir::bench {
+
+struct TlsFiles {
+  std::string ca_certificate;
+  std::string certificate;
+  std::string private_key;
+};
+
+// Serves until the process is killed; writes its port to `port_file`.
+int ServeBareStream(const TlsFiles& tls, uint64_t bytes, uint64_t chunk_bytes,
+                    const std::string& port_file);
+
+// Bytes received from a bare server.
+uint64_t ReadBareStream(const TlsFiles& tls, const std::string& address);
+
+}  // namespace choir::bench
+
+#endif  // CHOIR_TESTS_BENCH_TRANSFER_BARE_STREAM_H_
