@@ -22,20 +22,20 @@ def table(lines):
     before, after, up, down, rounds = {}, {}, collections.Counter(), collections.Counter(), 0
     for line in lines:
         record = json.loads(line)["record"]
-        if "evaluationAccepted" in record:
-            event = record["evaluationAccepted"]
+        if "evaluation_accepted" in record:
+            event = record["evaluation_accepted"]
             report = event["report"]
             tokens = int(report.get("tokens", 0))
-            down[event["client"]] += int(report.get("bytesDownloaded", 0))
+            down[event["client"]] += int(report.get("bytes_downloaded", 0))
             if tokens:
-                loss = report.get("lossSum", 0.0) / tokens
+                loss = report.get("loss_sum", 0.0) / tokens
                 before.setdefault(event["client"], loss)
                 after[event["client"]] = loss
-        elif "updateAccepted" in record:
-            event = record["updateAccepted"]
+        elif "update_accepted" in record:
+            event = record["update_accepted"]
             up[event["client"]] += int(event["report"]["update"]["size"])
-            down[event["client"]] += int(event["report"].get("bytesDownloaded", 0))
-        elif "roundCommitted" in record:
+            down[event["client"]] += int(event["report"].get("bytes_downloaded", 0))
+        elif "round_committed" in record:
             rounds += 1
     print(f"{rounds} rounds committed")
     print(f"{'client':<12}{'held-out loss before':>22}{'after':>10}{'MB up':>10}{'MB down':>10}")

@@ -41,14 +41,6 @@ void Write(const std::string& path, const std::string& text) {
   if (!status.ok()) Fail(std::string(status.message()));
 }
 
-// The value of `name` in either spelling of protobuf's JSON.
-nlohmann::json Field(const nlohmann::json& object, const char* snake,
-                     const char* camel) {
-  if (object.contains(snake)) return object[snake];
-  if (object.contains(camel)) return object[camel];
-  return nullptr;
-}
-
 }  // namespace
 
 Cluster::Cluster(std::string store)
@@ -147,14 +139,9 @@ JobView Cluster::ShowJob(const std::string& job) {
   JobView view;
   if (result.exit_code != 0 || !parsed.is_object()) return view;
   view.state = parsed.value("state", "");
-  const nlohmann::json digest =
-      Field(parsed, "adapter_digest", "adapterDigest");
-  if (digest.is_string()) view.adapter_digest = digest.get<std::string>();
-  const nlohmann::json committed =
-      Field(parsed, "rounds_committed", "roundsCommitted");
-  if (committed.is_number()) view.rounds_committed = committed.get<int>();
-  const nlohmann::json lost = Field(parsed, "rounds_lost", "roundsLost");
-  if (lost.is_number()) view.rounds_lost = lost.get<int>();
+  view.adapter_digest = parsed.value("adapter_digest", "");
+  view.rounds_committed = parsed.value("rounds_committed", 0);
+  view.rounds_lost = parsed.value("rounds_lost", 0);
   return view;
 }
 

@@ -47,10 +47,10 @@ std::map<std::string, std::string> CommittedRounds(const std::string& store) {
     if (line.empty()) continue;
     const nlohmann::json event = nlohmann::json::parse(
         std::string(line), nullptr, /*allow_exceptions=*/false);
-    if (!event.is_object() || !event["record"].contains("roundCommitted")) {
+    if (!event.is_object() || !event["record"].contains("round_committed")) {
       continue;
     }
-    const nlohmann::json& committed = event["record"]["roundCommitted"];
+    const nlohmann::json& committed = event["record"]["round_committed"];
     const std::string key =
         absl::StrCat(committed["job"].get<std::string>(), "/",
                      committed["round"].get<int>());
