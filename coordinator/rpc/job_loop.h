@@ -43,6 +43,8 @@ struct JobLoopOptions {
   // A client that does not come back for so long after its check-in ended is
   // no longer available.
   absl::Duration absence = absl::Seconds(15);
+  // Updates that were uploaded but never reported are kept too.
+  bool keep_updates = false;
   RunnerFactory make_runner;
 };
 
@@ -121,6 +123,7 @@ class JobLoop {
   void FirePeerTimers(absl::Time now);
   void StartNextJob();
   void AdvanceJobs();
+  void RemoveUnreported();
   void OnTask(const std::string& client, v1::TaskPlan plan);
   void OnRecord(const v1::JournalRecord& record);
   void Arrive(const std::string& client);

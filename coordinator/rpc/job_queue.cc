@@ -55,6 +55,7 @@ absl::StatusOr<v1::ReportResponse> JobLoop::Report(
   CHOIR_ASSIGN_OR_RETURN(v1::ReportResponse response,
                          PostToRunner(std::move(event)));
   board_.Done(client, request.key());
+  if (request.has_train()) board_.Reported(request.train().update().digest());
   return response;
 }
 
@@ -106,6 +107,18 @@ void JobLoop::StartNextJob() {
   for (const std::string& client : waiting) Arrive(client);
 }
 
+// Single updates do not outlive their job, also those that nobody reported.
+void JobLoop::RemoveUnreported() {
+  for (const std::string& digest : board_.TakeUnreported()) {
+    if (options_.keep_updates || jobs_.IsModelBlob(digest)) continue;
+    const absl::Status removed = store_.blobs().Remove(digest);
+    if (!removed.ok()) {
+      base::LogWarning("cannot remove update ", digest, ": ",
+                       removed.message());
+    }
+  }
+}
+
 void JobLoop::AdvanceJobs() {
   for (;;) {
     if (runner_ != nullptr && runner_->finished() &&
@@ -113,9 +126,13 @@ void JobLoop::AdvanceJobs() {
       runner_.reset();
       running_job_.clear();
       board_.Clear();
+      RemoveUnreported();
     }
     if (runner_ != nullptr || (troubled_ && clock_.Now() < retry_at_)) break;
-    if (!jobs_.Next().has_value()) break;
+    if (!jobs_.Next().has_value()) {
+      RemoveUnreported();
+      break;
+    }
     StartNextJob();
   }
   idle_ = runner_ == nullptr && !jobs_.Next().has_value();

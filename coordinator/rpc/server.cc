@@ -54,6 +54,10 @@ class ServerImpl final : public CoordinatorServer {
     CHOIR_RETURN_IF_ERROR(CheckOwnCertificate(options_, clock_.Now()));
     CHOIR_RETURN_IF_ERROR(
         store_.journal().ForEach([this](const store::JournalEntry& entry) {
+          if (entry.record.has_update_accepted()) {
+            accepted_.insert(
+                entry.record.update_accepted().report().update().digest());
+          }
           CHOIR_RETURN_IF_ERROR(registry_.Apply(entry.record));
           return jobs_.Apply(entry.record);
         }));
@@ -64,6 +68,8 @@ class ServerImpl final : public CoordinatorServer {
                                         &pool_, std::move(hooks));
       };
     }
+    options_.loop.keep_updates = options_.runner.keep_updates;
+    CHOIR_RETURN_IF_ERROR(FindUnreported());
     loop_ = std::make_unique<JobLoop>(options_.loop, store_, registry_, jobs_,
                                       board_, clock_);
     refusals_ = std::make_unique<RefusalLog>(
@@ -111,6 +117,23 @@ class ServerImpl final : public CoordinatorServer {
   }
 
  private:
+  // Updates that had arrived, but were not reported, when the last run ended.
+  absl::Status FindUnreported() {
+    CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> digests,
+                           store_.blobs().List());
+    for (const std::string& digest : digests) {
+      if (accepted_.contains(digest) || jobs_.IsModelBlob(digest)) continue;
+      const auto blob = store_.blobs().OpenBlob(digest);
+      char magic[4] = {};
+      if (blob.ok() && (*blob)->ReadAt(0, sizeof(magic), magic).ok() &&
+          absl::string_view(magic, sizeof(magic)) == "CHU1") {
+        board_.Uploaded(digest);
+      }
+    }
+    accepted_.clear();
+    return absl::OkStatus();
+  }
+
   absl::Status Listen() {
     grpc::ServerBuilder builder;
     builder.AddListeningPort(options_.listen, TlsCredentials(options_),
@@ -149,6 +172,8 @@ class ServerImpl final : public CoordinatorServer {
   registry::Registry registry_;
   JobTable jobs_;
   WorkBoard board_;
+  // While starting: updates that the journal knows.
+  absl::flat_hash_set<std::string> accepted_;
   std::unique_ptr<JobLoop> loop_;
   std::unique_ptr<RefusalLog> refusals_;
   std::unique_ptr<Gate> gate_;

@@ -52,6 +52,8 @@ class UploadSlot {
   // DATA_LOSS if the bytes are not those announced; they are dropped then.
   absl::StatusOr<uint64_t> Finish(uint64_t turn);
 
+  const v1::BlobRef& blob() const { return blob_; }
+
  private:
   absl::Status Open() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
@@ -69,7 +71,7 @@ class Uploads {
  public:
   // The references outlive this.
   Uploads(TransferOptions options, store::BlobStore& blobs,
-          const WorkBoard& board, Gate& gate);
+          WorkBoard& board, Gate& gate);
 
   // Receives a stream; the reactor deletes itself.
   grpc::ServerReadReactor<v1::UploadChunk>* StartUpload(
@@ -87,13 +89,14 @@ class Uploads {
                           const v1::UploadChunk& chunk);
   std::shared_ptr<UploadSlot> Slot(const PeerIdentity& peer,
                                    const v1::BlobRef& blob);
+  absl::StatusOr<uint64_t> Finish(UploadSlot& slot, uint64_t turn);
   Gate& gate() { return gate_; }
   base::ThreadPool& pool() { return pool_; }
 
  private:
   const TransferOptions options_;
   store::BlobStore& blobs_;
-  const WorkBoard& board_;
+  WorkBoard& board_;
   Gate& gate_;
   absl::Mutex mu_;
   // By client: one upload at a time; shared with the streams that use it.

@@ -57,7 +57,7 @@ class UploadStream final : public grpc::ServerReadReactor<v1::UploadChunk> {
       return;
     }
     uploads_->pool().Add([this](int) {
-      absl::StatusOr<uint64_t> received = slot_->Finish(turn_);
+      absl::StatusOr<uint64_t> received = uploads_->Finish(*slot_, turn_);
       absl::Status status = received.status();
       if (received.ok()) response_->set_received_bytes(*received);
       if (absl::IsDataLoss(status)) {
@@ -138,7 +138,7 @@ absl::StatusOr<uint64_t> UploadSlot::Finish(uint64_t turn) {
 }
 
 Uploads::Uploads(TransferOptions options, store::BlobStore& blobs,
-                 const WorkBoard& board, Gate& gate)
+                 WorkBoard& board, Gate& gate)
     : options_(options), blobs_(blobs), board_(board), gate_(gate) {}
 
 absl::Status Uploads::Check(const PeerIdentity& peer, const v1::TaskKey& key,
@@ -200,12 +200,20 @@ grpc::ServerReadReactor<v1::UploadChunk>* Uploads::StartUpload(
   return new UploadStream(*this, *std::move(peer), response);
 }
 
+absl::StatusOr<uint64_t> Uploads::Finish(UploadSlot& slot, uint64_t turn) {
+  absl::StatusOr<uint64_t> received = slot.Finish(turn);
+  if (received.ok() && *received == slot.blob().size()) {
+    board_.Uploaded(slot.blob().digest());
+  }
+  return received;
+}
+
 absl::StatusOr<uint64_t> Uploads::ReceivedBytes(
     const PeerIdentity& peer, const v1::UploadStatusRequest& request) {
   CHOIR_RETURN_IF_ERROR(Check(peer, request.key(), request.blob()));
   std::shared_ptr<UploadSlot> slot = Slot(peer, request.blob());
   CHOIR_ASSIGN_OR_RETURN(const uint64_t turn, slot->Begin());
-  absl::StatusOr<uint64_t> received = slot->Finish(turn);
+  absl::StatusOr<uint64_t> received = Finish(*slot, turn);
   // Bytes that are not those announced are gone: begin again.
   if (absl::IsDataLoss(received.status())) return 0;
   return received;

@@ -40,6 +40,21 @@ void WorkBoard::Clear() {
   tasks_.clear();
 }
 
+void WorkBoard::Uploaded(const std::string& digest) {
+  absl::MutexLock lock(&mu_);
+  unreported_.insert(digest);
+}
+
+void WorkBoard::Reported(const std::string& digest) {
+  absl::MutexLock lock(&mu_);
+  unreported_.erase(digest);
+}
+
+absl::flat_hash_set<std::string> WorkBoard::TakeUnreported() {
+  absl::MutexLock lock(&mu_);
+  return std::exchange(unreported_, {});
+}
+
 absl::Status WorkBoard::CheckUpload(absl::string_view client,
                                     const v1::TaskKey& key) const {
   absl::MutexLock lock(&mu_);

@@ -25,6 +25,13 @@ class WorkBoard {
   // No job runs any more.
   void Clear();
 
+  // An update has arrived whole; its client has not reported it yet.
+  void Uploaded(const std::string& digest);
+  // The runner knows of the update now and will remove it.
+  void Reported(const std::string& digest);
+  // Updates that arrived and were never reported; forgets them.
+  absl::flat_hash_set<std::string> TakeUnreported();
+
   // ABORTED unless `client` has the training task `key`.
   absl::Status CheckUpload(absl::string_view client,
                            const v1::TaskKey& key) const;
@@ -39,6 +46,7 @@ class WorkBoard {
   };
   mutable absl::Mutex mu_;
   absl::flat_hash_map<std::string, Task> tasks_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_set<std::string> unreported_ ABSL_GUARDED_BY(mu_);
 };
 
 bool SameTask(const v1::TaskKey& a, const v1::TaskKey& b);
