@@ -91,7 +91,8 @@ void AddCaVerbs(CLI::App& app, AdminFlags& flags) {
     return RunCaInit(flags.init, TheClock(), random);
   });
   init->add_option("--dir", flags.init.directory, "Its folder")->required();
-  init->add_option("--name", flags.init.name, "Its name")->capture_default_str();
+  init->add_option("--name", flags.init.name, "Its name")
+      ->capture_default_str();
   init->add_option("--days", flags.init.days, "How long it is valid")
       ->capture_default_str();
   CLI::App* issue =

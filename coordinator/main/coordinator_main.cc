@@ -55,8 +55,8 @@ int Check(const DaemonRun& run) {
   }
   const std::string toml = config::ToToml(ToProto(run.options));
   if (run.json) {
-    std::printf("%s\n",
-                nlohmann::json({{"ok", true}, {"config", toml}}).dump().c_str());
+    const nlohmann::json document = {{"ok", true}, {"config", toml}};
+    std::printf("%s\n", document.dump().c_str());
   } else {
     std::fputs(toml.c_str(), stdout);
   }

@@ -124,6 +124,29 @@ absl::StatusOr<NewToken> Registry::CreateToken(
   return out;
 }
 
+absl::StatusOr<EnrolDecision> Registry::EnrolAgain(
+    const Token& spent, absl::string_view name,
+    absl::string_view public_key_sha256) const {
+  if (spent.used_by != name || spent.public_key_sha256 != public_key_sha256) {
+    return absl::PermissionDeniedError(
+        "the token was used already; a token enrols one client once");
+  }
+  auto client = clients_.find(std::string(name));
+  if (client == clients_.end() ||
+      client->second.client.state == ClientState::kRevoked) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("client \"", name, "\" was revoked"));
+  }
+  if (client->second.client.public_key_sha256 != public_key_sha256) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("client \"", name, "\" has enrolled anew since"));
+  }
+  EnrolDecision decision;
+  decision.pending_approval =
+      client->second.client.state == ClientState::kPending;
+  return decision;
+}
+
 absl::StatusOr<EnrolDecision> Registry::Enrol(
     absl::string_view name, absl::string_view token,
     absl::string_view public_key_sha256, bool require_approval,
@@ -141,23 +164,7 @@ absl::StatusOr<EnrolDecision> Registry::Enrol(
   auto client = clients_.find(std::string(name));
   EnrolDecision decision;
   if (!spent.used_by.empty()) {
-    if (spent.used_by != name ||
-        spent.public_key_sha256 != public_key_sha256) {
-      return absl::PermissionDeniedError(
-          "the token was used already; a token enrols one client once");
-    }
-    if (client == clients_.end() ||
-        client->second.client.state == ClientState::kRevoked) {
-      return absl::PermissionDeniedError(
-          absl::StrCat("client \"", name, "\" was revoked"));
-    }
-    if (client->second.client.public_key_sha256 != public_key_sha256) {
-      return absl::PermissionDeniedError(
-          absl::StrCat("client \"", name, "\" has enrolled anew since"));
-    }
-    decision.pending_approval =
-        client->second.client.state == ClientState::kPending;
-    return decision;
+    return EnrolAgain(spent, name, public_key_sha256);
   }
   if (now >= spent.expires) {
     return absl::PermissionDeniedError(absl::StrCat(

@@ -118,6 +118,11 @@ class Registry {
     absl::flat_hash_set<std::string> serials;
   };
 
+  // A repeated call with a token that is spent.
+  absl::StatusOr<EnrolDecision> EnrolAgain(
+      const Token& spent, absl::string_view name,
+      absl::string_view public_key_sha256) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ApplyEnrolled(const v1::ClientEnrolled& record)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 

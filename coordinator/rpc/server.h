@@ -38,8 +38,8 @@ struct ServerOptions {
   std::string config_text;
 };
 
-// INVALID_ARGUMENT if the coordinator's certificate is not one of its CA for the
-// role coordinator, not valid at `now`, or not the private key's.
+// INVALID_ARGUMENT if the coordinator's certificate is not one of its CA for
+// the role coordinator, not valid at `now`, or not the private key's.
 absl::Status CheckOwnCertificate(const ServerOptions& options, absl::Time now);
 
 // Threads: safe.

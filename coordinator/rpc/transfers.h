@@ -79,8 +79,8 @@ class Uploads {
 
   // How much of the blob is there. Gives a blob its name whose last byte
   // arrived without the end of its stream.
-  absl::StatusOr<uint64_t> ReceivedBytes(const PeerIdentity& peer,
-                                         const v1::UploadStatusRequest& request);
+  absl::StatusOr<uint64_t> ReceivedBytes(
+      const PeerIdentity& peer, const v1::UploadStatusRequest& request);
 
   // For the reactor.
   absl::Status Check(const PeerIdentity& peer, const v1::TaskKey& key,
