@@ -110,6 +110,8 @@ class LoraTrainer final : public Trainer {
                               const config::TrainingOptions& options,
                               int64_t predictions, uint64_t dropout_seed);
   void Upload(absl::Span<const float> parameters);
+  // Clips gradient_ and takes optimiser step number `updates` (from 1).
+  absl::Status Update(const config::TrainingOptions& options, int64_t updates);
   absl::StatusOr<TrainResult> TrainImpl(absl::Span<float> parameters,
                                         absl::Span<const Example> examples,
                                         const config::TrainingOptions& options,
@@ -183,9 +185,8 @@ absl::StatusOr<double> LoraTrainer::Step(
   double loss = 0.0;
   const size_t batch_size = static_cast<size_t>(options.batch_size);
   for (size_t i = 0; i < examples.size(); i += batch_size) {
-    const PackedBatch batch =
-        PackExamples(examples.subspan(i, batch_size), MaxLength(options),
-                     llama.device());
+    const PackedBatch batch = PackExamples(examples.subspan(i, batch_size),
+                                           MaxLength(options), llama.device());
     if (batch.predictions == 0) continue;
     forward.dropout_seed = dropout_seed + i * 1000003;
     const at::Tensor part = llama.Loss(batch, forward, 1.0 / predictions);
@@ -207,6 +208,27 @@ absl::StatusOr<double> LoraTrainer::Step(
                 gradient_.size() * sizeof(float));
   }
   return loss * static_cast<double>(predictions);
+}
+
+absl::Status LoraTrainer::Update(const config::TrainingOptions& options,
+                                 int64_t updates) {
+  const double norm =
+      ClipGradient(absl::MakeSpan(gradient_), options.max_grad_norm);
+  if (!std::isfinite(norm)) {
+    return absl::AbortedError(
+        "the gradient is no longer a finite number; lower the learning rate");
+  }
+  if (options.optimizer == config::OptimizerKind::kAdamW) {
+    AdamWStep({options.learning_rate, options.beta1, options.beta2,
+               options.epsilon, options.weight_decay},
+              updates, gradient_, absl::MakeSpan(first_moment_),
+              absl::MakeSpan(second_moment_), absl::MakeSpan(values_));
+  } else {
+    SgdStep({options.learning_rate, options.momentum, options.weight_decay},
+            updates, gradient_, absl::MakeSpan(first_moment_),
+            absl::MakeSpan(values_));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
@@ -250,24 +272,7 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
                dropout_seed + static_cast<uint64_t>(step) * 0x51ed2701));
       loss_sum += loss;
       result.tokens += static_cast<uint64_t>(predictions);
-      const double norm =
-          ClipGradient(absl::MakeSpan(gradient_), options.max_grad_norm);
-      if (!std::isfinite(norm)) {
-        return absl::AbortedError(
-            "the gradient is no longer a finite number; lower the learning "
-            "rate");
-      }
-      ++updates;
-      if (options.optimizer == config::OptimizerKind::kAdamW) {
-        AdamWStep({options.learning_rate, options.beta1, options.beta2,
-                   options.epsilon, options.weight_decay},
-                  updates, gradient_, absl::MakeSpan(first_moment_),
-                  absl::MakeSpan(second_moment_), absl::MakeSpan(values_));
-      } else {
-        SgdStep({options.learning_rate, options.momentum, options.weight_decay},
-                updates, gradient_, absl::MakeSpan(first_moment_),
-                absl::MakeSpan(values_));
-      }
+      CHOIR_RETURN_IF_ERROR(Update(options, ++updates));
     }
     if (progress) CHOIR_RETURN_IF_ERROR(progress(step + 1, steps));
   }

@@ -29,9 +29,8 @@ absl::StatusOr<rpc::ServerOptions> LoadServerOptions(
     const DaemonOptions& options) {
   rpc::ServerOptions out;
   out.listen = options.listen;
-  CHOIR_ASSIGN_OR_RETURN(
-      out.ca_certificate_pem,
-      base::ReadFile(options.ca_certificate, kMaxPemBytes));
+  CHOIR_ASSIGN_OR_RETURN(out.ca_certificate_pem,
+                         base::ReadFile(options.ca_certificate, kMaxPemBytes));
   CHOIR_ASSIGN_OR_RETURN(out.certificate_pem,
                          base::ReadFile(options.certificate, kMaxPemBytes));
   CHOIR_ASSIGN_OR_RETURN(const crypto::PrivateKey key,
@@ -86,8 +85,9 @@ void WaitForEnd(const rpc::JobLoop& loop, bool exit_when_idle) {
     // Without exit_when_idle only the signal matters.
     ::poll(&signal, 1, exit_when_idle ? 100 : 60000);
   }
-  base::LogInfo("stopping: finishing what was begun (a second signal stops at "
-                "once)");
+  base::LogInfo(
+      "stopping: finishing what was begun (a second signal stops at "
+      "once)");
 }
 
 int ExitCodeOf(const std::vector<v1::JobStatus>& jobs, bool exit_when_idle) {
@@ -130,8 +130,7 @@ absl::Status CheckFiles(const DaemonOptions& options) {
   CHOIR_ASSIGN_OR_RETURN(const rpc::ServerOptions server,
                          LoadServerOptions(options));
   const base::WallClock clock;
-  CHOIR_RETURN_IF_ERROR(
-      rpc::CheckOwnCertificate(server, clock.Now()));
+  CHOIR_RETURN_IF_ERROR(rpc::CheckOwnCertificate(server, clock.Now()));
   if (!server.crl_path.empty()) {
     CHOIR_ASSIGN_OR_RETURN(const std::string crl,
                            base::ReadFile(server.crl_path, 64u << 20));
@@ -151,6 +150,10 @@ int RunDaemon(DaemonRun run) {
   absl::StatusOr<std::unique_ptr<store::Store>> store = store::Store::Open(
       run.options.store, base::Durability::kPowerLoss, clock);
   if (!store.ok()) return StoreError(store.status(), run.json);
+  // An upload that nobody resumed for so long never will be.
+  const absl::StatusOr<int> stale =
+      (*store)->blobs().RemoveStaleIncoming(absl::Hours(24 * 7), clock);
+  if (!stale.ok()) return StoreError(stale.status(), run.json);
   base::StopSignal::Install();
   // One left by a run that was killed would be taken for readiness.
   if (!run.options.port_file.empty()) {

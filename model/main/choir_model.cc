@@ -1,10 +1,12 @@
-// choir-model: looks into models, evaluates and runs them, and makes small ones.
+// choir-model: looks into models, evaluates and runs them, and makes small
+// ones.
 #include <cstring>
 #include <functional>
 #include <string>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
+#include "absl/types/optional.h"
 #include "base/cli.h"
 #include "model/main/commands.h"
 
@@ -62,15 +64,48 @@ void AddPretrain(CLI::App* verb, CommonOptions& common, PretrainFlags& flags) {
   verb->add_flag("--resume", o.resume, "go on from the folder's checkpoint");
 }
 
+void AddEval(CLI::App* verb, EvalOptions& o) {
+  verb->add_option("--ids", o.ids, "JSON file [[id, ...], ...]");
+  verb->add_option("--text", o.text, "text file");
+  verb->add_option("--logits", o.logits,
+                   "\"last\": also the logits after each row");
+}
+
+void AddGenerate(CLI::App* verb, GenerateFlags& o) {
+  verb->add_option("--prompt", o.prompt, "text to continue")->required();
+  verb->add_option("--max-tokens", o.max_tokens, "at most so many")
+      ->capture_default_str();
+  verb->add_option("--temperature", o.temperature,
+                   "0: always the likeliest token")
+      ->capture_default_str();
+  verb->add_option("--top-p", o.top_p, "nucleus")->capture_default_str();
+  verb->add_option("--seed", o.seed, "of the draws")->capture_default_str();
+}
+
 // What a file or flag says, rather than what happened to it on the way.
 bool IsUsage(const absl::Status& status) {
   return status.code() == absl::StatusCode::kInvalidArgument;
 }
 
+// The exit code if the command line asks for help or cannot be understood.
+absl::optional<int> ParseCommandLine(int argc, char** argv, CLI::App& app) {
+  bool json = false;  // known even if the rest cannot be parsed
+  for (int i = 1; i < argc; ++i) json |= std::strcmp(argv[i], "--json") == 0;
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    return base::PrintError(absl::InvalidArgumentError(error.what()), json,
+                            /*usage=*/true);
+  }
+  return absl::nullopt;
+}
+
 int Main(int argc, char** argv) {
-  CLI::App app("Looks into language models, evaluates and runs them, and "
-               "pretrains small ones.",
-               "choir-model");
+  CLI::App app(
+      "Looks into language models, evaluates and runs them, and "
+      "pretrains small ones.",
+      "choir-model");
   app.set_version_flag("--version", base::kVersion);
   app.footer(base::kExitCodeHelp);
   app.require_subcommand(1);
@@ -93,9 +128,8 @@ int Main(int argc, char** argv) {
                 [&] { return RunInspect(common); }),
            common, false);
 
-  CLI::App* command =
-      verb("tokenize", "Text on stdin to token ids, or back",
-           [&] { return RunTokenize(common, tokenize); });
+  CLI::App* command = verb("tokenize", "Text on stdin to token ids, or back",
+                           [&] { return RunTokenize(common, tokenize); });
   AddModel(command, common, false);
   command->add_flag("--decode", tokenize.decode, "stdin has ids");
   command->add_flag("--no-special", tokenize.no_special, "no BOS or EOS");
@@ -103,47 +137,28 @@ int Main(int argc, char** argv) {
   command = verb("eval", "Loss of a model on token ids or text",
                  [&] { return RunEval(common, eval); });
   AddModel(command, common, true);
-  command->add_option("--ids", eval.ids, "JSON file [[id, ...], ...]");
-  command->add_option("--text", eval.text, "text file");
-  command->add_option("--logits", eval.logits,
-                      "\"last\": also the logits after each row");
+  AddEval(command, eval);
 
   command = verb("generate", "Continue a prompt",
                  [&] { return RunGenerate(common, generate); });
   AddModel(command, common, true);
-  command->add_option("--prompt", generate.prompt, "text to continue")
-      ->required();
-  command->add_option("--max-tokens", generate.max_tokens, "at most so many")
-      ->capture_default_str();
-  command->add_option("--temperature", generate.temperature,
-                      "0: always the likeliest token")
-      ->capture_default_str();
-  command->add_option("--top-p", generate.top_p, "nucleus")
-      ->capture_default_str();
-  command->add_option("--seed", generate.seed, "of the draws")
-      ->capture_default_str();
+  AddGenerate(command, generate);
 
   AddPretrain(verb("pretrain", "Make a small model from text",
                    [&] { return RunPretrain(common, pretrain); }),
               common, pretrain);
 
-  bool json = false;  // known even if the rest cannot be parsed
-  for (int i = 1; i < argc; ++i) json |= std::strcmp(argv[i], "--json") == 0;
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    return base::PrintError(absl::InvalidArgumentError(error.what()), json,
-                            /*usage=*/true);
+  if (const absl::optional<int> code = ParseCommandLine(argc, argv, app)) {
+    return *code;
   }
   base::StopSignal::Install();
   const absl::Status status = run();
   if (status.ok()) return base::kExitDone;
   if (base::StopSignal::requested()) {
-    base::PrintError(status, json);
+    base::PrintError(status, common.json);
     return base::kExitInterrupted;
   }
-  return base::PrintError(status, json, IsUsage(status));
+  return base::PrintError(status, common.json, IsUsage(status));
 }
 
 }  // namespace
