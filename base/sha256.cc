@@ -2,6 +2,8 @@
 
 #include <openssl/evp.h>
 
+#include <charconv>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -65,10 +67,10 @@ absl::StatusOr<Sha256Digest> DigestFromHex(absl::string_view hex) {
         "'", hex.substr(0, 80),
         "' is not a SHA-256 digest: 64 hexadecimal digits are needed"));
   }
-  const std::string bytes = absl::HexStringToBytes(digits);
   Sha256Digest digest;
   for (size_t i = 0; i < digest.size(); ++i) {
-    digest[i] = static_cast<uint8_t>(bytes[i]);
+    const char* const pair = digits.data() + 2 * i;
+    std::from_chars(pair, pair + 2, digest[i], 16);
   }
   return digest;
 }
