@@ -200,7 +200,9 @@ absl::StatusOr<IntegerSum> IntegerSum::Decode(absl::string_view bytes) {
         sum.total_weight_, " and bound ", sum.bound_, ", which cannot be"));
   }
   sum.sums_.resize(count);
-  std::memcpy(sum.sums_.data(), bytes.data() + kHeaderBytes, rest);
+  if (rest > 0) {
+    std::memcpy(sum.sums_.data(), bytes.data() + kHeaderBytes, rest);
+  }
   for (const int64_t element : sum.sums_) {
     if (Magnitude(element) > sum.bound_) {
       return absl::InvalidArgumentError(absl::StrCat(

@@ -48,11 +48,10 @@ absl::StatusOr<double> Real(bool set, double value, double otherwise,
       at_least == Bound::kClosed ? value >= least : value > least;
   const bool below = at_most == Bound::kClosed ? value <= most : value < most;
   if (!std::isfinite(value) || !above || !below) {
-    return Refuse(field, value,
-                  absl::StrCat("a number in ",
-                               at_least == Bound::kClosed ? "[" : "(", least,
-                               ", ", most,
-                               at_most == Bound::kClosed ? "]" : ")"));
+    return Refuse(
+        field, value,
+        absl::StrCat("a number in ", at_least == Bound::kClosed ? "[" : "(",
+                     least, ", ", most, at_most == Bound::kClosed ? "]" : ")"));
   }
   return value;
 }
@@ -66,21 +65,20 @@ absl::Status ResolveSteps(const v1::TrainingConfig& config,
         "'training.local_steps' and 'training.local_epochs' are both set; set "
         "one of them");
   }
-  CHOIR_ASSIGN_OR_RETURN(
-      options.local_steps,
-      Count(config.has_local_steps(), config.local_steps(), 0,
-            "training.local_steps", 1, 1000000000));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.local_epochs,
-      Count(config.has_local_epochs(), config.local_epochs(),
-            config.has_local_steps() ? 0 : 1, "training.local_epochs", 1,
-            1000000));
+  CHOIR_ASSIGN_OR_RETURN(options.local_steps,
+                         Count(config.has_local_steps(), config.local_steps(),
+                               0, "training.local_steps", 1, 1000000000));
+  CHOIR_ASSIGN_OR_RETURN(options.local_epochs,
+                         Count(config.has_local_epochs(), config.local_epochs(),
+                               config.has_local_steps() ? 0 : 1,
+                               "training.local_epochs", 1, 1000000));
   return absl::OkStatus();
 }
 
 absl::Status ResolveOptimizer(const v1::TrainingConfig& config,
                               TrainingOptions& options) {
-  const std::string name = config.has_optimizer() ? config.optimizer() : "adamw";
+  const std::string name =
+      config.has_optimizer() ? config.optimizer() : "adamw";
   if (name == "adamw") {
     options.optimizer = OptimizerKind::kAdamW;
   } else if (name == "sgd") {
@@ -99,12 +97,12 @@ absl::Status ResolveOptimizer(const v1::TrainingConfig& config,
       options.weight_decay,
       Real(config.has_weight_decay(), config.weight_decay(), 0,
            "training.weight_decay", 0, Bound::kClosed, 10, Bound::kClosed));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.beta1, Real(config.has_beta1(), config.beta1(), 0.9,
-                          "training.beta1", 0, Bound::kClosed, 1, Bound::kOpen));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.beta2, Real(config.has_beta2(), config.beta2(), 0.999,
-                          "training.beta2", 0, Bound::kClosed, 1, Bound::kOpen));
+  CHOIR_ASSIGN_OR_RETURN(options.beta1, Real(config.has_beta1(), config.beta1(),
+                                             0.9, "training.beta1", 0,
+                                             Bound::kClosed, 1, Bound::kOpen));
+  CHOIR_ASSIGN_OR_RETURN(options.beta2, Real(config.has_beta2(), config.beta2(),
+                                             0.999, "training.beta2", 0,
+                                             Bound::kClosed, 1, Bound::kOpen));
   CHOIR_ASSIGN_OR_RETURN(
       options.epsilon,
       Real(config.has_epsilon(), config.epsilon(), 1e-8, "training.epsilon", 0,
@@ -148,10 +146,9 @@ absl::Status ResolveSelection(const v1::RoundsConfig& config,
     return Refuse("rounds.selection", absl::StrCat("\"", name, "\""),
                   "\"uniform\" or \"poisson\"");
   }
-  CHOIR_ASSIGN_OR_RETURN(
-      options.cohort_size,
-      Count(config.has_cohort_size(), config.cohort_size(), 1,
-            "rounds.cohort_size", 1, 10000000));
+  CHOIR_ASSIGN_OR_RETURN(options.cohort_size,
+                         Count(config.has_cohort_size(), config.cohort_size(),
+                               1, "rounds.cohort_size", 1, 10000000));
   CHOIR_ASSIGN_OR_RETURN(
       options.sampling_rate,
       Real(config.has_sampling_rate(), config.sampling_rate(), 0,
@@ -202,10 +199,9 @@ absl::StatusOr<EvaluationOptions> ResolveEvaluation(
   CHOIR_ASSIGN_OR_RETURN(options.every,
                          Count(config.has_every(), config.every(), 1,
                                "evaluation.every", 0, 10000000));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.cohort_size,
-      Count(config.has_cohort_size(), config.cohort_size(), 0,
-            "evaluation.cohort_size", 0, 10000000));
+  CHOIR_ASSIGN_OR_RETURN(options.cohort_size,
+                         Count(config.has_cohort_size(), config.cohort_size(),
+                               0, "evaluation.cohort_size", 0, 10000000));
   return options;
 }
 
@@ -234,9 +230,8 @@ bool IsValidName(absl::string_view name) {
 
 absl::StatusOr<AdapterOptions> ResolveAdapter(const v1::AdapterConfig& config) {
   AdapterOptions options;
-  CHOIR_ASSIGN_OR_RETURN(options.rank,
-                         Count(config.has_rank(), config.rank(), 8,
-                               "adapter.rank", 1, 4096));
+  CHOIR_ASSIGN_OR_RETURN(options.rank, Count(config.has_rank(), config.rank(),
+                                             8, "adapter.rank", 1, 4096));
   CHOIR_ASSIGN_OR_RETURN(
       options.alpha,
       Real(config.has_alpha(), config.alpha(), 2.0 * options.rank,
@@ -259,12 +254,11 @@ absl::StatusOr<AdapterOptions> ResolveAdapter(const v1::AdapterConfig& config) {
       return absl::InvalidArgumentError(absl::StrCat(
           "'adapter.target_modules' names \"", module, "\" twice"));
     }
-    if (std::find(std::begin(kLinearLayers), std::end(kLinearLayers),
-                  module) == std::end(kLinearLayers)) {
-      return Refuse("adapter.target_modules",
-                    absl::StrCat("\"", module, "\""),
-                    absl::StrCat("one of ",
-                                 absl::StrJoin(kLinearLayers, ", ")));
+    if (std::find(std::begin(kLinearLayers), std::end(kLinearLayers), module) ==
+        std::end(kLinearLayers)) {
+      return Refuse(
+          "adapter.target_modules", absl::StrCat("\"", module, "\""),
+          absl::StrCat("one of ", absl::StrJoin(kLinearLayers, ", ")));
     }
   }
   return options;
@@ -295,12 +289,11 @@ absl::StatusOr<TrainingOptions> ResolveTraining(
   CHOIR_ASSIGN_OR_RETURN(
       options.max_grad_norm,
       Real(config.has_max_grad_norm(), config.max_grad_norm(), 1,
-           "training.max_grad_norm", 0, Bound::kClosed, kHuge,
-           Bound::kClosed));
+           "training.max_grad_norm", 0, Bound::kClosed, kHuge, Bound::kClosed));
   CHOIR_ASSIGN_OR_RETURN(
       options.max_sequence_length,
-      Count(config.has_max_sequence_length(), config.max_sequence_length(),
-            256, "training.max_sequence_length", 2, 10000000));
+      Count(config.has_max_sequence_length(), config.max_sequence_length(), 256,
+            "training.max_sequence_length", 2, 10000000));
   return options;
 }
 
@@ -323,11 +316,10 @@ absl::StatusOr<AggregationOptions> ResolveAggregation(
             config.max_examples_per_client(), 1000000,
             "aggregation.max_examples_per_client", 1, 1000000000));
   options.max_examples_per_client = static_cast<uint64_t>(max_examples);
-  CHOIR_ASSIGN_OR_RETURN(
-      options.clip_norm_l2,
-      Real(config.has_clip_norm_l2(), config.clip_norm_l2(), 0,
-           "aggregation.clip_norm_l2", 0, Bound::kClosed, kHuge,
-           Bound::kClosed));
+  CHOIR_ASSIGN_OR_RETURN(options.clip_norm_l2,
+                         Real(config.has_clip_norm_l2(), config.clip_norm_l2(),
+                              0, "aggregation.clip_norm_l2", 0, Bound::kClosed,
+                              kHuge, Bound::kClosed));
   CHOIR_ASSIGN_OR_RETURN(
       options.fixed_point_bits,
       Count(config.has_fixed_point_bits(), config.fixed_point_bits(), 24,
@@ -399,8 +391,8 @@ v1::TrainingConfig ToProto(const TrainingOptions& options) {
   v1::TrainingConfig config;
   config.set_objective(
       options.objective == Objective::kSupervised ? "sft" : "causal_lm");
-  config.set_optimizer(
-      options.optimizer == OptimizerKind::kAdamW ? "adamw" : "sgd");
+  config.set_optimizer(options.optimizer == OptimizerKind::kAdamW ? "adamw"
+                                                                  : "sgd");
   config.set_learning_rate(options.learning_rate);
   config.set_weight_decay(options.weight_decay);
   config.set_beta1(options.beta1);
@@ -442,8 +434,8 @@ v1::RoundsConfig ToProto(const RoundsOptions& options) {
 
 v1::AggregationConfig ToProto(const AggregationOptions& options) {
   v1::AggregationConfig config;
-  config.set_weighting(
-      options.weighting == Weighting::kExamples ? "examples" : "uniform");
+  config.set_weighting(options.weighting == Weighting::kExamples ? "examples"
+                                                                 : "uniform");
   config.set_max_examples_per_client(
       static_cast<uint32_t>(options.max_examples_per_client));
   config.set_clip_norm_l2(options.clip_norm_l2);

@@ -76,7 +76,7 @@ struct AggregationOptions {
 };
 
 struct EvaluationOptions {
-  int every = 1;  // 0: never
+  int every = 1;        // 0: never
   int cohort_size = 0;  // 0: every available client
 };
 

@@ -17,6 +17,7 @@
 #include "base/cli.h"
 #include "base/files.h"
 #include "base/status_macros.h"
+#include "proto/config/ascii_toml.h"
 
 namespace choir::config {
 namespace {
@@ -57,9 +58,9 @@ absl::Status UnknownField(const std::string& path, absl::string_view key,
       nearest = name;
     }
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "unknown field '", path, "'; did you mean '", nearest,
-      "'? Known here: ", absl::StrJoin(known, ", ")));
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown field '", path, "'; did you mean '", nearest,
+                   "'? Known here: ", absl::StrJoin(known, ", ")));
 }
 
 std::string NodeText(const toml::node& node) {
@@ -102,11 +103,11 @@ absl::Status FillInteger(const toml::node& node, const std::string& path,
                      absl::StrCat("a whole number from 0 to ", most));
   }
   if (wide) {
-    Store(message, field, static_cast<uint64_t>(*value),
-          &Reflection::SetUInt64, &Reflection::AddUInt64);
+    Store(message, field, static_cast<uint64_t>(*value), &Reflection::SetUInt64,
+          &Reflection::AddUInt64);
   } else {
-    Store(message, field, static_cast<uint32_t>(*value),
-          &Reflection::SetUInt32, &Reflection::AddUInt32);
+    Store(message, field, static_cast<uint32_t>(*value), &Reflection::SetUInt32,
+          &Reflection::AddUInt32);
   }
   return absl::OkStatus();
 }
@@ -205,12 +206,14 @@ absl::Status FillMessage(const toml::table& table, const std::string& path,
 absl::Status ApplyOverride(const std::string& text, toml::table& root) {
   const size_t equals = text.find('=');
   if (equals == std::string::npos || equals == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--set '", text, "': path.to.field=value is needed"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--set '", text, "': path.to.field=value is needed"));
   }
   const std::string path = text.substr(0, equals);
   const std::string value = text.substr(equals + 1);
-  toml::parse_result parsed = toml::parse(absl::StrCat("v = ", value));
+  const absl::StatusOr<std::string> ascii =
+      ToAsciiToml(absl::StrCat("v = ", value), "--set");
+  toml::parse_result parsed = toml::parse(ascii.ok() ? *ascii : "");
   toml::table holder;
   if (parsed && parsed.table().contains("v")) {
     holder = std::move(parsed).table();
@@ -225,13 +228,13 @@ absl::Status ApplyOverride(const std::string& text, toml::table& root) {
     }
     table = table->get(parts[i])->as_table();
     if (table == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--set '", text, "': '", parts[i], "' is not a table"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--set '", text, "': '", parts[i], "' is not a table"));
     }
   }
   if (parts.back().empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--set '", text, "': path.to.field=value is needed"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--set '", text, "': path.to.field=value is needed"));
   }
   table->insert_or_assign(parts.back(), *holder.get("v"));
   return absl::OkStatus();
@@ -283,12 +286,11 @@ void AppendMap(const Message& message, const FieldDescriptor* field,
   std::vector<std::string> items;
   for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
     const Message& item = reflection->GetRepeatedMessage(message, field, i);
-    items.push_back(absl::StrCat(
-        TomlText(item.GetReflection()->GetString(
-            item, entry->FindFieldByNumber(1))),
-        " = ",
-        TomlText(item.GetReflection()->GetString(
-            item, entry->FindFieldByNumber(2)))));
+    items.push_back(absl::StrCat(TomlText(item.GetReflection()->GetString(
+                                     item, entry->FindFieldByNumber(1))),
+                                 " = ",
+                                 TomlText(item.GetReflection()->GetString(
+                                     item, entry->FindFieldByNumber(2)))));
   }
   std::sort(items.begin(), items.end());
   absl::StrAppend(&out, field->name(), " = {", absl::StrJoin(items, ", "),
@@ -311,8 +313,8 @@ void AppendToml(const Message& message, const std::string& path,
       absl::StrAppend(&out, field->name(), " = [", absl::StrJoin(items, ", "),
                       "]\n");
     } else if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
-      absl::StrAppend(&out, field->name(), " = ",
-                      ScalarText(message, field, 0), "\n");
+      absl::StrAppend(&out, field->name(), " = ", ScalarText(message, field, 0),
+                      "\n");
     }
   }
   for (const FieldDescriptor* field : fields) {
@@ -332,13 +334,13 @@ void AppendToml(const Message& message, const std::string& path,
 absl::Status ParseToml(absl::string_view text, absl::string_view source,
                        const std::vector<std::string>& overrides,
                        Message* message) {
-  toml::parse_result parsed = toml::parse(
-      std::string_view(text.data(), text.size()), std::string(source));
+  CHOIR_ASSIGN_OR_RETURN(const std::string ascii, ToAsciiToml(text, source));
+  toml::parse_result parsed = toml::parse(ascii, std::string(source));
   if (!parsed) {
     const toml::parse_error& error = parsed.error();
-    return absl::InvalidArgumentError(absl::StrCat(
-        source, " line ", error.source().begin.line, ": ",
-        std::string(error.description())));
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, " line ", error.source().begin.line, ": ",
+                     std::string(error.description())));
   }
   toml::table root = std::move(parsed).table();
   for (const std::string& text_override : overrides) {

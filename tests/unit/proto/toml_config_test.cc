@@ -41,8 +41,7 @@ topic = "noun.food"
 
 TEST(ParseTomlTest, AnUnknownFieldIsNamedWithItsPathAndTheNearestName) {
   v1::ExperimentConfig config;
-  const absl::Status status =
-      Parse("[job.rounds]\ncohortsize = 3\n", &config);
+  const absl::Status status = Parse("[job.rounds]\ncohortsize = 3\n", &config);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("'job.rounds.cohortsize'; did you mean 'cohort_size'"));
@@ -79,6 +78,28 @@ TEST(ParseTomlTest, OverridesComeLastAndMayMakeTables) {
   EXPECT_EQ(config.job().adapter().target_modules(0), "q_proj");
 }
 
+TEST(ParseTomlTest, TakesAnyCharacterInDoubleQuotesAndComments) {
+  v1::ExperimentConfig config;
+  ASSERT_TRUE(Parse("# é\n[job]\nname = \"naïve \xF0\x9F\x8E\xB6 '\"\n",
+                    &config, {"job.model.base=größe"})
+                  .ok());
+  EXPECT_EQ(config.job().name(), "naïve \xF0\x9F\x8E\xB6 '");
+  EXPECT_EQ(config.job().model().base(), "größe");
+}
+
+TEST(ParseTomlTest, RefusesOtherCharactersElsewhereAndWhatIsNotUtf8) {
+  for (const char* text :
+       {"\xCD\x89"
+        "3",
+        "[jöb]", "name = 'é'", "name = \"\\é\"", "name = \"\xFF\"",
+        "name = \"\xC0\x80\"", "# \xED\xA0\x80", "name = \"a\nö\""}) {
+    v1::ExperimentConfig config;
+    const absl::Status status = Parse(text, &config);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("line")) << text;
+  }
+}
+
 TEST(ParseTomlTest, RefusesBrokenOverrides) {
   for (const char* text : {"job.seed", "=3", "job.seed.x=1", "job.=1"}) {
     v1::ExperimentConfig config;
@@ -96,8 +117,7 @@ TEST(ToTomlTest, IsReadBackTheSame) {
                   .ok());
   v1::ExperimentConfig again;
   ASSERT_TRUE(Parse(ToToml(config), &again).ok()) << ToToml(config);
-  EXPECT_TRUE(
-      google::protobuf::util::MessageDifferencer::Equals(config, again))
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(config, again))
       << ToToml(config);
 }
 
