@@ -144,6 +144,13 @@ void Historian::OnEvaluation(const v1::JournalRecord& record) {
     JobOf(started.job()).evaluations.push_back(evaluation);
     return;
   }
+  if (record.has_evaluation_accepted()) {
+    const v1::EvaluationAccepted& accepted = record.evaluation_accepted();
+    JobHistory& job = JobOf(accepted.key().job());
+    if (job.evaluations.empty()) return;
+    job.evaluations.back().bytes_down += accepted.report().bytes_downloaded();
+    return;
+  }
   if (!record.has_evaluation_finished()) return;
   const v1::EvaluationFinished& finished = record.evaluation_finished();
   JobHistory& job = JobOf(finished.job());
@@ -237,6 +244,17 @@ int Attempt::CountParts(absl::string_view outcome) const {
   int count = 0;
   for (const Part& part : parts) count += outcome == part.outcome ? 1 : 0;
   return count;
+}
+
+uint64_t JobHistory::BytesDown(const Attempt& attempt) const {
+  uint64_t bytes = attempt.bytes_down;
+  for (const Evaluation& evaluation : evaluations) {
+    if (evaluation.version == attempt.round ||
+        (evaluation.version == 0 && attempt.round == 1)) {
+      bytes += evaluation.bytes_down;
+    }
+  }
+  return bytes;
 }
 
 std::vector<const Attempt*> JobHistory::rounds() const {

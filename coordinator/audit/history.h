@@ -55,6 +55,7 @@ struct Evaluation {
   uint32_t clients = 0;
   double loss_sum = 0.0;
   uint64_t tokens = 0;
+  uint64_t bytes_down = 0;
 };
 
 struct JobHistory {
@@ -67,6 +68,9 @@ struct JobHistory {
   std::vector<Evaluation> evaluations;
   // The latest finished evaluation's mean loss per token, by version.
   std::map<uint32_t, double> heldout_loss;
+  // Downloads for the attempt's training and for the evaluation after it; of
+  // round 1 also for the one before it.
+  uint64_t BytesDown(const Attempt& attempt) const;
   // The last attempt of each round, in order; attempts before are lost ones.
   std::vector<const Attempt*> rounds() const;
 };

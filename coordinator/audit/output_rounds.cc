@@ -47,7 +47,7 @@ Json RoundJson(const JobHistory& job, const Attempt& attempt) {
   row["refused"] = attempt.CountParts("refused");
   row["lost"] = attempt.CountParts("lost");
   row["bytes_up"] = attempt.bytes_up;
-  row["bytes_down"] = attempt.bytes_down;
+  row["bytes_down"] = job.BytesDown(attempt);
   row["seconds"] = attempt.seconds();
   row["train_loss"] = committed ? Json(attempt.mean_train_loss) : Json(nullptr);
   row["heldout_loss"] = heldout.has_value() ? Json(*heldout) : Json(nullptr);
@@ -132,7 +132,7 @@ absl::StatusOr<std::string> RoundsText(const History& history,
           attempt->job, attempt->round, attempt->state, attempt->attempt,
           attempt->selected, attempt->survivors.size(),
           attempt->CountParts("refused"), attempt->CountParts("lost"),
-          attempt->bytes_up, attempt->bytes_down, attempt->seconds(),
+          attempt->bytes_up, one->BytesDown(*attempt), attempt->seconds(),
           attempt->state == "committed"
               ? absl::StrFormat("%.4f", attempt->mean_train_loss)
               : "-",

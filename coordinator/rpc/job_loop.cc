@@ -26,9 +26,8 @@ void LogProgress(const v1::JournalRecord& record) {
     const v1::RoundCommitted& round = record.round_committed();
     base::LogInfo("job ", round.job(), " round ", round.round(), ": ",
                   round.survivors_size(), " survivors, train loss ",
-                  absl::StrFormat("%.4f", round.mean_train_loss()), ", up ",
-                  Mebibytes(round.bytes_up()), ", down ",
-                  Mebibytes(round.bytes_down()));
+                  absl::StrFormat("%.4f", round.mean_train_loss()), ", ",
+                  Mebibytes(round.bytes_up()), " received");
   } else if (record.has_round_lost()) {
     const v1::RoundLost& lost = record.round_lost();
     base::LogWarning("job ", lost.job(), " round ", lost.round(), " attempt ",
