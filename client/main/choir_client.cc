@@ -1,6 +1,7 @@
 // choir-client: the agent on a device.
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -147,6 +148,8 @@ int Run(const MainOptions& options) {
 }  // namespace choir::client
 
 int main(int argc, char** argv) {
+  // gRPC's own lines would only repeat what our errors say.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   choir::client::MainOptions options;
   CLI::App app(
       "The agent on a device: trains on local data for a Choir coordinator. "

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -19,6 +20,12 @@ constexpr int kMaxMessageBytes = 8 << 20;
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
+  if (absl::StrContains(status.error_message(), "certificate verify failed")) {
+    return absl::UnavailableError(absl::StrCat(
+        status.error_message(),
+        "; the coordinator's certificate is not of the CA in ca_certificate, "
+        "or does not name this host"));
+  }
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
                       status.error_message());
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <iostream>
 #include <string>
@@ -198,6 +199,8 @@ void PrintText(const nlohmann::json& document) {
 }
 
 int Main(int argc, char** argv) {
+  // gRPC's own lines would only repeat what our errors say.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   AdminFlags flags;
   CLI::App app("Choir's tool for operators.");
   app.set_version_flag("--version", base::kVersion);

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
 #include "base/sha256.h"
@@ -59,6 +60,14 @@ absl::StatusOr<AdminClient> AdminClient::Create(const DialOptions& options) {
                          crypto::PrivateKey::ReadFile(options.private_key));
   CHOIR_ASSIGN_OR_RETURN(const crypto::SecretString pem, key.ToPem());
   tls.pem_private_key = std::string(pem.view());
+  CHOIR_ASSIGN_OR_RETURN(const crypto::CertificateInfo own,
+                         crypto::ParseCertificate(tls.pem_cert_chain));
+  CHOIR_ASSIGN_OR_RETURN(const std::string public_key, key.PublicKeySha256());
+  if (own.public_key_sha256 != public_key) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        options.private_key, " (--key) is not the private key of ",
+        options.certificate, " (--cert)"));
+  }
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   if (!options.server_name.empty()) {
@@ -72,9 +81,12 @@ absl::StatusOr<AdminClient> AdminClient::Create(const DialOptions& options) {
 
 absl::Status AdminClient::Check(const grpc::Status& status) const {
   if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
-    return absl::UnavailableError(
-        absl::StrCat("coordinator ", coordinator_, ": ",
-                     status.error_message()));
+    const std::string& why = status.error_message();
+    return absl::UnavailableError(absl::StrCat(
+        "coordinator ", coordinator_, ": ", why,
+        absl::StrContains(why, "certificate verify failed")
+            ? "; its certificate is not of the CA in --ca"
+            : ""));
   }
   return rpc::FromGrpc(status);
 }

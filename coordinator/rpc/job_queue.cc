@@ -12,6 +12,9 @@
 namespace choir::rpc {
 namespace {
 
+// Room for the paths and the remedies of our own messages.
+constexpr size_t kMaxReasonBytes = 2000;
+
 v1::ReportResponse TooLate(std::string reason) {
   v1::ReportResponse response;
   response.set_verdict(v1::ReportResponse::TOO_LATE);
@@ -63,7 +66,8 @@ void JobLoop::FailJob(const std::string& job, const absl::Status& why) {
   v1::JournalRecord record;
   record.mutable_job_finished()->set_job(job);
   record.mutable_job_finished()->set_state(v1::JobFinished::FAILED);
-  record.mutable_job_finished()->set_reason(PrintableText(why.message()));
+  record.mutable_job_finished()->set_reason(
+      PrintableText(why.message(), kMaxReasonBytes));
   NoteTrouble(Record({record}));
 }
 

@@ -12,12 +12,11 @@ namespace {
 constexpr absl::Duration kQuietPeriod = absl::Minutes(1);
 constexpr int kMostPerMinute = 120;
 constexpr size_t kMostRemembered = 4096;
-constexpr size_t kMostTextBytes = 200;
 
 }  // namespace
 
-std::string PrintableText(absl::string_view text) {
-  std::string out(text.substr(0, kMostTextBytes));
+std::string PrintableText(absl::string_view text, size_t max_bytes) {
+  std::string out(text.substr(0, max_bytes));
   for (char& c : out) {
     if (!absl::ascii_isprint(static_cast<unsigned char>(c))) c = '?';
   }

@@ -44,8 +44,8 @@ class RefusalLog {
   uint64_t dropped_ ABSL_GUARDED_BY(mu_) = 0;
 };
 
-// At most 200 bytes of printable ASCII; '?' for everything else.
-std::string PrintableText(absl::string_view text);
+// At most `max_bytes` of printable ASCII; '?' for everything else.
+std::string PrintableText(absl::string_view text, size_t max_bytes = 200);
 
 }  // namespace choir::rpc
 

@@ -13,8 +13,8 @@
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/peft_folder.h"
+#include "model/checkpoint/base_folder.h"
 #include "model/checkpoint/model_config.h"
-#include "model/checkpoint/safetensors.h"
 
 namespace choir::runner {
 namespace {
@@ -83,16 +83,13 @@ absl::StatusOr<v1::JobStarted> ImportBaseModel(
   const std::string& folder = options.base_model;
   CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> files, FilesOf(folder));
   // Everything that can be wrong is found before anything is copied.
-  CHOIR_ASSIGN_OR_RETURN(
-      const model::ModelConfig config,
-      model::LoadModelConfig(base::JoinPath(folder, kConfigName)));
-  CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout,
-                         model::AdapterLayout(config, options.adapter));
-  for (const std::string& file : files) {
-    if (!absl::EndsWith(file, ".safetensors")) continue;
-    CHOIR_RETURN_IF_ERROR(
-        model::SafetensorsFile::Open(base::JoinPath(folder, file)).status());
+  absl::StatusOr<model::ModelConfig> config = model::CheckBaseFolder(folder);
+  if (!config.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("base model (model.base): ", config.status().message()));
   }
+  CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout,
+                         model::AdapterLayout(*config, options.adapter));
   v1::JobStarted facts;
   facts.set_job(options.name);
   for (const std::string& file : files) {

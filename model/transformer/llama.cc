@@ -52,33 +52,6 @@ std::vector<double> RotaryFrequencies(const ModelConfig& config) {
   return frequencies;
 }
 
-std::vector<codec::TensorSpec> LlamaTensors(const ModelConfig& config) {
-  const int64_t h = config.hidden_size;
-  std::vector<codec::TensorSpec> specs;
-  specs.push_back({"model.embed_tokens.weight", {config.vocab_size, h}});
-  specs.push_back({"model.norm.weight", {h}});
-  if (!config.tie_word_embeddings) {
-    specs.push_back({"lm_head.weight", {config.vocab_size, h}});
-  }
-  for (int64_t i = 0; i < config.num_layers; ++i) {
-    specs.push_back({BlockName(i, "input_layernorm"), {h}});
-    specs.push_back({BlockName(i, "post_attention_layernorm"), {h}});
-  }
-  for (const LinearSpec& linear : LinearLayers(config)) {
-    specs.push_back({absl::StrCat(linear.module, ".weight"),
-                     {linear.out_features, linear.in_features}});
-    if (linear.bias) {
-      specs.push_back(
-          {absl::StrCat(linear.module, ".bias"), {linear.out_features}});
-    }
-  }
-  std::sort(specs.begin(), specs.end(),
-            [](const codec::TensorSpec& a, const codec::TensorSpec& b) {
-              return a.name < b.name;
-            });
-  return specs;
-}
-
 absl::StatusOr<LlamaWeights> CollectWeights(const ModelConfig& config,
                                             const FindTensor& find) {
   std::map<std::string, at::Tensor> tensors;

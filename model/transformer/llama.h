@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "model/checkpoint/base_folder.h"
 #include "model/checkpoint/model_config.h"
 #include "model/torch_compat.h"
 #include "model/transformer/ops.h"
@@ -36,10 +37,6 @@ struct LlamaWeights {
   at::Tensor norm;
   at::Tensor head;  // [vocabulary, hidden]; may be the embedding itself
 };
-
-// Every tensor of a model: name (Hugging Face's) and shape, sorted by name; a
-// tied head is left out.
-std::vector<codec::TensorSpec> LlamaTensors(const ModelConfig& config);
 
 // Collects the weights; `find` returns the tensor of a name.
 using FindTensor =

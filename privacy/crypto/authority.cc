@@ -276,7 +276,9 @@ Verdict CertificateVerifier::Check(absl::string_view certificate_pem,
   ERR_clear_error();
   if (!ours) {
     return refuse(CertificateProblem::kUnknownCa,
-                  "the certificate was not issued by this coordinator's CA");
+                  "the certificate was not issued by this coordinator's CA; "
+                  "enrol with a token of its operator, or use one made by "
+                  "`choir-admin ca issue` with this CA");
   }
   if (verdict.info.role == Role::kNone || verdict.info.is_ca ||
       verdict.info.name.empty()) {

@@ -1,5 +1,6 @@
 #include "tests/integration/runner/fake_fleet.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <utility>
@@ -11,9 +12,11 @@
 #include "base/status_macros.h"
 #include "coordinator/runner/base_model.h"
 #include "model/adapter/peft_folder.h"
+#include "model/checkpoint/base_folder.h"
 #include "model/checkpoint/model_config.h"
 #include "model/checkpoint/safetensors.h"
 #include "proto/codec/flat_update.h"
+#include "tests/support/golden.h"
 
 namespace choir::runner {
 
@@ -31,8 +34,12 @@ TempFolder::~TempFolder() {
 
 void WriteBaseModel(const std::string& folder, int hidden_size) {
   CHOIR_CHECK(base::MakeDirectories(folder).ok());
+  const auto tokenizer = base::ReadFile(
+      base::JoinPath(tests::SourceDir(),
+                     "tests/data/micro-llama/tokenizer.json"));
+  CHOIR_CHECK(tokenizer.ok());
   model::ModelConfig config;
-  config.vocab_size = 16;
+  config.vocab_size = 384;
   config.hidden_size = hidden_size;
   config.intermediate_size = 16;
   config.num_layers = 1;
@@ -40,18 +47,23 @@ void WriteBaseModel(const std::string& folder, int hidden_size) {
   config.num_kv_heads = 2;
   config.head_dim = hidden_size / 2;
   config.max_positions = 32;
-  const std::vector<float> weights(16, 0.5f);
-  model::TensorView tensor;
-  tensor.name = "model.norm.weight";
-  tensor.shape = {16};
-  const std::string bytes =
-      model::FloatsToBytes(weights, model::DType::kF32);
-  tensor.bytes = bytes;
+  config.tie_word_embeddings = true;
+  const size_t most = static_cast<size_t>(
+      std::max<int64_t>(config.vocab_size, hidden_size) * hidden_size);
+  const std::string zeros(most * sizeof(float), '\0');
+  std::vector<model::TensorView> tensors;
+  for (const codec::TensorSpec& spec : model::LlamaTensors(config)) {
+    model::TensorView& tensor = tensors.emplace_back();
+    tensor.name = spec.name;
+    tensor.shape = spec.shape;
+    tensor.bytes = absl::string_view(zeros).substr(
+        0, static_cast<size_t>(spec.num_elements()) * sizeof(float));
+  }
   const std::pair<const char*, std::string> files[] = {
       {"config.json", model::ModelConfigJson(config)},
-      {"tokenizer.json", "{}"},
+      {"tokenizer.json", *tokenizer},
       {"README.md", "not for clients"},
-      {"model.safetensors", model::EncodeSafetensors({tensor})}};
+      {"model.safetensors", model::EncodeSafetensors(tensors)}};
   for (const auto& [name, contents] : files) {
     CHOIR_CHECK(base::WriteFileAtomic(base::JoinPath(folder, name), contents,
                                       base::Durability::kProcessCrash)

@@ -119,6 +119,17 @@ TEST_F(JobRunnerTest, RefusesFoldersThatAreNoModels) {
     EXPECT_THAT(fault(), HasSubstr(name));
     WriteBaseModel(base_);
   }
+  ASSERT_TRUE(base::WriteFileAtomic(base_ + "/tokenizer.json", "{}").ok());
+  EXPECT_THAT(fault(), HasSubstr("tokenizer.json"));
+  WriteBaseModel(base_);
+  // A whole file, but of another model.
+  const std::string other = folder_.path() + "/other";
+  WriteBaseModel(other, 16);
+  std::filesystem::copy(other + "/model.safetensors",
+                        base_ + "/model.safetensors",
+                        std::filesystem::copy_options::overwrite_existing);
+  EXPECT_THAT(fault(), HasSubstr("shape [384, 16], not [384, 8]"));
+  WriteBaseModel(base_);
   std::filesystem::resize_file(base_ + "/model.safetensors", 40);
   EXPECT_THAT(fault(), HasSubstr("model.safetensors"));
   std::filesystem::remove(base_ + "/model.safetensors");
