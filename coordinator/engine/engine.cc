@@ -73,6 +73,7 @@ bool Engine::Impl::Step(Outcome& outcome) {
   if (entered_serial_ != state_.phase_serial()) {
     entered_serial_ = state_.phase_serial();
     entered_ = now_;
+    strangers_.clear();
     if (const auto* training = std::get_if<Training>(&phase)) {
       SendTasks(training->cohort, outcome);
     } else if (const auto* evaluating = std::get_if<Evaluating>(&phase)) {

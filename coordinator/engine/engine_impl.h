@@ -98,6 +98,9 @@ class Engine::Impl {
   Names available_;
   // Reported in this or the last phase, and not back yet.
   Names returning_;
+  // Refused in this phase for a task that was never given out: journaled once
+  // each, so that no peer can fill the journal.
+  Names strangers_;
 
   // Of the phase with this serial number:
   uint64_t entered_serial_ = 0;  // 0: none

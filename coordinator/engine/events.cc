@@ -194,11 +194,13 @@ void Engine::Impl::AnswerUnwanted(const std::string& client,
                                                    " is over"),
                   outcome);
   }
-  Refuse(client, key,
-         absl::StrCat("no such task: round ", key.round(), ", attempt ",
-                      key.attempt(), ", kind ", key.kind(),
-                      " was never given out"),
-         outcome);
+  const std::string reason =
+      absl::StrCat("no such task: round ", key.round(), ", attempt ",
+                   key.attempt(), ", kind ", key.kind(), " was never given out");
+  if (!strangers_.insert(client).second) {
+    return Answer(Response::REFUSED, reason, outcome);
+  }
+  Refuse(client, key, reason, outcome);
 }
 
 void Engine::Impl::On(const UpdateReceived& event, Outcome& outcome) {

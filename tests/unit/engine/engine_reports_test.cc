@@ -90,6 +90,19 @@ TEST_F(EngineReportsTest, ATaskThatWasNeverGivenIsRefused) {
   EXPECT_TRUE(world_.engine().Wants("a", key_)) << "a is still in the round";
 }
 
+TEST_F(EngineReportsTest, RepeatedLiesDoNotFillTheJournal) {
+  const v1::TrainReport report = Report("a");
+  v1::TaskKey key = key_;
+  const size_t before = world_.journal().size();
+  for (uint32_t round = 2; round < 100; ++round) {
+    key.set_round(round);
+    EXPECT_EQ(Send("a", key, report).verdict(), Verdict::REFUSED);
+    EXPECT_EQ(Send("z", key, report).verdict(), Verdict::REFUSED);
+  }
+  EXPECT_EQ(world_.journal().size(), before + 2) << "one record each";
+  EXPECT_TRUE(world_.engine().Wants("a", key_)) << "a is still in the round";
+}
+
 TEST_F(EngineReportsTest, AnotherJobsReportIsTooLate) {
   v1::TaskKey key = key_;
   key.set_job("other");
