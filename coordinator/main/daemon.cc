@@ -7,7 +7,6 @@
 #include <memory>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "base/cli.h"
@@ -101,10 +100,7 @@ int ExitCodeOf(const std::vector<v1::JobStatus>& jobs, bool exit_when_idle) {
 
 int StoreError(const absl::Status& status, bool json) {
   const int code = base::PrintError(status, json);
-  if (absl::IsFailedPrecondition(status) &&
-      absl::StrContains(status.message(), "lock")) {
-    return base::kExitStoreLocked;
-  }
+  if (store::IsStoreLocked(status)) return base::kExitStoreLocked;
   if (absl::IsNotFound(status)) return base::kExitNoStore;
   return code;
 }

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -75,7 +76,13 @@ absl::StatusOr<int> TakeLock(const std::string& root) {
 absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& root,
                                                    base::Durability durability,
                                                    const base::Clock& clock) {
+  const bool existed = base::FileExists(root);
   CHOIR_RETURN_IF_ERROR(base::MakeDirectories(root));
+  // Single clients' updates lie here for a while. Who may read an existing
+  // folder is its owner's choice.
+  if (!existed && chmod(root.c_str(), 0700) != 0) {
+    return base::ErrnoStatus(errno, absl::StrCat("protect ", root));
+  }
   CHOIR_RETURN_IF_ERROR(CheckFileSystem(root));
   CHOIR_ASSIGN_OR_RETURN(const int lock, TakeLock(root));
   auto store = std::make_unique<FolderStore>(root, lock);

@@ -46,6 +46,22 @@ TEST(StoreTest, ANewStoreBeginsWithItsCreation) {
   }
 }
 
+TEST(StoreTest, OthersOnTheMachineCannotLookIntoANewStore) {
+  const std::string root = tests::NewTempDir() + "/store";
+  const base::ManualClock clock;
+  ASSERT_TRUE(Store::Open(root, Durability::kProcessCrash, clock).ok());
+  const auto mode = [&root] {
+    return std::filesystem::status(root).permissions();
+  };
+  EXPECT_EQ(mode(), std::filesystem::perms::owner_all);
+  // A folder that was there, or was opened up, stays as it is.
+  std::filesystem::permissions(root, std::filesystem::perms::group_read |
+                                         std::filesystem::perms::owner_all);
+  const auto chosen = mode();
+  ASSERT_TRUE(Store::Open(root, Durability::kProcessCrash, clock).ok());
+  EXPECT_EQ(mode(), chosen);
+}
+
 TEST(StoreTest, OneProcessAtATime) {
   const std::string root = tests::NewTempDir();
   const base::ManualClock clock;
