@@ -22,6 +22,28 @@ class WallClock final : public Clock {
   absl::Time Now() const override { return absl::Now(); }
 };
 
+// Another clock's time that never goes back: when the other one is set back,
+// this one goes on from where it was. For measuring how long something takes by
+// the wall clock of a machine whose time may be corrected. Threads: safe.
+class ForwardClock final : public Clock {
+ public:
+  // `source` outlives the clock.
+  explicit ForwardClock(const Clock& source) : source_(source) {}
+  absl::Time Now() const override {
+    const absl::Time now = source_.Now();
+    absl::MutexLock lock(&mu_);
+    if (now < seen_) set_back_ += seen_ - now;
+    seen_ = now;
+    return now + set_back_;
+  }
+
+ private:
+  const Clock& source_;
+  mutable absl::Mutex mu_;
+  mutable absl::Time seen_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  mutable absl::Duration set_back_ ABSL_GUARDED_BY(mu_);
+};
+
 // Stands still until moved. Threads: safe.
 class ManualClock final : public Clock {
  public:

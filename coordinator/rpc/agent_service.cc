@@ -21,13 +21,16 @@ constexpr char kReport[] = "/choir.v1.Coordinator/Report";
 // exactly once; it deletes itself when gRPC has let go of it.
 class WaitingCall final : public grpc::ServerUnaryReactor {
  public:
-  WaitingCall(JobLoop& loop, std::string client, uint64_t call,
-              const v1::CheckInRequest& request,
+  WaitingCall(JobLoop& loop, const Enrolment& enrolment, PeerIdentity peer,
+              uint64_t call, const v1::CheckInRequest& request,
               v1::CheckInResponse* response)
-      : loop_(loop), client_(std::move(client)), call_(call) {
-    const bool posted = loop_.Post([this, capabilities =
-                                              request.capabilities(),
+      : loop_(loop), client_(peer.name), call_(call) {
+    const bool posted = loop_.Post([this, &enrolment, serial = peer.serial,
+                                    capabilities = request.capabilities(),
                                     response] {
+      // It may have been revoked since the call came in.
+      const absl::Status known = enrolment.CheckAgent(client_, serial);
+      if (!known.ok()) return Finish(ToGrpc(known));
       loop_.CheckIn(client_, capabilities, call_,
                     [this, response](
                         const absl::StatusOr<v1::CheckInResponse>& answer) {
@@ -119,7 +122,8 @@ grpc::ServerUnaryReactor* AgentService::CheckIn(
   absl::StatusOr<PeerIdentity> peer = Admit(
       gate_, *context, kCheckIn, Access::kAgents, *request, kMaxUnaryBytes);
   if (!peer.ok()) return AnswerNow(context, peer.status());
-  return new WaitingCall(loop_, peer->name, next_call_++, *request, response);
+  return new WaitingCall(loop_, enrolment_, *std::move(peer), next_call_++,
+                         *request, response);
 }
 
 grpc::ServerWriteReactor<v1::DownloadChunk>* AgentService::Download(
@@ -162,6 +166,7 @@ grpc::ServerUnaryReactor* AgentService::Report(
   return AnswerFromLoop(
       context, loop_,
       [this, request, response, peer = *std::move(peer)]() -> absl::Status {
+        CHOIR_RETURN_IF_ERROR(enrolment_.CheckAgent(peer.name, peer.serial));
         absl::StatusOr<v1::ReportResponse> answer =
             loop_.Report(peer.name, *request);
         if (absl::IsInvalidArgument(answer.status())) {

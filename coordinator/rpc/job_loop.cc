@@ -16,6 +16,8 @@ constexpr absl::Duration kRetryPeriod = absl::Seconds(1);
 // The clock may be a manual one or jump: look at it at least so often.
 constexpr absl::Duration kLongestSleep = absl::Seconds(1);
 
+constexpr uint64_t kMostDeadlineMs = uint64_t{1} << 40;
+
 std::string Mebibytes(uint64_t bytes) {
   return absl::StrFormat("%.2f MiB", static_cast<double>(bytes) / (1 << 20));
 }
@@ -235,6 +237,14 @@ void JobLoop::CancelCheckIn(const std::string& client, uint64_t call) {
 }
 
 void JobLoop::Dismiss(const std::string& client, const absl::Status& reason) {
+  // The round need not wait until its deadline for what cannot come.
+  const absl::optional<v1::TaskKey> task = board_.TaskOf(client);
+  if (runner_ != nullptr && task.has_value()) {
+    PostToRunner(engine::TaskFailed{client, *task,
+                                    std::string(reason.message()), false})
+        .IgnoreError();
+    board_.Done(client, *task);
+  }
   auto peer = peers_.find(client);
   if (peer == peers_.end()) return;
   Answer(peer->second, reason);
@@ -259,9 +269,14 @@ void JobLoop::OnTask(const std::string& client, v1::TaskPlan plan) {
   // A client that is away gets its task when it checks in: the engine says it
   // again then.
   if (peer == peers_.end()) return;
+  // Whoever has not come back some time after the deadline is gone.
+  const uint64_t deadline_ms = std::min(plan.deadline_ms(), kMostDeadlineMs);
   v1::CheckInResponse response;
   *response.mutable_task() = std::move(plan);
   Answer(peer->second, response);
+  peer->second.until =
+      clock_.Now() + absl::Milliseconds(deadline_ms) + options_.absence;
+  next_peer_timer_ = std::min(next_peer_timer_, peer->second.until);
 }
 
 bool JobLoop::Connected(const std::string& client) const {

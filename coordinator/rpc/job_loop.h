@@ -86,7 +86,7 @@ class JobLoop {
                uint64_t call, CheckInAnswer answer);
   // The client hung up.
   void CancelCheckIn(const std::string& client, uint64_t call);
-  // Ends the client's wait with `reason`.
+  // Ends the client's wait with `reason`; the task it has is lost.
   void Dismiss(const std::string& client, const absl::Status& reason);
 
   absl::StatusOr<v1::ReportResponse> Report(const std::string& client,

@@ -8,6 +8,7 @@
 #include "coordinator/rpc/grpc_status.h"
 #include "coordinator/rpc/job_loop.h"
 #include "coordinator/rpc/refusal_log.h"
+#include "coordinator/runner/update_sum.h"
 
 namespace choir::rpc {
 namespace {
@@ -114,7 +115,10 @@ void JobLoop::StartNextJob() {
 // Single updates do not outlive their job, also those that nobody reported.
 void JobLoop::RemoveUnreported() {
   for (const std::string& digest : board_.TakeUnreported()) {
-    if (options_.keep_updates || jobs_.IsModelBlob(digest)) continue;
+    if (options_.keep_updates || jobs_.IsModelBlob(digest) ||
+        !runner::IsUpdateBlob(store_.blobs(), digest)) {
+      continue;
+    }
     const absl::Status removed = store_.blobs().Remove(digest);
     if (!removed.ok()) {
       base::LogWarning("cannot remove update ", digest, ": ",

@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "coordinator/rpc/admin_service.h"
 #include "coordinator/rpc/agent_service.h"
+#include "coordinator/runner/update_sum.h"
 
 namespace choir::rpc {
 namespace {
@@ -44,6 +45,7 @@ class ServerImpl final : public CoordinatorServer {
       : options_(std::move(options)),
         store_(store),
         clock_(clock),
+        forward_(clock),
         random_(random),
         pool_(std::max(1, static_cast<int>(
                               std::thread::hardware_concurrency()))) {}
@@ -64,14 +66,14 @@ class ServerImpl final : public CoordinatorServer {
     if (options_.loop.make_runner == nullptr) {
       options_.loop.make_runner = [this](const config::JobOptions& job,
                                          runner::RunnerHooks hooks) {
-        return runner::JobRunner::Start(job, options_.runner, store_, clock_,
+        return runner::JobRunner::Start(job, options_.runner, store_, forward_,
                                         &pool_, std::move(hooks));
       };
     }
     options_.loop.keep_updates = options_.runner.keep_updates;
     CHOIR_RETURN_IF_ERROR(FindUnreported());
     loop_ = std::make_unique<JobLoop>(options_.loop, store_, registry_, jobs_,
-                                      board_, clock_);
+                                      board_, forward_);
     refusals_ = std::make_unique<RefusalLog>(
         clock_, [this](v1::PeerRefused refused) {
           v1::JournalRecord record;
@@ -123,10 +125,7 @@ class ServerImpl final : public CoordinatorServer {
                            store_.blobs().List());
     for (const std::string& digest : digests) {
       if (accepted_.contains(digest) || jobs_.IsModelBlob(digest)) continue;
-      const auto blob = store_.blobs().OpenBlob(digest);
-      char magic[4] = {};
-      if (blob.ok() && (*blob)->ReadAt(0, sizeof(magic), magic).ok() &&
-          absl::string_view(magic, sizeof(magic)) == "CHU1") {
+      if (runner::IsUpdateBlob(store_.blobs(), digest)) {
         board_.Uploaded(digest);
       }
     }
@@ -167,6 +166,8 @@ class ServerImpl final : public CoordinatorServer {
   ServerOptions options_;
   store::Store& store_;
   const base::Clock& clock_;
+  // Of deadlines and waits; certificates and tokens go by clock_.
+  const base::ForwardClock forward_;
   base::SecureRandom& random_;
   base::ThreadPool pool_;
   registry::Registry registry_;

@@ -1,6 +1,6 @@
 // Downloads and uploads: streams of chunks between peers and the blob store.
 //
-// Memory: one chunk per stream, whatever the size of the blob.
+// Memory: two chunks per stream, whatever the size of the blob.
 #ifndef CHOIR_COORDINATOR_RPC_TRANSFERS_H_
 #define CHOIR_COORDINATOR_RPC_TRANSFERS_H_
 
@@ -51,6 +51,10 @@ class UploadSlot {
   // Gives the blob its name if all of it is there. Returns what has arrived.
   // DATA_LOSS if the bytes are not those announced; they are dropped then.
   absl::StatusOr<uint64_t> Finish(uint64_t turn);
+
+  // The client sends something else now: what has arrived is dropped, so that
+  // a client never holds more than one unfinished upload.
+  void Abandon();
 
   const v1::BlobRef& blob() const { return blob_; }
 

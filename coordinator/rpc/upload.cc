@@ -137,6 +137,13 @@ absl::StatusOr<uint64_t> UploadSlot::Finish(uint64_t turn) {
   return blob_.size();
 }
 
+void UploadSlot::Abandon() {
+  absl::MutexLock lock(&mu_);
+  ++turn_;
+  if (incoming_ != nullptr) incoming_->Discard();
+  incoming_.reset();
+}
+
 Uploads::Uploads(TransferOptions options, store::BlobStore& blobs,
                  WorkBoard& board, Gate& gate)
     : options_(options), blobs_(blobs), board_(board), gate_(gate) {}
@@ -154,6 +161,10 @@ absl::Status Uploads::Check(const PeerIdentity& peer, const v1::TaskKey& key,
             "an update of ", blob.size(), " bytes; this coordinator takes 1 "
             "to ", options_.max_update_bytes,
             " bytes (limits.max_update_mib)")));
+  }
+  if (const auto counted = board_.CountPayload(peer.name, blob.digest());
+      !counted.ok()) {
+    return gate_.Refuse(peer, kMethod, counted);
   }
   return absl::OkStatus();
 }
@@ -185,13 +196,20 @@ absl::Status Uploads::CheckChunk(const PeerIdentity& peer,
 std::shared_ptr<UploadSlot> Uploads::Slot(const PeerIdentity& peer,
                                           const v1::BlobRef& blob) {
   const std::string payload = absl::StrCat(blob.digest(), " ", blob.size());
-  absl::MutexLock lock(&mu_);
-  auto& [digest, slot] = slots_[peer.name];
-  if (slot == nullptr || digest != payload) {
-    digest = payload;
-    slot = std::make_shared<UploadSlot>(blobs_, blob, peer.name);
+  std::shared_ptr<UploadSlot> abandoned;
+  std::shared_ptr<UploadSlot> chosen;
+  {
+    absl::MutexLock lock(&mu_);
+    auto& [digest, slot] = slots_[peer.name];
+    if (slot == nullptr || digest != payload) {
+      digest = payload;
+      abandoned = std::exchange(
+          slot, std::make_shared<UploadSlot>(blobs_, blob, peer.name));
+    }
+    chosen = slot;
   }
-  return slot;
+  if (abandoned != nullptr) abandoned->Abandon();
+  return chosen;
 }
 
 grpc::ServerReadReactor<v1::UploadChunk>* Uploads::StartUpload(

@@ -24,7 +24,9 @@ void WorkBoard::Give(const std::string& client, const v1::TaskPlan& plan) {
   }
   task.blobs.insert(plan.adapter().digest());
   absl::MutexLock lock(&mu_);
-  tasks_[client] = std::move(task);
+  Task& old = tasks_[client];
+  if (SameTask(old.key, task.key)) task.payloads = std::move(old.payloads);
+  old = std::move(task);
 }
 
 void WorkBoard::Done(const std::string& client, const v1::TaskKey& key) {
@@ -66,6 +68,29 @@ absl::Status WorkBoard::CheckUpload(absl::string_view client,
   return absl::AbortedError(
       absl::StrCat("you have no training task for ", TaskText(key),
                    "; check in again"));
+}
+
+absl::Status WorkBoard::CountPayload(absl::string_view client,
+                                     absl::string_view digest) {
+  absl::MutexLock lock(&mu_);
+  auto task = tasks_.find(client);
+  if (task == tasks_.end() || task->second.payloads.contains(digest)) {
+    return absl::OkStatus();
+  }
+  if (task->second.payloads.size() >= kMaxPayloads) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("you have sent ", kMaxPayloads, " different updates for ",
+                     TaskText(task->second.key), "; no more are taken"));
+  }
+  task->second.payloads.emplace(digest);
+  return absl::OkStatus();
+}
+
+absl::optional<v1::TaskKey> WorkBoard::TaskOf(absl::string_view client) const {
+  absl::MutexLock lock(&mu_);
+  auto task = tasks_.find(client);
+  if (task == tasks_.end()) return absl::nullopt;
+  return task->second.key;
 }
 
 absl::Status WorkBoard::CheckDownload(absl::string_view client,

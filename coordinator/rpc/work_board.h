@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/types/optional.h"
 #include "choir/v1/coordinator.pb.h"
 
 namespace choir::rpc {
@@ -18,6 +19,8 @@ namespace choir::rpc {
 // Threads: safe; written by the job loop, read by transfers.
 class WorkBoard {
  public:
+  static constexpr size_t kMaxPayloads = 4;
+
   // Replaces the client's earlier task.
   void Give(const std::string& client, const v1::TaskPlan& plan);
   // Forgets the client's task if it is `key`.
@@ -35,6 +38,13 @@ class WorkBoard {
   // ABORTED unless `client` has the training task `key`.
   absl::Status CheckUpload(absl::string_view client,
                            const v1::TaskKey& key) const;
+  // Notes that the client sends this payload for its task. RESOURCE_EXHAUSTED
+  // beyond kMaxPayloads different ones: whoever trains once needs one, and each
+  // of them takes space until the job ends.
+  absl::Status CountPayload(absl::string_view client,
+                            absl::string_view digest);
+  // The task that the client has, if any.
+  absl::optional<v1::TaskKey> TaskOf(absl::string_view client) const;
   // PERMISSION_DENIED unless the client's task names the blob.
   absl::Status CheckDownload(absl::string_view client,
                              absl::string_view digest) const;
@@ -43,6 +53,7 @@ class WorkBoard {
   struct Task {
     v1::TaskKey key;
     absl::flat_hash_set<std::string> blobs;
+    absl::flat_hash_set<std::string> payloads;
   };
   mutable absl::Mutex mu_;
   absl::flat_hash_map<std::string, Task> tasks_ ABSL_GUARDED_BY(mu_);

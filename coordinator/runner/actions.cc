@@ -137,15 +137,8 @@ absl::Status JobRunnerImpl::PerformDiscard(
   std::set<std::string> digests = std::move(strays_);
   strays_.clear();
   if (options_.keep_updates) return absl::OkStatus();
-  // Of strays only what is surely an update goes: a peer may have named any
-  // blob of the store.
   for (auto it = digests.begin(); it != digests.end();) {
-    const auto blob = store_.blobs().OpenBlob(*it);
-    char magic[4] = {};
-    const bool is_update =
-        blob.ok() && (*blob)->ReadAt(0, sizeof(magic), magic).ok() &&
-        absl::string_view(magic, sizeof(magic)) == "CHU1";
-    it = is_update ? std::next(it) : digests.erase(it);
+    it = IsUpdateBlob(store_.blobs(), *it) ? std::next(it) : digests.erase(it);
   }
   for (const v1::BlobRef& update : action.updates) {
     digests.insert(update.digest());

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/log.h"
+#include "base/sha256.h"
 #include "base/status_macros.h"
 #include "coordinator/runner/base_model.h"
 #include "coordinator/runner/job_runner_impl.h"
@@ -147,6 +148,12 @@ absl::StatusOr<absl::optional<std::string>> JobRunnerImpl::CheckUpdate(
   if (blob.size() != expected) {
     return Fault(absl::StrCat("update has ", blob.size(),
                               " bytes; this job's updates have ", expected));
+  }
+  // A digest has one spelling in the journal: auditors compare texts.
+  const auto digest = base::DigestFromHex(blob.digest());
+  if (!digest.ok() || base::ToHex(*digest) != blob.digest()) {
+    return Fault(
+        "update is not named by 64 lower-case hexadecimal digits (SHA-256)");
   }
   const absl::StatusOr<std::string> bytes = store_.blobs().Read(blob.digest());
   if (absl::IsNotFound(bytes.status())) {

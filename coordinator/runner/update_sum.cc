@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -39,6 +40,14 @@ absl::Status AddUpdate(const engine::WeightedUpdate& update,
 }
 
 }  // namespace
+
+bool IsUpdateBlob(const store::BlobStore& blobs, absl::string_view digest) {
+  const auto blob = blobs.OpenBlob(digest);
+  char magic[sizeof(codec::kFlatUpdateMagic)] = {};
+  return blob.ok() && (*blob)->ReadAt(0, sizeof(magic), magic).ok() &&
+         std::equal(std::begin(magic), std::end(magic),
+                    std::begin(codec::kFlatUpdateMagic));
+}
 
 absl::StatusOr<IntegerSum> SumUpdates(
     const std::vector<engine::WeightedUpdate>& updates,

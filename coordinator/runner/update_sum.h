@@ -30,6 +30,10 @@ absl::StatusOr<aggregate::IntegerSum> SumUpdates(
     const codec::Layout& layout, const config::AggregationOptions& options,
     const store::BlobStore& blobs, base::ThreadPool* pool);
 
+// Whether the blob is there and begins as an update does. Asked before a blob
+// is removed that a peer named: it may have named any blob of the store.
+bool IsUpdateBlob(const store::BlobStore& blobs, absl::string_view digest);
+
 }  // namespace choir::runner
 
 #endif  // CHOIR_COORDINATOR_RUNNER_UPDATE_SUM_H_

@@ -36,6 +36,7 @@ class FileUpload final : public IncomingBlob {
   uint64_t received_bytes() const override { return received_; }
   absl::Status Append(absl::string_view bytes) override;
   absl::Status Commit() override;
+  void Discard() override;
 
  private:
   absl::Status CheckStillOurs() const ABSL_SHARED_LOCKS_REQUIRED(slot_->mu);
@@ -123,6 +124,13 @@ absl::Status FileUpload::Drop(absl::string_view why) {
                    "; what was received has been dropped, send it again"));
 }
 
+void FileUpload::Discard() {
+  absl::MutexLock lock(&slot_->mu);
+  if (committed_ || !CheckStillOurs().ok()) return;
+  unlink(path_.c_str());
+  committed_ = true;
+}
+
 absl::Status FileUpload::Commit() {
   absl::MutexLock lock(&slot_->mu);
   CHOIR_RETURN_IF_ERROR(CheckStillOurs());
@@ -162,6 +170,7 @@ class NothingToSend final : public IncomingBlob {
         absl::StrCat("all ", size_, " bytes of the blob are here already"));
   }
   absl::Status Commit() override { return absl::OkStatus(); }
+  void Discard() override {}
 
  private:
   const uint64_t size_;

@@ -32,6 +32,9 @@ class IncomingBlob {
   // Gives the blob its name. DATA_LOSS, and the bytes are dropped, if digest
   // or size differ from what was announced.
   virtual absl::Status Commit() = 0;
+  // Drops what has arrived, unless it is a blob already or another upload has
+  // taken this one's place.
+  virtual void Discard() = 0;
 };
 
 // Threads: safe.

@@ -12,7 +12,6 @@
 namespace choir::codec {
 namespace {
 
-constexpr char kMagic[4] = {'C', 'H', 'U', '1'};
 
 // The tensor that holds element `index` of the flat vector.
 const std::string& TensorAt(const Layout& layout, int64_t index) {
@@ -39,7 +38,7 @@ std::string EncodeFlatUpdate(const Layout& layout,
   CHOIR_CHECK(digest.ok());
   std::string bytes(EncodedUpdateBytes(layout), '\0');
   char* out = bytes.data();
-  std::memcpy(out, kMagic, 4);
+  std::memcpy(out, kFlatUpdateMagic, 4);
   std::memcpy(out + 4, digest->data(), 32);
   const uint64_t count = values.size();
   static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
@@ -53,7 +52,7 @@ absl::StatusOr<std::vector<float>> DecodeFlatUpdate(absl::string_view bytes,
                                                     const Layout& layout,
                                                     double max_magnitude) {
   if (bytes.size() < kFlatUpdateHeaderBytes ||
-      std::memcmp(bytes.data(), kMagic, 4) != 0) {
+      std::memcmp(bytes.data(), kFlatUpdateMagic, 4) != 0) {
     return absl::InvalidArgumentError(
         "not an update: it does not begin with a CHU1 header");
   }

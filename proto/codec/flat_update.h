@@ -19,6 +19,7 @@
 
 namespace choir::codec {
 
+inline constexpr char kFlatUpdateMagic[4] = {'C', 'H', 'U', '1'};
 inline constexpr uint64_t kFlatUpdateHeaderBytes = 44;
 
 // Size of the encoding of an update over `layout`.

@@ -21,7 +21,7 @@ template <typename T>
 absl::Status Refuse(absl::string_view field, const T& value,
                     absl::string_view limit) {
   return absl::InvalidArgumentError(
-      absl::StrCat("'", field, "' is ", value, "; ", limit, " is needed"));
+      absl::StrCat("'job.", field, "' is ", value, "; ", limit, " is needed"));
 }
 
 // The value, if set, else `otherwise`; refused outside [least, most].
@@ -62,8 +62,8 @@ absl::Status ResolveSteps(const v1::TrainingConfig& config,
                           TrainingOptions& options) {
   if (config.has_local_steps() && config.has_local_epochs()) {
     return absl::InvalidArgumentError(
-        "'training.local_steps' and 'training.local_epochs' are both set; set "
-        "one of them");
+        "'job.training.local_steps' and 'job.training.local_epochs' are both "
+        "set; set one of them");
   }
   CHOIR_ASSIGN_OR_RETURN(options.local_steps,
                          Count(config.has_local_steps(), config.local_steps(),
@@ -122,25 +122,25 @@ absl::Status ResolveSelection(const v1::RoundsConfig& config,
     options.selection = Selection::kUniform;
     if (!config.has_cohort_size()) {
       return absl::InvalidArgumentError(
-          "'rounds.cohort_size' is not set; uniform selection needs the number "
-          "of clients per round");
+          "'job.rounds.cohort_size' is not set; uniform selection needs the "
+          "number of clients per round");
     }
     if (config.has_sampling_rate()) {
       return absl::InvalidArgumentError(
-          "'rounds.sampling_rate' is set, but only selection = \"poisson\" "
+          "'job.rounds.sampling_rate' is set, but only selection = \"poisson\" "
           "uses it");
     }
   } else if (name == "poisson") {
     options.selection = Selection::kPoisson;
     if (!config.has_sampling_rate()) {
       return absl::InvalidArgumentError(
-          "'rounds.sampling_rate' is not set; poisson selection needs each "
+          "'job.rounds.sampling_rate' is not set; poisson selection needs each "
           "client's chance");
     }
     if (config.has_cohort_size() || config.has_over_selection()) {
       return absl::InvalidArgumentError(
-          "'rounds.cohort_size' or 'rounds.over_selection' is set, but only "
-          "selection = \"uniform\" uses them");
+          "'job.rounds.cohort_size' or 'job.rounds.over_selection' is set, but "
+          "only selection = \"uniform\" uses them");
     }
   } else {
     return Refuse("rounds.selection", absl::StrCat("\"", name, "\""),
@@ -164,7 +164,7 @@ absl::StatusOr<RoundsOptions> ResolveRounds(const v1::RoundsConfig& config) {
   RoundsOptions options;
   if (!config.has_count()) {
     return absl::InvalidArgumentError(
-        "'rounds.count' is not set; it is the number of rounds to commit");
+        "'job.rounds.count' is not set; it is the number of rounds to commit");
   }
   CHOIR_ASSIGN_OR_RETURN(options.count, Count(true, config.count(), 1,
                                               "rounds.count", 1, 10000000));
@@ -189,7 +189,7 @@ absl::StatusOr<RoundsOptions> ResolveRounds(const v1::RoundsConfig& config) {
   CHOIR_ASSIGN_OR_RETURN(
       options.max_lost_in_a_row,
       Count(config.has_max_lost_in_a_row(), config.max_lost_in_a_row(), 10,
-            "rounds.max_lost_in_a_row", 1, 1000000));
+            "rounds.max_lost_in_a_row", 1, 100000));
   return options;
 }
 
@@ -252,7 +252,7 @@ absl::StatusOr<AdapterOptions> ResolveAdapter(const v1::AdapterConfig& config) {
     const std::string& module = options.target_modules[i];
     if (i > 0 && module == options.target_modules[i - 1]) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "'adapter.target_modules' names \"", module, "\" twice"));
+          "'job.adapter.target_modules' names \"", module, "\" twice"));
     }
     if (std::find(std::begin(kLinearLayers), std::end(kLinearLayers), module) ==
         std::end(kLinearLayers)) {
@@ -346,7 +346,7 @@ absl::StatusOr<JobOptions> ResolveJob(const v1::JobConfig& config) {
   if (config.has_seed()) options.seed = config.seed();
   if (config.model().base().empty()) {
     return absl::InvalidArgumentError(
-        "'model.base' is not set; it names the folder of the base model");
+        "'job.model.base' is not set; it names the folder of the base model");
   }
   options.base_model = config.model().base();
   CHOIR_ASSIGN_OR_RETURN(options.adapter, ResolveAdapter(config.adapter()));

@@ -174,6 +174,29 @@ TEST_P(BlobStoreTest, OwnersDoNotMixAndANewUploadTakesOver) {
   EXPECT_TRUE((*other)->Commit().ok()) << "both may bring the same bytes";
 }
 
+TEST_P(BlobStoreTest, ADiscardedUploadBeginsAnew) {
+  const std::string bytes(1000, 'd');
+  const v1::BlobRef ref = RefOf(bytes);
+  auto first = store_->Receive(ref, "anna");
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE((*first)->Append("ddd").ok());
+  // Another upload of the same took over: the first has nothing to drop.
+  auto second = store_->Receive(ref, "anna");
+  ASSERT_TRUE(second.ok()) << second.status();
+  (*first)->Discard();
+  EXPECT_EQ((*second)->received_bytes(), 3u);
+  ASSERT_TRUE((*second)->Append("d").ok());
+  (*second)->Discard();
+  EXPECT_FALSE((*second)->Append("d").ok());
+  auto third = store_->Receive(ref, "anna");
+  ASSERT_TRUE(third.ok()) << third.status();
+  EXPECT_EQ((*third)->received_bytes(), 0u);
+  ASSERT_TRUE((*third)->Append(bytes).ok());
+  ASSERT_TRUE((*third)->Commit().ok());
+  (*third)->Discard();
+  EXPECT_TRUE(store_->Contains(ref.digest()));
+}
+
 TEST_P(BlobStoreTest, StaleUploadsAreRemovedAndOpenOnesKept) {
   base::ManualClock clock(absl::Now());
   auto open = store_->Receive(RefOf("open"), "c");

@@ -20,6 +20,7 @@ struct FakeJobs {
   std::map<std::string, v1::TaskPlan> plans;
   std::vector<std::string> arrived;
   std::vector<std::string> left;
+  std::vector<std::string> lost;  // whose tasks failed
   std::vector<v1::TaskKey> updates;
   std::vector<std::string> started;
   v1::ReportResponse response;
@@ -48,6 +49,8 @@ class FakeRunner final : public runner::JobRunner {
       }
     } else if (auto* left = std::get_if<engine::ClientLeft>(&event)) {
       jobs_.left.push_back(left->client);
+    } else if (auto* failed = std::get_if<engine::TaskFailed>(&event)) {
+      jobs_.lost.push_back(failed->client);
     } else if (auto* update = std::get_if<engine::UpdateReceived>(&event)) {
       jobs_.updates.push_back(update->key);
     } else if (std::holds_alternative<engine::StopRequested>(event)) {

@@ -318,6 +318,64 @@ TEST_F(TransferTest, AnUpdateThatIsNeverReportedDoesNotOutliveItsJob) {
   EXPECT_TRUE(store_->blobs().Contains(model.digest()));
 }
 
+TEST_F(TransferTest, ATaskTakesAFewDifferentUpdatesAndNoMore) {
+  const Credentials anna = Agent("anna");
+  const v1::TaskKey key = GiveTask(anna, "anna", {});
+  for (unsigned i = 0; i < 4; ++i) {
+    const std::string data = Bytes(1000, 20 + i);
+    EXPECT_TRUE(Send(anna, key, data, 0, data.size()).status.ok());
+    GiveTask(anna, "anna", {});  // asking for the task again is no new task
+  }
+  const std::string more = Bytes(1000, 30);
+  const Upload refused = Send(anna, key, more, 0, more.size());
+  EXPECT_EQ(refused.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(refused.status.error_message(),
+              HasSubstr("4 different updates for job j, round 1"));
+  EXPECT_FALSE(store_->blobs().Contains(base::Sha256Hex(more)));
+  EXPECT_THAT(Refusals(), ElementsAre(HasSubstr("different updates")));
+  const std::string first = Bytes(1000, 20);
+  EXPECT_EQ(Received(anna, key, first), first.size()) << "repeated";
+}
+
+TEST_F(TransferTest, AnAbandonedUploadTakesNoSpace) {
+  const Credentials anna = Agent("anna");
+  const v1::TaskKey key = GiveTask(anna, "anna", {});
+  const std::string abandoned = Bytes(1000, 40);
+  const std::string other = Bytes(1000, 41);
+  EXPECT_EQ(Send(anna, key, abandoned, 0, 600).received, 600u);
+  EXPECT_EQ(Send(anna, key, other, 0, 300).received, 300u);
+  EXPECT_EQ(Received(anna, key, other), 300u);
+  EXPECT_EQ(Received(anna, key, abandoned), 0u) << "dropped for the other";
+}
+
+TEST_F(TransferTest, ABlobThatIsNoUpdateIsNotRemovedForAnUpload) {
+  const v1::BlobRef sum = *store_->blobs().Put("CHS1 a round's sum");
+  const Credentials anna = Agent("anna");
+  const v1::TaskKey key = GiveTask(anna, "anna", {});
+  // It is there already, and so the upload counts as complete.
+  EXPECT_EQ(Received(anna, key, "CHS1 a round's sum"), sum.size());
+  v1::StopJobRequest stop;
+  stop.set_job("j");
+  v1::JobStatus stopped;
+  ASSERT_TRUE(
+      AdminStub(operator_)->StopJob(Context().get(), stop, &stopped).ok());
+  OnLoop([] {});
+  EXPECT_TRUE(store_->blobs().Contains(sum.digest()));
+}
+
+TEST_F(TransferTest, ARevokedClientsTaskIsLostAtOnce) {
+  const Credentials anna = Agent("anna");
+  GiveTask(anna, "anna", {});
+  v1::RevokeClientRequest revoke;
+  revoke.set_name("anna");
+  v1::ClientStatus revoked;
+  ASSERT_TRUE(AdminStub(operator_)
+                  ->RevokeClient(Context().get(), revoke, &revoked)
+                  .ok());
+  EXPECT_FALSE(revoked.connected());
+  OnLoop([&] { EXPECT_THAT(jobs_.lost, ElementsAre("anna")); });
+}
+
 TEST_F(TransferTest, AReportReachesTheJob) {
   const Credentials anna = Agent("anna");
   v1::ReportRequest request;
@@ -393,6 +451,33 @@ TEST_F(LoopTest, ALongPollEndsAndAbsenceCountsAsLeaving) {
   server_->loop().Wake();
   Await([&] { return !jobs_.left.empty(); });
   OnLoop([&] { EXPECT_THAT(jobs_.left, ElementsAre("anna")); });
+}
+
+TEST_F(LoopTest, AClientThatNeverComesBackFromItsTaskCountsAsGone) {
+  ASSERT_TRUE(Submit("j").ok());
+  OnLoop([&] {
+    jobs_.plans["anna"].mutable_key()->set_job("j");
+    jobs_.plans["anna"].set_deadline_ms(60000);
+  });
+  ASSERT_TRUE(CheckIn(Agent("anna")).ok());
+  clock_.Advance(absl::Seconds(74));
+  server_->loop().Wake();
+  OnLoop([&] { EXPECT_TRUE(server_->loop().Connected("anna")) << "training"; });
+  clock_.Advance(absl::Seconds(1));
+  server_->loop().Wake();
+  Await([&] { return !server_->loop().Connected("anna"); });
+}
+
+TEST_F(LoopTest, AClockSetBackDoesNotProlongAWait) {
+  auto wait = Begin("anna");
+  clock_.Advance(-absl::Hours(1));
+  server_->loop().Wake();
+  OnLoop([] {});
+  EXPECT_FALSE(wait->ended.HasBeenNotified());
+  clock_.Advance(absl::Seconds(20));
+  server_->loop().Wake();
+  wait->ended.WaitForNotification();
+  EXPECT_TRUE(wait->status.ok()) << wait->status.error_message();
 }
 
 TEST_F(LoopTest, AClientThatHangsUpHasLeft) {

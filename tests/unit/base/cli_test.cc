@@ -10,5 +10,17 @@ TEST(JsonQuoteTest, EscapesWhatJsonForbids) {
   EXPECT_EQ(JsonQuote("naïve"), "\"naïve\"");
 }
 
+TEST(JsonQuoteTest, ReplacesWhatIsNotUtf8) {
+  const std::string replaced = "\xef\xbf\xbd";
+  EXPECT_EQ(JsonQuote("a\xff" "b"), "\"a" + replaced + "b\"");
+  EXPECT_EQ(JsonQuote("\xc3"), "\"" + replaced + "\"");
+  // A surrogate, an overlong slash, and a character above U+10FFFF.
+  EXPECT_EQ(JsonQuote("\xed\xa0\x80"),
+            "\"" + replaced + replaced + replaced + "\"");
+  EXPECT_EQ(JsonQuote("\xc0\xaf"), "\"" + replaced + replaced + "\"");
+  EXPECT_EQ(JsonQuote("\xf4\x90\x80\x80").size(), 2 + 4 * replaced.size());
+  EXPECT_EQ(JsonQuote("\xf0\x9f\x8e\xb5"), "\"\xf0\x9f\x8e\xb5\"");
+}
+
 }  // namespace
 }  // namespace choir::base

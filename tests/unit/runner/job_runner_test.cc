@@ -190,6 +190,20 @@ TEST_F(JobRunnerTest, AnUpdateThatWasNotUploadedIsRefused) {
   EXPECT_EQ(Report(*fleet, report).verdict(), Verdict::REFUSED);
 }
 
+TEST_F(JobRunnerTest, ADigestHasOneSpelling) {
+  auto fleet = Training();
+  const auto blob = store_->blobs().Put(
+      codec::EncodeFlatUpdate(Layout(*fleet), Zeros()));
+  ASSERT_TRUE(blob.ok());
+  v1::TrainReport report;
+  report.set_num_examples(1);
+  *report.mutable_update() = *blob;
+  report.mutable_update()->set_digest("sha256:" + blob->digest());
+  const v1::ReportResponse response = Report(*fleet, report);
+  EXPECT_EQ(response.verdict(), Verdict::REFUSED);
+  EXPECT_THAT(response.reason(), HasSubstr("lower-case"));
+}
+
 TEST_F(JobRunnerTest, AnUpdateThatShouldHaveBeenClippedIsRefused) {
   job_.aggregation.clip_norm_l2 = 1.0;
   auto fleet = Training();
