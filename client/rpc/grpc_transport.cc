@@ -17,6 +17,10 @@ namespace {
 
 // A chunk of 1 MiB with its frame; what else the coordinator sends is small.
 constexpr int kMaxMessageBytes = 8 << 20;
+// How long a call waits for a connection before it fails, and how often it
+// looks whether it was cancelled meanwhile.
+constexpr absl::Duration kConnectWait = absl::Seconds(5);
+constexpr absl::Duration kConnectStep = absl::Milliseconds(250);
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
@@ -78,7 +82,7 @@ class GrpcTransport final : public Transport {
     v1::DownloadChunk chunk;
     absl::Status local;
     while (local.ok() && reader->Read(&chunk)) {
-      local = sink(chunk);
+      local = sink(&chunk);
       if (!local.ok()) call.context()->TryCancel();
     }
     if (!local.ok()) {
@@ -124,6 +128,7 @@ class GrpcTransport final : public Transport {
   class ActiveCall {
    public:
     ActiveCall(GrpcTransport& owner, absl::Duration timeout) : owner_(owner) {
+      owner_.AwaitConnection();
       context_.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
       absl::MutexLock lock(&owner_.mu_);
       owner_.active_ = &context_;
@@ -139,6 +144,28 @@ class GrpcTransport final : public Transport {
     GrpcTransport& owner_;
     grpc::ClientContext context_;
   };
+
+  bool cancelled() {
+    absl::MutexLock lock(&mu_);
+    return cancelled_;
+  }
+
+  // Returns when connected, or when an attempt to connect has failed. gRPC
+  // works on a connection only while a thread waits in it: a call that failed
+  // at once, because the last attempt had, would leave the next attempt to
+  // itself, whose handshake then times out, again and again.
+  void AwaitConnection() {
+    const absl::Time end = absl::Now() + kConnectWait;
+    bool tried = false;
+    grpc_connectivity_state state = channel_->GetState(/*try_to_connect=*/true);
+    while (state != GRPC_CHANNEL_READY && absl::Now() < end && !cancelled()) {
+      if (state == GRPC_CHANNEL_CONNECTING) tried = true;
+      if (state == GRPC_CHANNEL_TRANSIENT_FAILURE && tried) return;
+      channel_->WaitForStateChange(
+          state, absl::ToChronoTime(absl::Now() + kConnectStep));
+      state = channel_->GetState(/*try_to_connect=*/true);
+    }
+  }
 
   template <typename Response, typename Request>
   absl::StatusOr<Response> Call(
@@ -171,13 +198,20 @@ class GrpcTransport final : public Transport {
     // Finds out that the other side is gone during a long poll.
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 60000);
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
+    // Base models are large: fewer, longer frames and reads.
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
+    arguments.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
+    arguments.SetInt(GRPC_ARG_TCP_READ_CHUNK_SIZE, 256 << 10);
+    arguments.SetInt(GRPC_ARG_TCP_MIN_READ_CHUNK_SIZE, 64 << 10);
     // A new identity must not reuse a connection of the old one.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    stub_ = v1::Coordinator::NewStub(grpc::CreateCustomChannel(
-        options_.address, grpc::SslCredentials(ssl), arguments));
+    channel_ = grpc::CreateCustomChannel(
+        options_.address, grpc::SslCredentials(ssl), arguments);
+    stub_ = v1::Coordinator::NewStub(channel_);
   }
 
   const GrpcTransportOptions options_;
+  std::shared_ptr<grpc::Channel> channel_;  // shared with the stub
   std::unique_ptr<v1::Coordinator::Stub> stub_;
   absl::Mutex mu_;
   grpc::ClientContext* active_ ABSL_GUARDED_BY(mu_) = nullptr;

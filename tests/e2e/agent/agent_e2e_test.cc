@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "base/exit_codes.h"
 #include "base/files.h"
@@ -112,6 +113,26 @@ TEST_F(AgentE2eTest, EndsWhenItsTokenIsSpentOrItIsRevoked) {
   ASSERT_TRUE(cluster_.agent("apple")->Wait(absl::Seconds(60)));
   EXPECT_EQ(cluster_.agent("apple")->exit_code(), base::kExitFailed);
   EXPECT_THAT(LogOf("apple"), HasSubstr("revoked"));
+}
+
+TEST_F(AgentE2eTest, ComesBackAfterTheCoordinatorWasAwayForLong) {
+  Add("apple");
+  cluster_.StartAgent("apple");
+  ASSERT_TRUE(AwaitLog("apple", "enrolled as apple")) << cluster_.Logs();
+  cluster_.coordinator()->Signal(SIGKILL);
+  ASSERT_TRUE(cluster_.coordinator()->Wait(absl::Seconds(10)));
+  // Its pauses have grown beyond the time a handshake may take.
+  const absl::Time end = absl::Now() + absl::Seconds(60);
+  while (absl::Now() < end) {
+    const std::vector<std::string> tries =
+        absl::StrSplit(LogOf("apple"), "next try in");
+    if (tries.size() > 4) break;
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  cluster_.StartCoordinator();
+  cluster_.Submit(MicroJob("job", 1, 1));
+  EXPECT_EQ(cluster_.AwaitJob("job", absl::Seconds(40)).state, "done")
+      << cluster_.Logs();
 }
 
 TEST_F(AgentE2eTest, TrustsOnlyItsCa) {
