@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "coordinator/rpc/grpc_status.h"
+#include "coordinator/rpc/refusal_log.h"
 
 namespace choir::rpc {
 namespace {
@@ -218,6 +219,10 @@ void JobLoop::CheckIn(const std::string& client,
                    "client \"", client, "\" has checked in again elsewhere; "
                    "two agents with one name?")));
   peer.capabilities = capabilities;
+  // Shown to operators, on terminals too.
+  peer.capabilities.set_software_version(
+      PrintableText(capabilities.software_version()));
+  peer.capabilities.set_device(PrintableText(capabilities.device()));
   peer.call = call;
   peer.answer = std::move(answer);
   peer.until = clock_.Now() + options_.long_poll;

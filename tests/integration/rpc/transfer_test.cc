@@ -468,6 +468,27 @@ TEST_F(LoopTest, AClientThatNeverComesBackFromItsTaskCountsAsGone) {
   Await([&] { return !server_->loop().Connected("anna"); });
 }
 
+TEST_F(LoopTest, WhatAnAgentSaysOfItselfIsFitForATerminal) {
+  const Credentials anna = Agent("anna");
+  v1::CheckInRequest request;
+  request.mutable_capabilities()->set_device("cpu\x1b[2Jroot");
+  request.mutable_capabilities()->set_software_version(std::string(9999, 'v'));
+  v1::CheckInResponse response;
+  OnLoop([&] { jobs_.plans["anna"].mutable_key()->set_job("j"); });
+  ASSERT_TRUE(Submit("j").ok());
+  ASSERT_TRUE(
+      AgentStub(anna)->CheckIn(Context().get(), request, &response).ok());
+  v1::ListClientsResponse clients;
+  ASSERT_TRUE(AdminStub(operator_)
+                  ->ListClients(Context().get(), v1::ListClientsRequest(),
+                                &clients)
+                  .ok());
+  ASSERT_EQ(clients.clients_size(), 1);
+  const v1::Capabilities& shown = clients.clients(0).capabilities();
+  EXPECT_EQ(shown.device(), "cpu?[2Jroot");
+  EXPECT_LE(shown.software_version().size(), 200u);
+}
+
 TEST_F(LoopTest, AClockSetBackDoesNotProlongAWait) {
   auto wait = Begin("anna");
   clock_.Advance(-absl::Hours(1));
