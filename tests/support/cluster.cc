@@ -65,7 +65,7 @@ void Cluster::LaunchCoordinator() {
                      PathOf("port"), "\"\n[tls]\nca_certificate = \"",
                      PathOf("ca/ca.crt"), "\"\ncertificate = \"",
                      PathOf("ca/coordinator.crt"), "\"\nprivate_key = \"",
-                     PathOf("ca/coordinator.key"),
+                     PathOf("ca/coordinator.key"), "\"\ncrl = \"", PathOf("ca/crl.pem"),
                      "\"\n[enrolment]\nca_private_key = \"",
                      PathOf("ca/ca.key"), "\"\n"));
   coordinator_ = Process::Start(

@@ -39,6 +39,8 @@ class Cluster {
   void LaunchCoordinator();
   bool WaitForCoordinator();
   Process* coordinator() { return coordinator_.get(); }
+  // host:port; empty before the first start.
+  const std::string& address() const { return address_; }
 
   // Writes the agent's configuration, with a fresh token if it has none yet.
   void AddAgent(const std::string& name, const std::string& data_file);
