@@ -12,9 +12,9 @@
 
 namespace choir::client {
 
-// Receives the chunks of a download in order; an error ends the download and
-// becomes its status.
-using ChunkSink = std::function<absl::Status(const v1::DownloadChunk&)>;
+// Receives the chunks of a download in order and may take their data; an error
+// ends the download and becomes its status.
+using ChunkSink = std::function<absl::Status(v1::DownloadChunk*)>;
 // Fills the next chunk of an upload; false when there is none. An error ends
 // the upload and becomes its status.
 using ChunkSource = std::function<absl::StatusOr<bool>(v1::UploadChunk*)>;

@@ -10,6 +10,8 @@
 namespace choir::coordinator {
 namespace {
 
+constexpr absl::Duration kMostLongPoll = absl::Minutes(4);
+
 absl::Status Required(absl::string_view value, absl::string_view field) {
   if (!value.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(field, " is required"));
@@ -74,10 +76,16 @@ absl::StatusOr<DaemonOptions> ResolveCoordinator(
       config::ParsePositiveDuration(
           limits.has_long_poll() ? limits.long_poll() : "20s",
           "limits.long_poll"));
-  // Agents send chunks of 256 KiB.
+  // Agents give up a check-in after five minutes.
+  if (out.long_poll > kMostLongPoll) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "limits.long_poll is ", absl::FormatDuration(out.long_poll),
+        "; it must be at most ", absl::FormatDuration(kMostLongPoll)));
+  }
+  // Agents send chunks of 256 KiB and take messages of up to 8 MiB.
   CHOIR_ASSIGN_OR_RETURN(const uint64_t chunk_kib,
                          Count(limits.has_chunk_kib(), limits.chunk_kib(),
-                               1024, 256, 16384, "limits.chunk_kib"));
+                               256, 256, 4096, "limits.chunk_kib"));
   out.chunk_bytes = chunk_kib << 10;
   out.port_file = config.port_file();
   out.keep_updates = config.keep_updates();

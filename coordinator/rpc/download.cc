@@ -1,15 +1,17 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "coordinator/rpc/grpc_status.h"
 #include "coordinator/rpc/transfers.h"
 
 namespace choir::rpc {
 namespace {
 
-// Reads the next chunk only when gRPC has passed the last one on, so that a
-// slow peer holds one chunk and no more.
+// Reads one chunk ahead while gRPC passes the last one on, so that a slow peer
+// holds two chunks and no more.
 class DownloadStream final
     : public grpc::ServerWriteReactor<v1::DownloadChunk> {
  public:
@@ -19,6 +21,10 @@ class DownloadStream final
   DownloadStream(std::unique_ptr<base::RandomAccessFile> file, uint64_t offset,
                  uint64_t chunk_bytes)
       : file_(std::move(file)), offset_(offset), chunk_bytes_(chunk_bytes) {
+    {
+      absl::MutexLock lock(&mu_);
+      ReadAhead();
+    }
     Next();
   }
 
@@ -32,32 +38,46 @@ class DownloadStream final
   void OnDone() override { delete this; }
 
  private:
-  void Next() {
-    const uint64_t bytes = std::min(chunk_bytes_, file_->size() - offset_);
-    // An empty blob is one empty chunk: the peer learns its size.
-    if (bytes == 0 && sent_any_) {
-      Finish(grpc::Status::OK);
-      return;
+  // Sends what was read ahead, then reads ahead again. That write may be done,
+  // on another thread, before the reading is: hence the lock.
+  void Next() ABSL_LOCKS_EXCLUDED(mu_) {
+    grpc::Status end;
+    {
+      absl::MutexLock lock(&mu_);
+      if (read_.ok() && !ended_) {
+        sending_.Swap(&ahead_);
+        StartWrite(&sending_);
+        ReadAhead();
+        return;
+      }
+      end = ToGrpc(read_);
     }
-    std::string* data = chunk_.mutable_data();
-    data->resize(bytes);
-    const absl::Status read = file_->ReadAt(offset_, bytes, data->data());
-    if (!read.ok()) {
-      Finish(ToGrpc(read));
-      return;
-    }
-    chunk_.set_offset(offset_);
-    chunk_.set_total_size(file_->size());
-    offset_ += bytes;
-    sent_any_ = true;
-    StartWrite(&chunk_);
+    Finish(end);
   }
 
+  void ReadAhead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    const uint64_t bytes = std::min(chunk_bytes_, file_->size() - offset_);
+    // An empty blob is one empty chunk: the peer learns its size.
+    ended_ = bytes == 0 && read_any_;
+    if (ended_) return;
+    std::string* data = ahead_.mutable_data();
+    data->resize(bytes);
+    read_ = file_->ReadAt(offset_, bytes, data->data());
+    ahead_.set_offset(offset_);
+    ahead_.set_total_size(file_->size());
+    offset_ += bytes;
+    read_any_ = true;
+  }
+
+  absl::Mutex mu_;
   std::unique_ptr<base::RandomAccessFile> file_;
-  uint64_t offset_ = 0;
+  uint64_t offset_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t chunk_bytes_ = 0;
-  bool sent_any_ = false;
-  v1::DownloadChunk chunk_;
+  bool read_any_ ABSL_GUARDED_BY(mu_) = false;
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status read_ ABSL_GUARDED_BY(mu_);
+  v1::DownloadChunk sending_ ABSL_GUARDED_BY(mu_);
+  v1::DownloadChunk ahead_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace
@@ -70,9 +90,11 @@ grpc::ServerWriteReactor<v1::DownloadChunk>* StartDownload(
       blobs.OpenBlob(request.digest());
   if (!file.ok()) return new DownloadStream(file.status());
   if (request.offset() > (*file)->size()) {
-    return new DownloadStream(absl::OutOfRangeError(
-        absl::StrCat("offset ", request.offset(), " lies behind the end of a "
-                     "blob of ", (*file)->size(), " bytes")));
+    return new DownloadStream(
+        absl::OutOfRangeError(absl::StrCat("offset ", request.offset(),
+                                           " lies behind the end of a "
+                                           "blob of ",
+                                           (*file)->size(), " bytes")));
   }
   return new DownloadStream(*std::move(file), request.offset(), chunk_bytes);
 }

@@ -74,8 +74,8 @@ double Plain(const sim::ExperimentOptions& options,
   const absl::Time start = absl::Now();
   for (int round = 0; round < kRounds; ++round) {
     for (int client = 0; client < kClients; ++client) {
-      const auto data = population.Encoded(client, base->tokenizer(),
-                                           options.job.training);
+      const auto data =
+          population.Encoded(client, base->tokenizer(), options.job.training);
       std::vector<float> parameters = initial;
       CHOIR_CHECK((*trainer)
                       ->Train(absl::MakeSpan(parameters), data->train,
@@ -105,8 +105,8 @@ double Federated(const sim::ExperimentOptions& options,
 void BM_ClientSteps(benchmark::State& state) {
   static const sim::ExperimentOptions& options =
       *new sim::ExperimentOptions(Options());
-  const auto base = model::BaseModel::Load(options.job.base_model,
-                                           model::DeviceKind::kCpu);
+  const auto base =
+      model::BaseModel::Load(options.job.base_model, model::DeviceKind::kCpu);
   CHOIR_CHECK(base.ok());
   const auto population = sim::Population::Create(options.clients);
   CHOIR_CHECK(population.ok());
@@ -120,8 +120,10 @@ void BM_ClientSteps(benchmark::State& state) {
   state.counters["federated_steps_per_s"] = federated;
   state.counters["ratio"] = Ratios().back();
 }
-BENCHMARK(BM_ClientSteps)->Iterations(1)->Repetitions(5)->Unit(
-    benchmark::kMillisecond);
+BENCHMARK(BM_ClientSteps)
+    ->Iterations(1)
+    ->Repetitions(5)
+    ->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace choir::bench

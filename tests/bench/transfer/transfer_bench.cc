@@ -10,11 +10,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -53,8 +52,7 @@ std::string MakeBigModel() {
   config["num_key_value_heads"] = 8;
   config["intermediate_size"] = 8;
   config.erase("head_dim");
-  CHOIR_CHECK(
-      base::WriteFileAtomic(dir + "/config.json", config.dump()).ok());
+  CHOIR_CHECK(base::WriteFileAtomic(dir + "/config.json", config.dump()).ok());
   CHOIR_CHECK(base::WriteFileAtomic(dir + "/tokenizer.json",
                                     *base::ReadFile(micro + "tokenizer.json"))
                   .ok());
@@ -108,8 +106,11 @@ class Bench {
     cluster_.StartCoordinator();
     std::string port = *base::ReadFile(cluster_.PathOf("port"));
     address_ = absl::StrCat("127.0.0.1:", std::stoi(port));
-    cluster_.Submit(absl::StrCat("name = \"big\"\n[model]\nbase = \"", model_,
-                                 "\"\n[rounds]\ncount = 1\ncohort_size = 64\n"));
+    cluster_.Submit(
+        absl::StrCat("name = \"big\"\n[model]\nbase = \"", model_,
+                     "\"\n[rounds]\ncount = 1\ncohort_size = ", kAgents,
+                     "\ndeadline = \"30m\"\n[evaluation]\n"
+                     "every = 0\n"));
     const std::string file = model_ + "/model.safetensors";
     CHOIR_CHECK(base::FileSize(file).ok());
     blob_.set_size(*base::FileSize(file));
@@ -120,6 +121,7 @@ class Bench {
       absl::SleepFor(absl::Milliseconds(20));
     }
     for (int i = 0; i < kAgents; ++i) transports_.push_back(Enrol(i));
+    TakeTasks();
     bare_ = tests::Process::Start(
         {"/proc/self/exe", "--serve-bare", cluster_.dir()}, "");
     CHOIR_CHECK(tests::WaitForFile(cluster_.PathOf("bare-port"),
@@ -160,9 +162,8 @@ class Bench {
     const absl::Time start = absl::Now();
     std::vector<std::thread> threads;
     for (int i = 0; i < agents; ++i) {
-      threads.emplace_back([&] {
-        CHOIR_CHECK(ReadBareStream(tls, address) == kPayload);
-      });
+      threads.emplace_back(
+          [&] { CHOIR_CHECK(ReadBareStream(tls, address) == kPayload); });
     }
     for (std::thread& thread : threads) thread.join();
     const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
@@ -170,11 +171,25 @@ class Bench {
   }
 
   double CoordinatorPeakMib() {
-    return static_cast<double>(PeakKib(cluster_.coordinator()->pid())) /
-           1024.0;
+    return static_cast<double>(PeakKib(cluster_.coordinator()->pid())) / 1024.0;
   }
 
  private:
+  // Only the files of its task are an agent's to download.
+  void TakeTasks() {
+    std::vector<std::thread> threads;
+    for (const auto& transport : transports_) {
+      threads.emplace_back([&transport] {
+        while (true) {
+          const auto answer = transport->CheckIn(v1::CheckInRequest());
+          CHOIR_CHECK(answer.ok());
+          if (answer->has_task()) return;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+
   std::unique_ptr<client::Transport> Enrol(int index) {
     const std::string name = absl::StrCat("agent-", index);
     const tests::CommandResult token =
@@ -183,8 +198,7 @@ class Bench {
     CHOIR_CHECK(key.ok());
     client::GrpcTransportOptions options;
     options.address = address_;
-    options.ca_certificate_pem =
-        *base::ReadFile(cluster_.PathOf("ca/ca.crt"));
+    options.ca_certificate_pem = *base::ReadFile(cluster_.PathOf("ca/ca.crt"));
     auto transport = client::MakeGrpcTransport(options);
     CHOIR_CHECK(transport.ok());
     v1::EnrollRequest request;
@@ -198,8 +212,7 @@ class Bench {
     const auto key_pem = key->ToPem();
     CHOIR_CHECK(key_pem.ok());
     CHOIR_CHECK((*transport)
-                    ->UseIdentity(enrolled->certificate_pem(),
-                                  key_pem->view())
+                    ->UseIdentity(enrolled->certificate_pem(), key_pem->view())
                     .ok());
     return std::move(*transport);
   }

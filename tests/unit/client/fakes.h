@@ -155,7 +155,7 @@ class FakeCoordinator final : public Transport {
         chunk.set_data(bytes.substr(at, chunk_bytes));
         chunk.set_total_size(bytes.size());
         at += chunk.data().size();
-        absl::Status status = sink(chunk);
+        absl::Status status = sink(&chunk);
         if (status.ok()) status = Trouble("DownloadChunk", "after");
         if (!status.ok()) return status;
       }
