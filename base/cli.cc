@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdint>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
@@ -23,6 +24,29 @@ void OnSignal(int) {
   [[maybe_unused]] ssize_t ignored = write(g_pipe[1], &byte, 1);
 }
 
+// Bytes of the UTF-8 character that `text` begins with; 0 if it begins with
+// something else, overlong forms and surrogates included.
+size_t CharacterBytes(absl::string_view text) {
+  const auto byte = [text](size_t i) -> uint32_t {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0;
+  };
+  const uint32_t first = byte(0);
+  if (first < 0x80) return 1;
+  const size_t size = first < 0xc2   ? 0
+                      : first < 0xe0 ? 2
+                      : first < 0xf0 ? 3
+                      : first < 0xf5 ? 4
+                                     : 0;
+  for (size_t i = 1; i < size; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  }
+  const bool odd = (first == 0xe0 && byte(1) < 0xa0) ||
+                   (first == 0xed && byte(1) > 0x9f) ||
+                   (first == 0xf0 && byte(1) < 0x90) ||
+                   (first == 0xf4 && byte(1) > 0x8f);
+  return odd ? 0 : size;
+}
+
 }  // namespace
 
 int PrintError(const absl::Status& status, bool json, bool usage) {
@@ -38,17 +62,21 @@ int PrintError(const absl::Status& status, bool json, bool usage) {
 
 std::string JsonQuote(absl::string_view text) {
   std::string quoted = "\"";
-  for (const char c : text) {
-    const unsigned char byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      absl::StrAppend(&quoted, "\\", absl::string_view(&c, 1));
-    } else if (c == '\n') {
+  while (!text.empty()) {
+    const size_t bytes = CharacterBytes(text);
+    const unsigned char first = static_cast<unsigned char>(text[0]);
+    if (bytes == 0) {
+      quoted += "\xef\xbf\xbd";  // U+FFFD
+    } else if (first == '"' || first == '\\') {
+      absl::StrAppend(&quoted, "\\", text.substr(0, 1));
+    } else if (first == '\n') {
       quoted += "\\n";
-    } else if (byte < 0x20) {
-      absl::StrAppendFormat(&quoted, "\\u%04x", byte);
+    } else if (first < 0x20) {
+      absl::StrAppendFormat(&quoted, "\\u%04x", first);
     } else {
-      quoted += c;
+      absl::StrAppend(&quoted, text.substr(0, bytes));
     }
+    text.remove_prefix(bytes == 0 ? 1 : bytes);
   }
   return quoted + "\"";
 }

@@ -19,7 +19,8 @@ inline constexpr char kVersion[] = "0.1.0";
 // `usage`; everything else is kExitFailed.
 int PrintError(const absl::Status& status, bool json, bool usage = false);
 
-// `text` as a JSON string literal, quotes included.
+// `text` as a JSON string literal, quotes included; bytes that are not UTF-8
+// become U+FFFD.
 std::string JsonQuote(absl::string_view text);
 
 // Stops a program gracefully. Install() makes the first SIGTERM or SIGINT set

@@ -61,6 +61,7 @@ absl::Status ErrnoStatus(int error_number, absl::string_view what) {
                    std::generic_category().message(error_number));
   switch (error_number) {
     case ENOENT:
+    case ENOTDIR:
       return absl::NotFoundError(message);
     case EACCES:
     case EPERM:

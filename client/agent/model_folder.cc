@@ -86,7 +86,7 @@ absl::StatusOr<std::string> LinkModelFolder(const std::string& models,
         absl::StrCat("../../blobs/", file.blob().digest());
     const std::string link = base::JoinPath(folder, file.name());
     if (symlink(target.c_str(), link.c_str()) != 0 && errno != EEXIST) {
-      return base::ErrnoStatus(errno, absl::StrCat("cannot link ", link));
+      return base::ErrnoStatus(errno, absl::StrCat("link ", link));
     }
   }
   return folder;

@@ -25,13 +25,13 @@ constexpr int kStateFormat = 1;
 absl::StatusOr<int> Lock(const std::string& path, const std::string& folder) {
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0) {
-    return base::ErrnoStatus(errno, absl::StrCat("cannot open ", path));
+    return base::ErrnoStatus(errno, absl::StrCat("open ", path));
   }
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     const int error = errno;
     close(fd);
     if (error != EWOULDBLOCK) {
-      return base::ErrnoStatus(error, absl::StrCat("cannot lock ", path));
+      return base::ErrnoStatus(error, absl::StrCat("lock ", path));
     }
     return absl::FailedPreconditionError(absl::StrCat(
         "another agent uses the state folder ", folder,

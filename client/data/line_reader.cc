@@ -13,7 +13,7 @@ absl::StatusOr<LineReader> LineReader::Open(const std::string& path,
                                             uint64_t max_line_bytes) {
   std::FILE* file = std::fopen(path.c_str(), "rbe");
   if (file == nullptr) {
-    return base::ErrnoStatus(errno, absl::StrCat("cannot open ", path));
+    return base::ErrnoStatus(errno, absl::StrCat("open ", path));
   }
   return LineReader(file, path, max_line_bytes);
 }
@@ -27,7 +27,7 @@ absl::Status LineReader::Fill() {
   end_ = std::fread(buffer_.data(), 1, buffer_.size(), file_.get());
   if (end_ == 0) {
     if (std::ferror(file_.get())) {
-      return base::ErrnoStatus(errno, absl::StrCat("cannot read ", path_));
+      return base::ErrnoStatus(errno, absl::StrCat("read ", path_));
     }
     at_end_ = true;
   }

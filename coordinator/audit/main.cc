@@ -184,7 +184,7 @@ int Main(int argc, char** argv) {
   CLI::App* exported =
       AddVerb(app, "export", "All events as JSON, one a line", options);
   exported->add_option("--out", options.out, "File to write, or - for stdout")
-      ->required();
+      ->capture_default_str();
   exported
       ->add_option("--format", options.format,
                    "jsonl (events) or csv (table of rounds)")

@@ -81,8 +81,8 @@ TEST_P(RefusedJobTest, NamesTheField) {
 INSTANTIATE_TEST_SUITE_P(
     All, RefusedJobTest,
     ::testing::Values(
-        BadCase{"name=\"\"", "'name'"}, BadCase{"name=\"a/b\"", "'name'"},
-        BadCase{"name=\".x\"", "'name'"}, BadCase{"model.base=\"\"", "base"},
+        BadCase{"name=\"\"", "'job.name'"}, BadCase{"name=\"a/b\"", "'job.name'"},
+        BadCase{"name=\".x\"", "'job.name'"}, BadCase{"model.base=\"\"", "base"},
         BadCase{"adapter.rank=0", "adapter.rank"},
         BadCase{"adapter.rank=5000", "adapter.rank"},
         BadCase{"adapter.alpha=0.0", "adapter.alpha"},
