@@ -27,7 +27,8 @@ dl { display: grid; gap: .5rem 1rem;
   grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); }
 dt { color: var(--soft); font-size: .85rem; }
 dd { margin: 0; font-size: 1.2rem; overflow-wrap: anywhere; }
-dd.long { font-size: .8rem; font-family: monospace; }
+.long { grid-column: 1 / -1; }
+.long dd { font-size: .8rem; font-family: monospace; }
 svg { width: 100%; height: auto; } svg text { fill: var(--soft);
   font-size: 12px; } svg .grid { stroke: var(--line); }
 svg polyline { fill: none; stroke-width: 2; }
@@ -44,15 +45,15 @@ pre { border: 1px solid var(--line); padding: 1rem; overflow-x: auto; }
 )";
 
 std::string Figure(double value, const char* format) {
-  if (!std::isfinite(value)) return "none";
+  if (!std::isfinite(value)) return "\u2013";
   return absl::StrFormat("%.*f", format[0] - '0', value);
 }
 
 std::string Entry(absl::string_view name, absl::string_view value,
                   absl::string_view css_class = "") {
-  return absl::StrCat("<div><dt>", EscapeHtml(name), "</dt><dd",
-                      css_class.empty() ? "" : " class=\"", css_class,
-                      css_class.empty() ? "" : "\"", ">", EscapeHtml(value),
+  return absl::StrCat("<div", css_class.empty() ? "" : " class=\"", css_class,
+                      css_class.empty() ? "" : "\"", "><dt>",
+                      EscapeHtml(name), "</dt><dd>", EscapeHtml(value),
                       "</dd></div>\n");
 }
 

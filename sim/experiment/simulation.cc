@@ -131,8 +131,6 @@ double CurrentRssMib() {
 
 void ConfigureAllocator(int workers) {
   mallopt(M_ARENA_MAX, workers + 1);
-  mallopt(M_MMAP_THRESHOLD, 1 << 20);
-  mallopt(M_TRIM_THRESHOLD, 8 << 20);
 }
 
 absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& given,

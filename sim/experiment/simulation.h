@@ -69,8 +69,9 @@ absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& options,
 double PeakRssMib();
 double CurrentRssMib();
 
-// Limits this process's allocator to few arenas and fixed thresholds, so that
-// memory does not creep up over many rounds. Call once, before other threads.
+// Limits this process's allocator to few arenas, so that memory does not creep
+// up over many rounds; model::ConfigureCompute() sets its thresholds. Call
+// once, before other threads.
 void ConfigureAllocator(int workers);
 
 }  // namespace choir::sim

@@ -11,6 +11,7 @@
 #include "base/exit_codes.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "coordinator/store/store.h"
 #include "model/trainer.h"
 #include "nlohmann/json.hpp"
 #include "sim/experiment/pooled.h"
@@ -62,10 +63,7 @@ bool IsUsage(const absl::Status& status) {
 
 int Fail(const absl::Status& status, const Flags& flags) {
   const int code = base::PrintError(status, flags.json, IsUsage(status));
-  const bool locked =
-      absl::IsFailedPrecondition(status) &&
-      std::string(status.message()).find("lock") != std::string::npos;
-  return locked ? base::kExitStoreLocked : code;
+  return store::IsStoreLocked(status) ? base::kExitStoreLocked : code;
 }
 
 void Configure(const ExperimentOptions& options) {
@@ -211,8 +209,7 @@ int Main(int argc, char** argv) {
   CLI::App app("Choir's simulator: federated experiments on one machine.",
                "choir-sim");
   app.footer(base::kExitCodeHelp);
-  app.set_version_flag("--version",
-                       absl::StrCat("choir-sim ", base::kVersion));
+  app.set_version_flag("--version", base::kVersion);
   app.require_subcommand(1);
   CLI::App* run = app.add_subcommand("run", "Run an experiment");
   AddExperimentFlags(*run, flags);

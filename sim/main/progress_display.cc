@@ -1,5 +1,6 @@
 #include "sim/main/progress_display.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,11 +15,19 @@ namespace choir::sim {
 namespace {
 
 constexpr int kBarWidth = 24;
+constexpr int kLeastBarWidth = 6;  // shorter ones tell nothing
 constexpr absl::Duration kRedraw = absl::Milliseconds(100);
 constexpr absl::Duration kBetweenLines = absl::Seconds(1);
 
 std::string Loss(double value) {
   return std::isfinite(value) ? absl::StrFormat("%.4f", value) : "-";
+}
+
+// Characters in a line of the terminal on stderr.
+size_t TerminalWidth() {
+  winsize size = {};
+  const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0;
+  return known && size.ws_col > 0 ? size.ws_col : 80;
 }
 
 }  // namespace
@@ -29,6 +38,19 @@ std::string Bar(int done, int total, int width) {
                                   0, width);
   return absl::StrCat("[", std::string(filled, '#'),
                       std::string(width - filled, '-'), "]");
+}
+
+std::string FitLine(int done, int total, absl::string_view figures,
+                    size_t columns) {
+  // The last column stays free: some terminals wrap once it is written.
+  const size_t room = columns > 1 ? columns - 1 : 0;
+  const size_t left = room > figures.size() ? room - figures.size() : 0;
+  const int width =
+      static_cast<int>(std::min<size_t>(kBarWidth, left > 2 ? left - 2 : 0));
+  std::string line = width < kLeastBarWidth ? "" : Bar(done, total, width);
+  absl::StrAppend(&line, figures);
+  if (line.size() > room) line.resize(room);
+  return line;
 }
 
 ProgressDisplay::ProgressDisplay(int total_rounds, bool quiet)
@@ -44,6 +66,9 @@ ProgressDisplay::~ProgressDisplay() {
 void ProgressDisplay::OnRound(const RoundMetrics& round) {
   if (last_.round == 0) first_round_ = static_cast<int>(round.round) - 1;
   last_ = round;
+  if (std::isfinite(round.heldout_loss)) {
+    last_heldout_loss_ = round.heldout_loss;
+  }
   if (quiet_) return;
   if (terminal_) {
     Draw("");
@@ -77,13 +102,12 @@ void ProgressDisplay::Draw(absl::string_view suffix) {
         (total_rounds_ - done));
     eta = absl::StrFormat("%02d:%02d", left / 60, left % 60);
   }
-  std::fprintf(stderr,
-               "\r\033[K%s %d/%d  loss %s  held-out %s  %.1f clients/s  ETA "
-               "%s  %s",
-               Bar(done, total_rounds_, kBarWidth).c_str(), done,
-               total_rounds_, Loss(last_.train_loss).c_str(),
-               Loss(last_.heldout_loss).c_str(), last_.clients_per_second,
-               eta.c_str(), std::string(suffix).c_str());
+  const std::string figures = absl::StrFormat(
+      " %d/%d  loss %s  held-out %s  %.1f clients/s  ETA %s  %s", done,
+      total_rounds_, Loss(last_.train_loss), Loss(last_heldout_loss_),
+      last_.clients_per_second, eta, suffix);
+  std::fprintf(stderr, "\r\033[K%s",
+               FitLine(done, total_rounds_, figures, TerminalWidth()).c_str());
   std::fflush(stderr);
 }
 

@@ -2,6 +2,8 @@
 #ifndef CHOIR_SIM_MAIN_PROGRESS_DISPLAY_H_
 #define CHOIR_SIM_MAIN_PROGRESS_DISPLAY_H_
 
+#include <cstddef>
+#include <limits>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -32,11 +34,17 @@ class ProgressDisplay {
   absl::Time last_draw_ = absl::InfinitePast();
   int first_round_ = 0;  // rounds done before this run
   RoundMetrics last_;
+  double last_heldout_loss_ = std::numeric_limits<double>::quiet_NaN();
   bool drawn_ = false;
 };
 
 // "[#####-----]", `width` characters between the brackets.
 std::string Bar(int done, int total, int width);
+
+// A bar and `figures` on one line of a terminal with so many columns; a narrow
+// one loses the bar first, then the end of the figures.
+std::string FitLine(int done, int total, absl::string_view figures,
+                    size_t columns);
 
 }  // namespace choir::sim
 
