@@ -331,5 +331,21 @@ TEST(EngineTest, ResumeSaysAgainWhatIsToBeDone) {
   EXPECT_EQ(Count(world, [](auto& r) { return r.has_job_finished(); }), 1);
 }
 
+// The most that a configuration may ask for must not look like an endless loop.
+TEST(EngineTest, AJobWhoseDrawsAreAllEmptyFailsHoweverPatientItIs) {
+  config::JobOptions options = TestJob(1, 1);
+  options.rounds.selection = config::Selection::kPoisson;
+  options.rounds.sampling_rate = 1e-12;
+  options.rounds.min_survivors = 1;
+  options.rounds.min_available = 1;
+  options.rounds.max_lost_in_a_row = 100000;
+  options.evaluation.every = 0;
+  FakeWorld world(options);
+  world.ArriveAll({"a"});
+  EXPECT_TRUE(world.engine().progress().finished);
+  EXPECT_EQ(world.engine().progress().result.state(), v1::JobFinished::FAILED);
+  EXPECT_EQ(world.engine().progress().rounds_lost, 100000u);
+}
+
 }  // namespace
 }  // namespace choir::engine

@@ -108,6 +108,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"rounds.min_survivors=5", "min_survivors"},
         BadCase{"rounds.min_available=3", "min_available"},
         BadCase{"rounds.deadline=\"0s\"", "deadline"},
+        BadCase{"rounds.max_lost_in_a_row=100001", "max_lost_in_a_row"},
         BadCase{"aggregation.weighting=\"x\"", "weighting"},
         BadCase{"aggregation.fixed_point_bits=40", "fixed_point_bits"},
         BadCase{"aggregation.server_momentum=1.0", "server_momentum"},
