@@ -31,6 +31,7 @@ namespace choir::model {
 namespace {
 
 constexpr char kStateName[] = "pretrain_state.safetensors";
+constexpr char kModelName[] = "model.safetensors";
 
 // One thread's view of the model: shared weights, gradients of its own.
 struct Replica {
@@ -381,7 +382,7 @@ absl::Status Pretrainer::SaveModel(const PretrainResult& result) const {
     views.push_back(view);
   }
   const std::pair<const char*, std::string> files[] = {
-      {"model.safetensors", EncodeSafetensors(std::move(views))},
+      {kModelName, EncodeSafetensors(std::move(views))},
       {"config.json", ModelConfigJson(config_)},
       {"tokenizer.json", data_.tokenizer_json},
       {"tokenizer_config.json", TokenizerConfigJson(*data_.tokenizer)},
@@ -398,6 +399,8 @@ absl::StatusOr<PretrainResult> Pretrainer::Run() {
   CHOIR_RETURN_IF_ERROR(Initialize());
   CHOIR_RETURN_IF_ERROR(MakeReplicas());
   start_ = absl::Now();
+  // A prompt that the model cannot continue is found before hours of training.
+  CHOIR_RETURN_IF_ERROR(Sample().status());
   if (options_.resume) CHOIR_RETURN_IF_ERROR(LoadState());
   base::LogInfo(layout_.num_elements(), " parameters, ", data_.train.size(),
                 " training and ", data_.heldout.size(), " held-out tokens");
@@ -448,6 +451,14 @@ absl::StatusOr<PretrainResult> Pretrainer::Run() {
 }  // namespace
 
 absl::StatusOr<PretrainResult> Pretrain(const PretrainOptions& options) {
+  for (const char* name : {kStateName, kModelName}) {
+    if (!options.resume &&
+        base::FileExists(base::JoinPath(options.out, name))) {
+      return absl::AlreadyExistsError(absl::StrCat(
+          options.out, " already holds ", name,
+          "; add --resume to go on with it or give another --out"));
+    }
+  }
   CHOIR_ASSIGN_OR_RETURN(PretrainData data, LoadPretrainData(options));
   return TorchGuard("pretraining",
                     [&]() -> absl::StatusOr<PretrainResult> {

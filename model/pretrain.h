@@ -56,9 +56,11 @@ struct PretrainResult {
 // state that --resume goes on from. Progress goes to stderr. With a limit in
 // tokens alone the result depends on corpus and options only.
 //
-// Errors: INVALID_ARGUMENT for options that do not fit together or a corpus
-// too small; those of base/files.h; ABORTED if the loss stops being finite or
-// the process was asked to stop (a checkpoint is written first).
+// Errors: INVALID_ARGUMENT for options that do not fit together, a corpus too
+// small or a prompt too long; ALREADY_EXISTS if options.out holds a model or
+// a state and --resume is not set; those of base/files.h; ABORTED if the loss
+// stops being finite or the process was asked to stop (a checkpoint is written
+// first).
 absl::StatusOr<PretrainResult> Pretrain(const PretrainOptions& options);
 
 }  // namespace choir::model

@@ -84,7 +84,7 @@ void AddGenerate(CLI::App* verb, GenerateFlags& o) {
 
 // What a file or flag says, rather than what happened to it on the way.
 bool IsUsage(const absl::Status& status) {
-  return status.code() == absl::StatusCode::kInvalidArgument;
+  return absl::IsInvalidArgument(status) || absl::IsAlreadyExists(status);
 }
 
 // The exit code if the command line asks for help or cannot be understood.
@@ -131,7 +131,8 @@ int Main(int argc, char** argv) {
   CLI::App* command = verb("tokenize", "Text on stdin to token ids, or back",
                            [&] { return RunTokenize(common, tokenize); });
   AddModel(command, common, false);
-  command->add_flag("--decode", tokenize.decode, "stdin has ids");
+  command->add_flag("--decode", tokenize.decode,
+                    "stdin has ids, or what tokenize --json printed");
   command->add_flag("--no-special", tokenize.no_special, "no BOS or EOS");
 
   command = verb("eval", "Loss of a model on token ids or text",

@@ -9,11 +9,13 @@
 #include <optional>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/files.h"
 #include "base/status_macros.h"
@@ -134,9 +136,12 @@ std::string ReadStdin() {
                      std::istreambuf_iterator<char>());
 }
 
-// Numbers apart by blanks or commas, in brackets or not.
-absl::StatusOr<std::vector<int32_t>> ParseIds(const std::string& text) {
+// Numbers apart by blanks or commas, in brackets or not, or the document that
+// `tokenize --json` prints.
+absl::StatusOr<std::vector<int32_t>> ParseIds(absl::string_view text) {
   std::vector<int32_t> ids;
+  text = absl::StripAsciiWhitespace(text);
+  if (absl::ConsumePrefix(&text, "{\"ids\":")) absl::ConsumeSuffix(&text, "}");
   for (const absl::string_view word :
        absl::StrSplit(text, absl::ByAnyChar(" \t\r\n,[]"), absl::SkipEmpty())) {
     int32_t id;
@@ -258,11 +263,12 @@ absl::Status RunEval(const CommonOptions& common, const EvalOptions& options) {
     json["load_balancing_loss"] = 0.0;
     if (common.json) {
       Print(json);
+    } else if (tokens == 0) {
+      std::cout << "nothing to predict: each row has one id\n";
     } else {
       std::cout << absl::StrFormat(
           "mean loss %.4f nats per token (perplexity %.2f) over %d tokens\n",
-          tokens > 0 ? loss / tokens : 0.0,
-          tokens > 0 ? std::exp(loss / tokens) : 1.0, tokens);
+          loss / tokens, std::exp(loss / tokens), tokens);
     }
     return absl::OkStatus();
   });
@@ -315,9 +321,13 @@ absl::Status RunPretrain(const CommonOptions& common, PretrainFlags flags) {
   options.threads = common.threads;
   ModelConfig& config = options.config;
   config.vocab_size = options.vocab_size;
-  if (config.num_heads > 0 && config.hidden_size % config.num_heads == 0) {
-    config.head_dim = config.hidden_size / config.num_heads;
+  if (config.num_heads < 1 || config.hidden_size % config.num_heads != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--hidden is ", config.hidden_size,
+                     "; it must be a multiple of --heads, which is ",
+                     config.num_heads));
   }
+  config.head_dim = config.hidden_size / config.num_heads;
   config.rms_norm_eps = 1e-5;
   config.tie_word_embeddings = true;
   // The reader of config.json knows what fits together.

@@ -53,8 +53,8 @@ struct LoraBank {
   double scale = 0.0;
 };
 
-// Tensors of `layout` as views into `flat` (float32, layout.num_elements()),
-// leaves that require gradients if `trainable`.
+// Tensors of `layout` as detached views into `flat` (float32,
+// layout.num_elements()): leaves that share its memory.
 LoraBank BindLora(const ModelConfig& config, const codec::Layout& layout,
                   const at::Tensor& flat, double scale);
 

@@ -244,6 +244,11 @@ TEST(ChoirModelTest, DocumentsHaveTheirPromisedShape) {
       RunModel("tokenize --decode" + model, prompt["ids"].dump()).text);
   EXPECT_EQ(json["text"], text);
   json = nlohmann::json::parse(
+      RunModel("tokenize --decode" + model,
+               nlohmann::json{{"ids", prompt["ids"]}}.dump() + "\n")
+          .text);
+  EXPECT_EQ(json["text"], text);
+  json = nlohmann::json::parse(
       RunModel("tokenize --no-special" + model, text).text);
   EXPECT_EQ(json["ids"].size() + 1, prompt["ids"].size());
 
@@ -317,6 +322,11 @@ TEST(ChoirModelTest, PretrainingIsReproducibleAndResumes) {
   const auto weights = [&](const std::string& name) {
     return base::ReadFile(folder + "/" + name + "/model.safetensors").value();
   };
+  EXPECT_EQ(weights("one"), weights("two"));
+  const Output again = RunModel(absl::StrCat(
+      "pretrain --json --corpus ", corpus, " --out ", folder,
+      "/one --hidden 16 --heads 2 --kv-heads 1 --tokens 9"));
+  EXPECT_EQ(again.code, 2) << again.text;
   EXPECT_EQ(weights("one"), weights("two"));
   const auto resumed = run("one", 40000, "--resume");
   EXPECT_GE(resumed["tokens"].get<int64_t>(), 40000);
