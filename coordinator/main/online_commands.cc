@@ -37,7 +37,7 @@ absl::Status WriteAll(int fd, absl::string_view bytes,
     const ssize_t written = ::write(fd, bytes.data(), bytes.size());
     if (written < 0) {
       if (errno == EINTR) continue;
-      return base::ErrnoStatus(errno, absl::StrCat("writing ", path));
+      return base::ErrnoStatus(errno, absl::StrCat("write ", path));
     }
     bytes.remove_prefix(static_cast<size_t>(written));
   }
@@ -207,7 +207,7 @@ absl::Status AdminClient::PullFile(const v1::ModelFile& file,
   const std::string part = absl::StrCat(path, ".part");
   const int fd =
       ::open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return base::ErrnoStatus(errno, absl::StrCat("creating ", part));
+  if (fd < 0) return base::ErrnoStatus(errno, absl::StrCat("create ", part));
   grpc::ClientContext context;
   SetDeadline(context, 24 * 3600);
   v1::DownloadRequest request;
@@ -224,14 +224,14 @@ absl::Status AdminClient::PullFile(const v1::ModelFile& file,
   const grpc::Status finished = reader->Finish();
   if (status.ok()) status = Check(finished);
   if (::close(fd) != 0 && status.ok()) {
-    status = base::ErrnoStatus(errno, absl::StrCat("closing ", part));
+    status = base::ErrnoStatus(errno, absl::StrCat("close ", part));
   }
   if (status.ok() && base::ToHex(digest.Finish()) != file.blob().digest()) {
     status = absl::DataLossError(
         absl::StrCat(file.name(), " arrived damaged; pull again"));
   }
   if (status.ok() && std::rename(part.c_str(), path.c_str()) != 0) {
-    status = base::ErrnoStatus(errno, absl::StrCat("renaming ", part));
+    status = base::ErrnoStatus(errno, absl::StrCat("rename ", part));
   }
   if (!status.ok()) ::unlink(part.c_str());
   return status;

@@ -68,7 +68,7 @@ absl::StatusOr<PrivateKey> PrivateKey::FromPem(absl::string_view pem) {
 absl::StatusOr<PrivateKey> PrivateKey::ReadFile(const std::string& path) {
   struct stat file = {};
   if (::stat(path.c_str(), &file) != 0) {
-    return base::ErrnoStatus(errno, absl::StrCat("reading ", path));
+    return base::ErrnoStatus(errno, absl::StrCat("read ", path));
   }
   if ((file.st_mode & 077) != 0) {
     return absl::FailedPreconditionError(absl::StrCat(
