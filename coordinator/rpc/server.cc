@@ -7,6 +7,8 @@
 #include <thread>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/cli.h"
@@ -56,10 +58,7 @@ class ServerImpl final : public CoordinatorServer {
     CHOIR_RETURN_IF_ERROR(CheckOwnCertificate(options_, clock_.Now()));
     CHOIR_RETURN_IF_ERROR(
         store_.journal().ForEach([this](const store::JournalEntry& entry) {
-          if (entry.record.has_update_accepted()) {
-            accepted_.insert(
-                entry.record.update_accepted().report().update().digest());
-          }
+          NoteUpdates(entry.record);
           CHOIR_RETURN_IF_ERROR(registry_.Apply(entry.record));
           return jobs_.Apply(entry.record);
         }));
@@ -119,7 +118,27 @@ class ServerImpl final : public CoordinatorServer {
   }
 
  private:
-  // Updates that had arrived, but were not reported, when the last run ended.
+  // Which updates somebody looks after: their job's runner, or the operator who
+  // had them kept. A finished job has no runner any more: if a crash came
+  // before the updates of its last round were removed, nobody does.
+  void NoteUpdates(const v1::JournalRecord& record) {
+    if (record.has_round_started()) {
+      last_round_[record.round_started().job()].clear();
+    } else if (record.has_update_accepted()) {
+      const v1::UpdateAccepted& update = record.update_accepted();
+      accepted_.insert(update.report().update().digest());
+      last_round_[update.key().job()].push_back(
+          update.report().update().digest());
+    } else if (record.has_job_finished()) {
+      for (const auto& digest : last_round_[record.job_finished().job()]) {
+        accepted_.erase(digest);
+      }
+      last_round_.erase(record.job_finished().job());
+    }
+  }
+
+  // Updates that had arrived, and that nobody looks after, when the last run
+  // ended.
   absl::Status FindUnreported() {
     CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> digests,
                            store_.blobs().List());
@@ -130,6 +149,7 @@ class ServerImpl final : public CoordinatorServer {
       }
     }
     accepted_.clear();
+    last_round_.clear();
     return absl::OkStatus();
   }
 
@@ -173,8 +193,9 @@ class ServerImpl final : public CoordinatorServer {
   registry::Registry registry_;
   JobTable jobs_;
   WorkBoard board_;
-  // While starting: updates that the journal knows.
+  // While starting: see NoteUpdates(); and the updates of each job's last round.
   absl::flat_hash_set<std::string> accepted_;
+  absl::flat_hash_map<std::string, std::vector<std::string>> last_round_;
   std::unique_ptr<JobLoop> loop_;
   std::unique_ptr<RefusalLog> refusals_;
   std::unique_ptr<Gate> gate_;

@@ -376,6 +376,31 @@ TEST_F(TransferTest, ARevokedClientsTaskIsLostAtOnce) {
   OnLoop([&] { EXPECT_THAT(jobs_.lost, ElementsAre("anna")); });
 }
 
+TEST_F(TransferTest, ACrashAtAJobsEndLeavesNoUpdatesBehind) {
+  ASSERT_TRUE(Submit("j").ok());
+  OnLoop([] {});
+  const v1::BlobRef update = *store_->blobs().Put("CHU1 anna's update");
+  v1::JournalRecord round;
+  round.mutable_round_started()->set_job("j");
+  v1::JournalRecord accepted;
+  accepted.mutable_update_accepted()->mutable_key()->set_job("j");
+  *accepted.mutable_update_accepted()->mutable_report()->mutable_update() =
+      update;
+  ASSERT_TRUE(store_->journal().Append({round, accepted}).ok());
+  StopServer();
+  StartServer();
+  OnLoop([] {});
+  EXPECT_TRUE(store_->blobs().Contains(update.digest())) << "to be summed yet";
+  v1::JournalRecord finished;
+  finished.mutable_job_finished()->set_job("j");
+  finished.mutable_job_finished()->set_state(v1::JobFinished::STOPPED);
+  ASSERT_TRUE(store_->journal().Append({finished}).ok());
+  StopServer();
+  StartServer();
+  OnLoop([] {});
+  EXPECT_FALSE(store_->blobs().Contains(update.digest()));
+}
+
 TEST_F(TransferTest, AReportReachesTheJob) {
   const Credentials anna = Agent("anna");
   v1::ReportRequest request;
