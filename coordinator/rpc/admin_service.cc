@@ -200,15 +200,16 @@ grpc::ServerUnaryReactor* AdminService::GetModel(
       });
 }
 
-grpc::ServerWriteReactor<v1::DownloadChunk>* AdminService::Download(
-    grpc::CallbackServerContext* context, const v1::DownloadRequest* request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* AdminService::Download(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  const v1::DownloadRequest parsed = ParseDownload(*request);
   absl::Status status = Admit(gate_, *context, "/choir.v1.Admin/Download",
-                              Access::kOperators, *request, kMaxUnaryBytes)
+                              Access::kOperators, parsed, kMaxUnaryBytes)
                             .status();
-  if (status.ok() && !jobs_.IsModelBlob(request->digest())) {
+  if (status.ok() && !jobs_.IsModelBlob(parsed.digest())) {
     status = absl::NotFoundError("no model of this coordinator has this blob");
   }
-  return StartDownload(status, blobs_, *request, chunk_bytes_);
+  return StartDownload(status, blobs_, parsed, chunk_bytes_);
 }
 
 }  // namespace choir::rpc

@@ -14,7 +14,8 @@
 namespace choir::rpc {
 
 // Threads: safe.
-class AdminService final : public v1::Admin::CallbackService {
+class AdminService final : public v1::Admin::WithRawCallbackMethod_Download<
+                               v1::Admin::CallbackService> {
  public:
   // The references outlive the service.
   AdminService(Gate& gate, JobLoop& loop, registry::Registry& registry,
@@ -46,16 +47,15 @@ class AdminService final : public v1::Admin::CallbackService {
       grpc::CallbackServerContext* context,
       const v1::ApproveClientRequest* request,
       v1::ClientStatus* response) override;
-  grpc::ServerUnaryReactor* RevokeClient(
-      grpc::CallbackServerContext* context,
-      const v1::RevokeClientRequest* request,
-      v1::ClientStatus* response) override;
+  grpc::ServerUnaryReactor* RevokeClient(grpc::CallbackServerContext* context,
+                                         const v1::RevokeClientRequest* request,
+                                         v1::ClientStatus* response) override;
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
                                      const v1::GetModelRequest* request,
                                      v1::GetModelResponse* response) override;
-  grpc::ServerWriteReactor<v1::DownloadChunk>* Download(
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Download(
       grpc::CallbackServerContext* context,
-      const v1::DownloadRequest* request) override;
+      const grpc::ByteBuffer* request) override;
 
  private:
   // Admits an operator, then runs `work(operator's name)` on the loop.

@@ -126,15 +126,16 @@ grpc::ServerUnaryReactor* AgentService::CheckIn(
                          *request, response);
 }
 
-grpc::ServerWriteReactor<v1::DownloadChunk>* AgentService::Download(
-    grpc::CallbackServerContext* context, const v1::DownloadRequest* request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* AgentService::Download(
+    grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  const v1::DownloadRequest parsed = ParseDownload(*request);
   absl::StatusOr<PeerIdentity> peer = Admit(
-      gate_, *context, kDownload, Access::kAgents, *request, kMaxUnaryBytes);
+      gate_, *context, kDownload, Access::kAgents, parsed, kMaxUnaryBytes);
   absl::Status status = peer.status();
   if (status.ok()) {
-    status = board_.CheckDownload(peer->name, request->digest());
+    status = board_.CheckDownload(peer->name, parsed.digest());
   }
-  return StartDownload(status, blobs_, *request, chunk_bytes_);
+  return StartDownload(status, blobs_, parsed, chunk_bytes_);
 }
 
 grpc::ServerUnaryReactor* AgentService::GetUploadStatus(

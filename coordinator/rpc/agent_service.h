@@ -14,7 +14,9 @@
 namespace choir::rpc {
 
 // Callback handlers: no call holds a thread while it waits. Threads: safe.
-class AgentService final : public v1::Coordinator::CallbackService {
+class AgentService final
+    : public v1::Coordinator::WithRawCallbackMethod_Download<
+          v1::Coordinator::CallbackService> {
  public:
   // The references outlive the service.
   AgentService(Gate& gate, JobLoop& loop, Enrolment& enrolment,
@@ -31,9 +33,9 @@ class AgentService final : public v1::Coordinator::CallbackService {
   grpc::ServerUnaryReactor* CheckIn(grpc::CallbackServerContext* context,
                                     const v1::CheckInRequest* request,
                                     v1::CheckInResponse* response) override;
-  grpc::ServerWriteReactor<v1::DownloadChunk>* Download(
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Download(
       grpc::CallbackServerContext* context,
-      const v1::DownloadRequest* request) override;
+      const grpc::ByteBuffer* request) override;
   grpc::ServerUnaryReactor* GetUploadStatus(
       grpc::CallbackServerContext* context,
       const v1::UploadStatusRequest* request,

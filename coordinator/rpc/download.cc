@@ -10,10 +10,28 @@
 namespace choir::rpc {
 namespace {
 
+// The encoding of a DownloadChunk with `head`'s fields and `bytes` bytes of
+// `data`, which gRPC sends from where they are and frees.
+grpc::ByteBuffer Encode(const v1::DownloadChunk& head,
+                        std::unique_ptr<char[]> data, uint64_t bytes) {
+  std::string front = head.SerializeAsString();
+  // Field 2, length-delimited; its length as a varint.
+  front.push_back(
+      static_cast<char>(v1::DownloadChunk::kDataFieldNumber << 3 | 2));
+  for (uint64_t rest = bytes;; rest >>= 7) {
+    front.push_back(
+        static_cast<char>((rest & 0x7F) | (rest > 0x7F ? 0x80 : 0)));
+    if (rest <= 0x7F) break;
+  }
+  const auto release = +[](void* chunk) { delete[] static_cast<char*>(chunk); };
+  const grpc::Slice slices[] = {grpc::Slice(front),
+                                grpc::Slice(data.release(), bytes, release)};
+  return grpc::ByteBuffer(slices, 2);
+}
+
 // Reads one chunk ahead while gRPC passes the last one on, so that a slow peer
 // holds two chunks and no more.
-class DownloadStream final
-    : public grpc::ServerWriteReactor<v1::DownloadChunk> {
+class DownloadStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   explicit DownloadStream(const absl::Status& status) {
     Finish(ToGrpc(status));
@@ -46,6 +64,7 @@ class DownloadStream final
       absl::MutexLock lock(&mu_);
       if (read_.ok() && !ended_) {
         sending_.Swap(&ahead_);
+        ahead_.Clear();
         StartWrite(&sending_);
         ReadAhead();
         return;
@@ -60,11 +79,12 @@ class DownloadStream final
     // An empty blob is one empty chunk: the peer learns its size.
     ended_ = bytes == 0 && read_any_;
     if (ended_) return;
-    std::string* data = ahead_.mutable_data();
-    data->resize(bytes);
-    read_ = file_->ReadAt(offset_, bytes, data->data());
-    ahead_.set_offset(offset_);
-    ahead_.set_total_size(file_->size());
+    auto data = std::make_unique<char[]>(bytes);
+    read_ = file_->ReadAt(offset_, bytes, data.get());
+    v1::DownloadChunk head;
+    head.set_offset(offset_);
+    head.set_total_size(file_->size());
+    ahead_ = Encode(head, std::move(data), bytes);
     offset_ += bytes;
     read_any_ = true;
   }
@@ -76,13 +96,22 @@ class DownloadStream final
   bool read_any_ ABSL_GUARDED_BY(mu_) = false;
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status read_ ABSL_GUARDED_BY(mu_);
-  v1::DownloadChunk sending_ ABSL_GUARDED_BY(mu_);
-  v1::DownloadChunk ahead_ ABSL_GUARDED_BY(mu_);
+  grpc::ByteBuffer sending_ ABSL_GUARDED_BY(mu_);
+  grpc::ByteBuffer ahead_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::DownloadChunk>* StartDownload(
+v1::DownloadRequest ParseDownload(const grpc::ByteBuffer& request) {
+  grpc::ByteBuffer bytes = request;  // shares them
+  v1::DownloadRequest parsed;
+  const bool good = grpc::SerializationTraits<v1::DownloadRequest>::Deserialize(
+                        &bytes, &parsed)
+                        .ok();
+  return good ? parsed : v1::DownloadRequest();
+}
+
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartDownload(
     const absl::Status& status, const store::BlobStore& blobs,
     const v1::DownloadRequest& request, uint64_t chunk_bytes) {
   if (!status.ok()) return new DownloadStream(status);

@@ -4,6 +4,7 @@
 #ifndef CHOIR_COORDINATOR_RPC_TRANSFERS_H_
 #define CHOIR_COORDINATOR_RPC_TRANSFERS_H_
 
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
 #include <cstdint>
@@ -29,9 +30,13 @@ struct TransferOptions {
   uint64_t chunk_bytes = 1u << 20;
 };
 
+// An empty request, which names no blob, for bytes that are none.
+v1::DownloadRequest ParseDownload(const grpc::ByteBuffer& request);
+
 // Sends the blob from the offset on; the reactor deletes itself. `status` not
 // OK: only that is sent. NOT_FOUND, OUT_OF_RANGE for an offset past the end.
-grpc::ServerWriteReactor<v1::DownloadChunk>* StartDownload(
+// Chunks are sent as encoded bytes, which saves copying them into a message.
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartDownload(
     const absl::Status& status, const store::BlobStore& blobs,
     const v1::DownloadRequest& request, uint64_t chunk_bytes);
 
