@@ -40,12 +40,12 @@ class PartFile {
   absl::Status Open(const std::string& path, uint64_t max_bytes) {
     path_ = path;
     fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd_ < 0) return Errno("cannot open ");
+    if (fd_ < 0) return Errno("open ");
     std::vector<char> buffer(kReadBytes);
     while (true) {
       const ssize_t got = read(fd_, buffer.data(), buffer.size());
       if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return Errno("cannot read ");
+      if (got < 0) return Errno("read ");
       if (got == 0) break;
       hash_.Update(absl::string_view(buffer.data(), got));
       size_ += got;
@@ -60,7 +60,7 @@ class PartFile {
     while (!bytes.empty()) {
       const ssize_t put = write(fd_, bytes.data(), bytes.size());
       if (put < 0 && errno == EINTR) continue;
-      if (put < 0) return Errno("cannot write ");
+      if (put < 0) return Errno("write ");
       bytes.remove_prefix(put);
     }
     return absl::OkStatus();
@@ -78,7 +78,7 @@ class PartFile {
   }
   absl::Status Restart() {
     if (ftruncate(fd_, 0) != 0 || lseek(fd_, 0, SEEK_SET) != 0) {
-      return Errno("cannot truncate ");
+      return Errno("truncate ");
     }
     hash_ = base::Sha256();
     size_ = 0;

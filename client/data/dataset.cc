@@ -200,7 +200,7 @@ absl::StatusOr<std::vector<RawExample>> LoadDataset(
   struct stat info = {};
   if (stat(options.path.c_str(), &info) != 0) {
     return base::ErrnoStatus(errno,
-                             absl::StrCat("cannot read ", options.path));
+                             absl::StrCat("read ", options.path));
   }
   Collector collector(options);
   if (S_ISDIR(info.st_mode)) {

@@ -44,6 +44,7 @@ Axes FitAxes(const Chart& chart) {
   }
   axes.x_step = std::max(1.0, NiceStep(axes.x_max - axes.x_min, 8));
   axes.y_step = NiceStep(axes.y_max - axes.y_min, 5);
+  if (chart.from_zero) axes.y_step = std::max(1.0, axes.y_step);
   axes.y_min = std::floor(axes.y_min / axes.y_step) * axes.y_step;
   axes.y_max = std::ceil(axes.y_max / axes.y_step) * axes.y_step;
   return axes;

@@ -22,7 +22,8 @@ struct Chart {
   std::string title;
   std::string x_label;
   std::string y_label;
-  // The y axis begins at 0 instead of near the smallest value.
+  // For counts: the y axis begins at 0 instead of near the smallest value, and
+  // its grid falls on whole numbers.
   bool from_zero = false;
   std::vector<Series> series;
 };

@@ -40,6 +40,12 @@ TEST(ChartTest, EmptyAndConstantSeriesAreDrawnWithoutNan) {
   EXPECT_THAT(svg, HasSubstr("none: no figures."));
 }
 
+TEST(ChartTest, CountsHaveAGridOfWholeNumbers) {
+  const std::vector<Series> two = {{"clients", "a", {{1, 2}, {3, 2}}}};
+  EXPECT_THAT(ChartSvg({"t", "x", "y", true, two}), Not(HasSubstr(">0.5<")));
+  EXPECT_THAT(ChartSvg({"t", "x", "y", true, two}), HasSubstr(">2</text>"));
+}
+
 TEST(ChartTest, LongSeriesAreThinnedAndKeepTheirEnds) {
   Series series{"s", "a", {}};
   for (int i = 0; i <= 100000; ++i) series.points.emplace_back(i, i % 7);
