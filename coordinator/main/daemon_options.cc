@@ -10,6 +10,7 @@
 namespace choir::coordinator {
 namespace {
 
+constexpr absl::Duration kLeastLifetime = absl::Hours(1);
 constexpr absl::Duration kMostLongPoll = absl::Minutes(4);
 
 absl::Status Required(absl::string_view value, absl::string_view field) {
@@ -64,6 +65,14 @@ absl::StatusOr<DaemonOptions> ResolveCoordinator(
                                         ? enrolment.certificate_lifetime()
                                         : "720h",
                                     "enrolment.certificate_lifetime"));
+  // Certificates begin five minutes early; shorter ones would be renewed at
+  // every check-in.
+  if (out.certificate_lifetime < kLeastLifetime) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "enrolment.certificate_lifetime is ",
+        absl::FormatDuration(out.certificate_lifetime),
+        "; it must be at least ", absl::FormatDuration(kLeastLifetime)));
+  }
   out.require_approval = enrolment.require_approval();
   const v1::LimitsConfig& limits = config.limits();
   CHOIR_ASSIGN_OR_RETURN(
