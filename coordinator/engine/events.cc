@@ -194,9 +194,9 @@ void Engine::Impl::AnswerUnwanted(const std::string& client,
                                                    " is over"),
                   outcome);
   }
-  const std::string reason =
-      absl::StrCat("no such task: round ", key.round(), ", attempt ",
-                   key.attempt(), ", kind ", key.kind(), " was never given out");
+  const std::string reason = absl::StrCat(
+      "no such task: round ", key.round(), ", attempt ", key.attempt(),
+      ", kind ", key.kind(), " was never given out");
   if (!strangers_.insert(client).second) {
     return Answer(Response::REFUSED, reason, outcome);
   }

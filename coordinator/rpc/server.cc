@@ -193,7 +193,8 @@ class ServerImpl final : public CoordinatorServer {
   registry::Registry registry_;
   JobTable jobs_;
   WorkBoard board_;
-  // While starting: see NoteUpdates(); and the updates of each job's last round.
+  // While starting, see NoteUpdates(): all of these updates, and those of each
+  // job's last round.
   absl::flat_hash_set<std::string> accepted_;
   absl::flat_hash_map<std::string, std::vector<std::string>> last_round_;
   std::unique_ptr<JobLoop> loop_;
