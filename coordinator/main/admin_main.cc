@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
-#include <iostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -202,7 +201,7 @@ int Main(int argc, char** argv) {
   // gRPC's own lines would only repeat what our errors say.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   AdminFlags flags;
-  CLI::App app("Choir's tool for operators.");
+  CLI::App app("Choir's tool for operators.", "choir-admin");
   app.set_version_flag("--version", base::kVersion);
   app.footer(base::kExitCodeHelp);
   app.require_subcommand(1);
@@ -213,14 +212,14 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     // With --json, errors of the command line are a document too.
+    if (error.get_exit_code() == 0) return app.exit(error);
     const std::vector<std::string> words(argv, argv + argc);
-    if (error.get_exit_code() != 0 &&
-        std::find(words.begin(), words.end(), "--json") != words.end()) {
-      return base::PrintError(absl::InvalidArgumentError(error.what()), true,
-                              true);
-    }
-    const int code = app.exit(error, std::cout, std::cerr);
-    return code == 0 ? base::kExitDone : base::kExitUsage;
+    const bool json =
+        std::find(words.begin(), words.end(), "--json") != words.end();
+    return base::PrintError(
+        absl::InvalidArgumentError(
+            absl::StrCat(error.what(), "; see choir-admin --help")),
+        json, /*usage=*/true);
   }
   const Result result = flags.run();
   if (!result.ok()) {

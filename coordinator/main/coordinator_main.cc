@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <iostream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/cli.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -67,7 +67,8 @@ int Main(int argc, char** argv) {
   Flags flags;
   CLI::App app(
       "Choir's coordinator: runs federated fine-tuning jobs with the agents "
-      "that check in.");
+      "that check in.",
+      "choir-coordinator");
   app.set_version_flag("--version", base::kVersion);
   app.footer(base::kExitCodeHelp);
   app.add_option("--config", flags.config, "coordinator.toml")->required();
@@ -86,14 +87,14 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     // With --json, errors of the command line are a document too.
+    if (error.get_exit_code() == 0) return app.exit(error);
     const std::vector<std::string> words(argv, argv + argc);
-    if (error.get_exit_code() != 0 &&
-        std::find(words.begin(), words.end(), "--json") != words.end()) {
-      return base::PrintError(absl::InvalidArgumentError(error.what()), true,
-                              true);
-    }
-    const int code = app.exit(error, std::cout, std::cerr);
-    return code == 0 ? base::kExitDone : base::kExitUsage;
+    const bool json =
+        std::find(words.begin(), words.end(), "--json") != words.end();
+    return base::PrintError(
+        absl::InvalidArgumentError(
+            absl::StrCat(error.what(), "; see choir-coordinator --help")),
+        json, /*usage=*/true);
   }
   if (flags.verbose) base::SetLogLevel(base::LogLevel::kDebug);
   absl::StatusOr<DaemonRun> run = Resolve(flags);
