@@ -114,6 +114,8 @@ TEST_F(AuthorityTest, AChangedCertificateIsNeverAccepted) {
   const size_t end = leaf.find("\n-----END");
   for (size_t i = begin; i < end; i += 3) {
     if (leaf[i] == '\n' || leaf[i] == '=') continue;
+    // The last bits of the letter before the padding encode nothing.
+    if (leaf[i + 1] == '=') continue;
     std::string changed = leaf;
     changed[i] = changed[i] == 'Q' ? 'R' : 'Q';
     EXPECT_FALSE(verifier.Check(changed, kNow).ok()) << "letter " << i;
