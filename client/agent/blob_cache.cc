@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <deque>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -92,25 +94,25 @@ class PartFile {
 };
 
 // Appends to a part on a thread of its own, so that digest and disk do not hold
-// up the connection. Memory: two chunks. Threads: one caller at a time.
+// up the connection. A queue of some length, because threads that wait for each
+// other at every chunk spend their time waking up.
+// Memory: kMostQueued chunks and one. Threads: one caller at a time.
 class PartWriter {
  public:
   explicit PartWriter(PartFile& part)
       : part_(part), thread_([this] { Run(); }) {}
   ~PartWriter() { (void)Finish(); }
 
-  // Takes `data` and leaves some other text, to be overwritten. Waits while
-  // one chunk is being written and another waits. The error of an earlier one.
-  absl::Status Add(std::string* data) {
+  // Takes `data`, once there is room. The error of an earlier chunk.
+  absl::Status Add(std::string data) {
     absl::MutexLock lock(&mu_);
     mu_.Await(absl::Condition(
-        +[](PartWriter* self)
-             ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mu_) { return !self->full_; },
+        +[](PartWriter* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mu_) {
+          return self->queue_.size() < kMostQueued || !self->status_.ok();
+        },
         this));
-    CHOIR_RETURN_IF_ERROR(status_);
-    waiting_.swap(*data);
-    full_ = true;
-    return absl::OkStatus();
+    queue_.push_back(std::move(data));
+    return status_;
   }
 
   // Once everything is written; the first error.
@@ -125,31 +127,36 @@ class PartWriter {
   }
 
  private:
+  static constexpr size_t kMostQueued = 32;
+
   void Run() {
-    std::string chunk;
     while (true) {
+      std::deque<std::string> chunks;
       {
         absl::MutexLock lock(&mu_);
         mu_.Await(absl::Condition(
             +[](PartWriter* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mu_) {
-              return self->full_ || self->closed_;
+              return !self->queue_.empty() || self->closed_;
             },
             this));
-        if (!full_) return;
-        chunk.swap(waiting_);
-        full_ = false;
-        if (!status_.ok()) continue;
+        if (queue_.empty()) return;
+        chunks.swap(queue_);
       }
-      const absl::Status appended = part_.Append(chunk);
+      absl::Status appended;
+      for (const std::string& chunk : chunks) {
+        if (appended.ok()) appended = part_.Append(chunk);
+      }
+      if (appended.ok()) continue;
+      // What comes after a gap is not wanted.
       absl::MutexLock lock(&mu_);
-      status_.Update(appended);
+      status_ = appended;
+      return;
     }
   }
 
   PartFile& part_;
   absl::Mutex mu_;
-  std::string waiting_ ABSL_GUARDED_BY(mu_);
-  bool full_ ABSL_GUARDED_BY(mu_) = false;
+  std::deque<std::string> queue_ ABSL_GUARDED_BY(mu_);
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mu_);
   std::thread thread_;
@@ -281,7 +288,7 @@ absl::Status BlobCache::Download(const v1::BlobRef& blob,
             " (the coordinator says ", chunk->total_size(), ")"));
       }
       arrived += bytes;
-      return writer.Add(chunk->mutable_data());
+      return writer.Add(std::move(*chunk->mutable_data()));
     };
     const absl::Status downloaded = transport.Download(request, sink);
     CHOIR_RETURN_IF_ERROR(writer.Finish());

@@ -199,14 +199,14 @@ class GrpcTransport final : public Transport {
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 60000);
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
     // Base models are large: fewer, longer frames and reads.
-    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 4 << 20);
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 16 << 20);
     arguments.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
     arguments.SetInt(GRPC_ARG_TCP_READ_CHUNK_SIZE, 256 << 10);
     arguments.SetInt(GRPC_ARG_TCP_MIN_READ_CHUNK_SIZE, 64 << 10);
     // A new identity must not reuse a connection of the old one.
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    channel_ = grpc::CreateCustomChannel(
-        options_.address, grpc::SslCredentials(ssl), arguments);
+    channel_ = grpc::CreateCustomChannel(options_.address,
+                                         grpc::SslCredentials(ssl), arguments);
     stub_ = v1::Coordinator::NewStub(channel_);
   }
 

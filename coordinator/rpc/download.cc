@@ -79,7 +79,7 @@ class DownloadStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     // An empty blob is one empty chunk: the peer learns its size.
     ended_ = bytes == 0 && read_any_;
     if (ended_) return;
-    auto data = std::make_unique<char[]>(bytes);
+    std::unique_ptr<char[]> data(new char[bytes]);  // not zeroed
     read_ = file_->ReadAt(offset_, bytes, data.get());
     v1::DownloadChunk head;
     head.set_offset(offset_);

@@ -2,9 +2,11 @@
 // with the same TLS in the same run; and the coordinator's peak memory while 8
 // agents download 256 MiB each.
 //
-//   transfer_bench            prints the figures
-//   transfer_bench --check    exit 1 unless throughput is at least 70 % of bare
-//                             streaming and memory below 2 * payload + 64 MiB
+//   transfer_bench            exit 1 unless memory is below 2 * payload + 64
+//   MiB transfer_bench --check    ... and throughput at least 70 % of bare
+//   streaming;
+//                             not met where agent and coordinator share 2 cores
+//                             (docs/benchmarks.md)
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -249,9 +251,9 @@ int Run(bool check) {
       "the same TLS %.0f MiB/s, ratio %.2f\n8 agents at once: %.0f MiB/s, "
       "coordinator peak memory %.0f MiB (limit %.0f)\n",
       kPairs, Median(choir), Median(bare), Median(ratios), eight, peak, limit);
-  const bool good = Median(ratios) >= 0.7 && peak < limit;
-  if (check && !good) std::printf("below what is promised\n");
-  return check && !good ? 1 : 0;
+  const bool fast = Median(ratios) >= 0.7;
+  if (peak >= limit || !fast) std::printf("below what is promised\n");
+  return peak >= limit || (check && !fast) ? 1 : 0;
 }
 
 }  // namespace
