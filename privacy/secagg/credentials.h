@@ -1,0 +1,46 @@
+// Who signs in a session, and how a peer's signature is checked.
+#ifndef CHOIR_PRIVACY_SECAGG_CREDENTIALS_H_
+#define CHOIR_PRIVACY_SECAGG_CREDENTIALS_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace choir::secagg {
+
+// This client's long-term identity. Threads: safe.
+class Signer {
+ public:
+  virtual ~Signer() = default;
+  virtual const std::string& name() const = 0;
+  // X.509, DER; binds name() to the Ed25519 key.
+  virtual const std::string& certificate() const = 0;
+  // Ed25519, 64 bytes.
+  virtual absl::StatusOr<std::string> Sign(absl::string_view text) const = 0;
+};
+
+// Checks peers against the deployment's CA. Threads: safe.
+class PeerVerifier {
+ public:
+  virtual ~PeerVerifier() = default;
+  // The Ed25519 public key, 32 bytes, that `certificate` (DER) binds to
+  // `name`. Errors: PERMISSION_DENIED if it does not, is not signed by the CA,
+  // has expired, or was revoked.
+  virtual absl::StatusOr<std::string> PublicKeyOf(
+      absl::string_view name, absl::string_view certificate) const = 0;
+};
+
+// What this client has seen before, across restarts.
+class SessionHistory {
+ public:
+  virtual ~SessionHistory() = default;
+  // Remembers `token` (a session id, a peer's public key) durably.
+  // ALREADY_EXISTS if it was remembered before.
+  virtual absl::Status Remember(absl::string_view token) = 0;
+};
+
+}  // namespace choir::secagg
+
+#endif  // CHOIR_PRIVACY_SECAGG_CREDENTIALS_H_

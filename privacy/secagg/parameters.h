@@ -1,0 +1,61 @@
+// Degree and threshold of a secure aggregation, from what is assumed of its
+// clients.
+//
+// Source: Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic
+//         Overhead" (CCS 2020), by exact hypergeometric tails instead of the
+//         paper's bounds.
+#ifndef CHOIR_PRIVACY_SECAGG_PARAMETERS_H_
+#define CHOIR_PRIVACY_SECAGG_PARAMETERS_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "choir/v1/secagg.pb.h"
+
+namespace choir::secagg {
+
+// The smallest group that is summed at all.
+inline constexpr int kMinCohort = 3;
+// Below, everybody shares with everybody; from here on, with `degree` others.
+inline constexpr int kMinGraphCohort = 64;
+
+struct Parameters {
+  int num_clients = 0;  // n
+  int degree = 0;       // k neighbours; n - 1 is the complete graph
+  int threshold = 0;    // t shares give a secret back
+  // Survivors needed before anything is unmasked.
+  int min_survivors = 0;
+  bool complete() const { return degree == num_clients - 1; }
+};
+
+// The k-regular graph alone: the smallest even degree for which, but for a
+// chance of 2^-security_bits, the adversary neither learns a secret nor cuts
+// the survivors apart, and, but for a chance of 2^-correctness_bits, every
+// secret can be reconstructed.
+// Errors: INVALID_ARGUMENT if there is none, or the fractions are out of range
+//   (curious: sum at most 0.9; semi-malicious: corrupt + 2 dropout <= 0.9).
+struct GraphParameters {
+  int degree = 0;
+  int threshold = 0;
+};
+absl::StatusOr<GraphParameters> FindGraph(
+    int num_clients, double corrupt_fraction, double dropout_fraction,
+    v1::SecureAssumptions::Adversary adversary, int security_bits = 40,
+    int correctness_bits = 20);
+
+// What a session of `num_clients` uses: the complete graph for small cohorts,
+// FindGraph() above, with floors for both. Clients compute it themselves and
+// refuse anything else.
+// Errors: INVALID_ARGUMENT naming the value, the limit and the remedy if the
+//   cohort is too small for the assumptions.
+absl::StatusOr<Parameters> ChooseParameters(
+    int num_clients, const v1::SecureAssumptions& assumptions);
+
+// "64 clients, each sharing with 22 others; 15 shares reconstruct; ...": the
+// parameters and the assumptions behind them, for logs and people.
+std::string Describe(const Parameters& parameters,
+                     const v1::SecureAssumptions& assumptions);
+
+}  // namespace choir::secagg
+
+#endif  // CHOIR_PRIVACY_SECAGG_PARAMETERS_H_
