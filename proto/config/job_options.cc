@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "proto/config/field_checks.h"
 #include "proto/config/toml_config.h"
 
 namespace choir::config {
@@ -16,45 +17,6 @@ namespace {
 constexpr const char* kLinearLayers[] = {"down_proj", "gate_proj", "k_proj",
                                          "o_proj",    "q_proj",    "up_proj",
                                          "v_proj"};
-
-template <typename T>
-absl::Status Refuse(absl::string_view field, const T& value,
-                    absl::string_view limit) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("'job.", field, "' is ", value, "; ", limit, " is needed"));
-}
-
-// The value, if set, else `otherwise`; refused outside [least, most].
-absl::StatusOr<int> Count(bool set, uint64_t value, int otherwise,
-                          absl::string_view field, int least, int most) {
-  if (!set) return otherwise;
-  if (value < static_cast<uint64_t>(least) ||
-      value > static_cast<uint64_t>(most)) {
-    return Refuse(field, value,
-                  absl::StrCat("a number from ", least, " to ", most));
-  }
-  return static_cast<int>(value);
-}
-
-enum class Bound { kOpen, kClosed };
-
-// The value, if set, else `otherwise`; refused unless finite and within the
-// bounds.
-absl::StatusOr<double> Real(bool set, double value, double otherwise,
-                            absl::string_view field, double least,
-                            Bound at_least, double most, Bound at_most) {
-  if (!set) return otherwise;
-  const bool above =
-      at_least == Bound::kClosed ? value >= least : value > least;
-  const bool below = at_most == Bound::kClosed ? value <= most : value < most;
-  if (!std::isfinite(value) || !above || !below) {
-    return Refuse(
-        field, value,
-        absl::StrCat("a number in ", at_least == Bound::kClosed ? "[" : "(",
-                     least, ", ", most, at_most == Bound::kClosed ? "]" : ")"));
-  }
-  return value;
-}
 
 constexpr double kHuge = 1e12;
 
@@ -356,6 +318,10 @@ absl::StatusOr<JobOptions> ResolveJob(const v1::JobConfig& config) {
                          ResolveAggregation(config.aggregation()));
   CHOIR_ASSIGN_OR_RETURN(options.evaluation,
                          ResolveEvaluation(config.evaluation()));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.secure_aggregation,
+      ResolveSecureAggregation(config.secure_aggregation()));
+  CHOIR_RETURN_IF_ERROR(FitSecureAggregation(config, options));
   return options;
 }
 
@@ -372,6 +338,10 @@ v1::JobConfig ToProto(const JobOptions& options) {
       static_cast<uint32_t>(options.evaluation.every));
   config.mutable_evaluation()->set_cohort_size(
       static_cast<uint32_t>(options.evaluation.cohort_size));
+  // Absent where it is off: journals written before it existed stay valid.
+  if (options.secure_aggregation.enabled) {
+    *config.mutable_secure_aggregation() = ToProto(options.secure_aggregation);
+  }
   return config;
 }
 

@@ -80,6 +80,31 @@ struct EvaluationOptions {
   int cohort_size = 0;  // 0: every available client
 };
 
+enum class SecureAdversary { kCurious, kSemiMalicious };
+enum class SecureRounding { kNearest, kStochastic };
+enum class GroupRule { kMean, kMedian, kTrimmedMean };
+// "mean", "median", "trimmed_mean".
+absl::string_view GroupRuleName(GroupRule rule);
+
+// privacy/secagg says what the fields lead to.
+struct SecureAggregationOptions {
+  bool enabled = false;
+  SecureAdversary adversary = SecureAdversary::kSemiMalicious;
+  double corrupt_fraction = 0.1;
+  double dropout_fraction = 0.1;
+  int min_clients = 8;
+  int value_bits = 32;
+  SecureRounding rounding = SecureRounding::kNearest;
+  bool rotate = false;
+  int group_size = 0;  // 0: one sum of all
+  GroupRule group_rule = GroupRule::kMean;
+  absl::Duration phase_deadline = absl::Seconds(60);
+  // Fewer groups than this have no rule: 1, median 3, trimmed mean 4.
+  int min_groups() const;
+  // Fewer clients than this cannot finish a round.
+  int min_survivors() const { return min_groups() * min_clients; }
+};
+
 struct JobOptions {
   std::string name;
   uint64_t seed = 1;
@@ -89,6 +114,7 @@ struct JobOptions {
   RoundsOptions rounds;
   AggregationOptions aggregation;
   EvaluationOptions evaluation;
+  SecureAggregationOptions secure_aggregation;
 };
 
 // INVALID_ARGUMENT names the field by its path ("rounds.cohort_size"), its
@@ -99,6 +125,13 @@ absl::StatusOr<TrainingOptions> ResolveTraining(
     const v1::TrainingConfig& config);
 absl::StatusOr<AggregationOptions> ResolveAggregation(
     const v1::AggregationConfig& config);
+// Of the fields alone; ResolveJob() also holds them against cohort and grid.
+absl::StatusOr<SecureAggregationOptions> ResolveSecureAggregation(
+    const v1::SecureAggregationConfig& config);
+// The part of ResolveJob() that does: refuses what cannot work, naming the
+// alternative; fills what depends on it (rounds.min_survivors under poisson).
+absl::Status FitSecureAggregation(const v1::JobConfig& config,
+                                  JobOptions& options);
 
 // The inverse, with every field set: what --check prints and the journal keeps.
 v1::JobConfig ToProto(const JobOptions& options);
@@ -106,6 +139,7 @@ v1::AdapterConfig ToProto(const AdapterOptions& options);
 v1::TrainingConfig ToProto(const TrainingOptions& options);
 v1::RoundsConfig ToProto(const RoundsOptions& options);
 v1::AggregationConfig ToProto(const AggregationOptions& options);
+v1::SecureAggregationConfig ToProto(const SecureAggregationOptions& options);
 
 // True for letters, digits, '-', '_' and '.', 1 to 64 of them, not beginning
 // with '.': names of jobs and clients, which also become file names.
