@@ -25,6 +25,8 @@ struct ClientExpectations {
   std::string config_digest;
   // Its own floor; the session's min_clients may ask for more.
   int min_clients = 3;
+  // Takes part only if survivors are confirmed by signatures (SEMI_MALICIOUS).
+  bool require_confirmation = false;
 };
 
 // All outlive the session.
@@ -56,8 +58,9 @@ class ClientSession {
 
   // The first message: AdvertiseKeys, or a refusal.
   ClientStep Start();
-  // The answer to the coordinator's message; none to SecureDone and
-  // SecureAbort, which end the session.
+  // The answer to the coordinator's message. None to SecureDone and
+  // SecureAbort, which end the session, to the repetition of a message older
+  // than the last one, and to anything once finished().
   absl::optional<ClientStep> Handle(const v1::SecureServerMessage& message);
   // Done, aborted or refused; nothing secret is left.
   bool finished() const;

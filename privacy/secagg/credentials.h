@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace choir::secagg {
 
@@ -39,6 +40,15 @@ class SessionHistory {
   // Remembers `token` (a session id, a peer's public key) durably.
   // ALREADY_EXISTS if it was remembered before.
   virtual absl::Status Remember(absl::string_view token) = 0;
+  // Remembers all of `tokens`, or none if one of them was remembered before.
+  // To be overridden where making many durable at once is cheaper; this one
+  // remembers them one by one.
+  virtual absl::Status RememberAll(absl::Span<const std::string> tokens) {
+    for (const std::string& token : tokens) {
+      if (absl::Status status = Remember(token); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
 };
 
 }  // namespace choir::secagg

@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 #include "base/thread_pool.h"
 #include "choir/v1/secagg.pb.h"
 #include "privacy/secagg/credentials.h"
@@ -45,11 +46,12 @@ struct Outgoing {
 // pool while unmasking) plus the shares; never the vectors of single clients.
 class ServerSession {
  public:
-  // `keys` were checked. Errors: INVALID_ARGUMENT if the group is too small for
-  // the session's assumptions.
+  // `keys` were checked (CheckAdvertisement). `verifier` outlives the session.
+  // Errors: INVALID_ARGUMENT if the group is too small for the session's
+  // assumptions, or a client or key is there twice.
   static absl::StatusOr<ServerSession> Create(
       v1::SecureSession session, uint32_t group,
-      std::vector<v1::AdvertiseKeys> keys);
+      std::vector<v1::AdvertiseKeys> keys, const PeerVerifier& verifier);
   ~ServerSession();
   ServerSession(ServerSession&&) noexcept;
   ServerSession& operator=(ServerSession&&) noexcept;
@@ -58,10 +60,17 @@ class ServerSession {
   Phase phase() const;
   // Rosters, which open the first phase.
   std::vector<Outgoing> Start();
+  // What the current phase says to `client`, made when asked for: a roster of
+  // 1,000 takes 100 KB, and all of them together 100 MB. None for strangers and
+  // for those who dropped out. Use this with Close() for large groups; Start()
+  // and Advance() are the same for everybody at once.
+  absl::optional<v1::SecureServerMessage> MessageFor(
+      absl::string_view client) const;
 
   // A client's answer in the current phase; `payload` is the masked vector's
   // encoding with MaskedInput, which is added at once. A repeated answer is
-  // accepted and changes nothing.
+  // accepted and changes nothing, also when its phase is over. A refusal is
+  // accepted in any phase: the client has dropped out.
   // Errors: INVALID_ARGUMENT for a malformed one (the client may try again),
   //   FAILED_PRECONDITION for a late or early one, NOT_FOUND for a stranger.
   absl::Status Receive(absl::string_view client,
@@ -76,6 +85,8 @@ class ServerSession {
   // Errors: ABORTED if too few are left; the session has failed then, and can
   //   never unmask anything.
   absl::StatusOr<std::vector<Outgoing>> Advance();
+  // Advance() without making the messages.
+  absl::Status Close();
 
   // Once the phase is kDone: removes the masks and returns the sum over
   // survivors(). `pool` (may be null) shares the work; the result does not
