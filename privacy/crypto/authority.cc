@@ -7,11 +7,14 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "privacy/crypto/openssl_handles.h"
+#include "privacy/crypto/signing.h"
 
 namespace choir::crypto {
 namespace {
 
 constexpr absl::Duration kBackdate = absl::Minutes(5);
+// id-kp-documentSigning (RFC 9336): a purpose that TLS refuses.
+constexpr absl::string_view kDocumentSigning = "1.3.6.1.5.5.7.3.36";
 
 absl::Status AddExtension(X509* certificate, X509* issuer, int nid,
                           const std::string& value) {
@@ -178,6 +181,15 @@ absl::StatusOr<CertificateAuthority> CertificateAuthority::FromPem(
   return CertificateAuthority(std::move(state));
 }
 
+// What distinguishes one leaf from another.
+struct CertificateAuthority::Leaf {
+  EVP_PKEY* key;
+  X509_NAME* subject;
+  absl::Duration lifetime;
+  std::string extended_key_usage;
+  std::string alt_names;
+};
+
 absl::StatusOr<std::string> CertificateAuthority::Issue(
     absl::string_view request_pem, const IssueOptions& options, absl::Time now,
     base::SecureRandom& random) const {
@@ -187,6 +199,31 @@ absl::StatusOr<std::string> CertificateAuthority::Issue(
                          MakeName(options.name, RoleName(options.role)));
   CHOIR_ASSIGN_OR_RETURN(const std::string alt_names,
                          AltNameText(options.hosts));
+  return IssueLeaf({X509_REQ_get0_pubkey(request.get()), subject.get(),
+                    options.lifetime,
+                    options.role == Role::kCoordinator ? "serverAuth,clientAuth"
+                                                       : "clientAuth",
+                    alt_names},
+                   now, random);
+}
+
+absl::StatusOr<std::string> CertificateAuthority::IssueSigner(
+    absl::string_view request_pem, absl::string_view name,
+    absl::Duration lifetime, absl::Time now, base::SecureRandom& random) const {
+  if (lifetime <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError("a certificate's lifetime must be "
+                                      "positive");
+  }
+  CHOIR_ASSIGN_OR_RETURN(RequestPtr request,
+                         SigningRequestFromPem(request_pem));
+  CHOIR_ASSIGN_OR_RETURN(NamePtr subject, MakeName(name, kSignerUnit));
+  return IssueLeaf({X509_REQ_get0_pubkey(request.get()), subject.get(),
+                    lifetime, std::string(kDocumentSigning), ""},
+                   now, random);
+}
+
+absl::StatusOr<std::string> CertificateAuthority::IssueLeaf(
+    const Leaf& options, absl::Time now, base::SecureRandom& random) const {
   if (now >= state_->info.not_after) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the CA's own certificate expired at ",
@@ -196,8 +233,7 @@ absl::StatusOr<std::string> CertificateAuthority::Issue(
   CHOIR_ASSIGN_OR_RETURN(
       CertPtr certificate,
       NewCertificate(
-          subject.get(), X509_get_subject_name(ca),
-          X509_REQ_get0_pubkey(request.get()),
+          options.subject, X509_get_subject_name(ca), options.key,
           std::max(now - kBackdate, state_->info.not_before),
           std::min(now + options.lifetime, state_->info.not_after), random));
   X509* leaf = certificate.get();
@@ -205,17 +241,15 @@ absl::StatusOr<std::string> CertificateAuthority::Issue(
       AddExtension(leaf, ca, NID_basic_constraints, "critical,CA:FALSE"));
   CHOIR_RETURN_IF_ERROR(
       AddExtension(leaf, ca, NID_key_usage, "critical,digitalSignature"));
-  CHOIR_RETURN_IF_ERROR(AddExtension(
-      leaf, ca, NID_ext_key_usage,
-      options.role == Role::kCoordinator ? "serverAuth,clientAuth"
-                                         : "clientAuth"));
+  CHOIR_RETURN_IF_ERROR(AddExtension(leaf, ca, NID_ext_key_usage,
+                                     options.extended_key_usage));
   CHOIR_RETURN_IF_ERROR(
       AddExtension(leaf, ca, NID_subject_key_identifier, "hash"));
   CHOIR_RETURN_IF_ERROR(
       AddExtension(leaf, ca, NID_authority_key_identifier, "keyid:always"));
-  if (!alt_names.empty()) {
+  if (!options.alt_names.empty()) {
     CHOIR_RETURN_IF_ERROR(
-        AddExtension(leaf, ca, NID_subject_alt_name, alt_names));
+        AddExtension(leaf, ca, NID_subject_alt_name, options.alt_names));
   }
   if (X509_sign(leaf, state_->key.handle().key.get(), EVP_sha256()) <= 0) {
     return OpensslError("signing a certificate");

@@ -62,12 +62,23 @@ class CertificateAuthority {
                                     absl::Time now,
                                     base::SecureRandom& random) const;
 
+  // Likewise for an Ed25519 key: a signing certificate for `name`
+  // (privacy/crypto/signing.h), which opens no connection.
+  absl::StatusOr<std::string> IssueSigner(absl::string_view request_pem,
+                                          absl::string_view name,
+                                          absl::Duration lifetime,
+                                          absl::Time now,
+                                          base::SecureRandom& random) const;
+
   // A signed list (X.509 CRL, PEM) of revoked serials, valid for a year.
   absl::StatusOr<std::string> SignRevocationList(
       const std::vector<RevokedSerial>& revoked, absl::Time now) const;
 
  private:
   struct State;
+  struct Leaf;
+  absl::StatusOr<std::string> IssueLeaf(const Leaf& leaf, absl::Time now,
+                                        base::SecureRandom& random) const;
   explicit CertificateAuthority(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

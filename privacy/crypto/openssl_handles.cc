@@ -117,7 +117,16 @@ absl::StatusOr<CertPtr> CertFromPem(absl::string_view pem) {
   return cert;
 }
 
-absl::StatusOr<RequestPtr> RequestFromPem(absl::string_view pem) {
+bool IsEd25519(EVP_PKEY* key) {
+  return key != nullptr && EVP_PKEY_get_base_id(key) == EVP_PKEY_ED25519;
+}
+
+namespace {
+
+// A request signed with its own key, of the kind that `is_right` tells.
+absl::StatusOr<RequestPtr> CheckedRequest(absl::string_view pem,
+                                          bool (*is_right)(EVP_PKEY*),
+                                          absl::string_view kind) {
   if (pem.size() > (16u << 10)) {
     return absl::InvalidArgumentError(
         "a certificate request of more than 16 KiB");
@@ -130,9 +139,9 @@ absl::StatusOr<RequestPtr> RequestFromPem(absl::string_view pem) {
     return absl::InvalidArgumentError("not a certificate request in PEM form");
   }
   EVP_PKEY* key = X509_REQ_get0_pubkey(request.get());
-  if (!IsP256(key)) {
+  if (!is_right(key)) {
     return absl::InvalidArgumentError(
-        "the key of a certificate request must be P-256");
+        absl::StrCat("the key of a certificate request must be ", kind));
   }
   if (X509_REQ_verify(request.get(), key) != 1) {
     ERR_clear_error();
@@ -140,6 +149,16 @@ absl::StatusOr<RequestPtr> RequestFromPem(absl::string_view pem) {
         "the certificate request is not signed with its own key");
   }
   return request;
+}
+
+}  // namespace
+
+absl::StatusOr<RequestPtr> RequestFromPem(absl::string_view pem) {
+  return CheckedRequest(pem, IsP256, "P-256");
+}
+
+absl::StatusOr<RequestPtr> SigningRequestFromPem(absl::string_view pem) {
+  return CheckedRequest(pem, IsEd25519, "Ed25519");
 }
 
 std::string SerialText(const ASN1_INTEGER* serial) {

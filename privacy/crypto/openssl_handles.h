@@ -7,6 +7,7 @@
 #include <openssl/bn.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/kdf.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
@@ -32,6 +33,11 @@ struct Freer {
 
 using BioPtr = std::unique_ptr<BIO, Freer<BIO_free_all>>;
 using KeyPtr = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
+using KeyContextPtr = std::unique_ptr<EVP_PKEY_CTX, Freer<EVP_PKEY_CTX_free>>;
+using KdfContextPtr = std::unique_ptr<EVP_KDF_CTX, Freer<EVP_KDF_CTX_free>>;
+using CipherContextPtr =
+    std::unique_ptr<EVP_CIPHER_CTX, Freer<EVP_CIPHER_CTX_free>>;
+using DigestContextPtr = std::unique_ptr<EVP_MD_CTX, Freer<EVP_MD_CTX_free>>;
 using CertPtr = std::unique_ptr<X509, Freer<X509_free>>;
 using RequestPtr = std::unique_ptr<X509_REQ, Freer<X509_REQ_free>>;
 using NamePtr = std::unique_ptr<X509_NAME, Freer<X509_NAME_free>>;
@@ -60,6 +66,7 @@ std::string BioText(BIO* bio);
 // SHA-256, hexadecimal, of the key's SubjectPublicKeyInfo.
 absl::StatusOr<std::string> SpkiSha256(EVP_PKEY* key);
 bool IsP256(EVP_PKEY* key);
+bool IsEd25519(EVP_PKEY* key);
 
 // The text of a name's field (NID_commonName...), or "".
 std::string NameField(const X509_NAME* name, int nid);
@@ -68,7 +75,10 @@ absl::StatusOr<NamePtr> MakeName(absl::string_view name,
                                  absl::string_view unit);
 
 absl::StatusOr<CertPtr> CertFromPem(absl::string_view pem);
+// A request for a P-256 key.
 absl::StatusOr<RequestPtr> RequestFromPem(absl::string_view pem);
+// A request for an Ed25519 key.
+absl::StatusOr<RequestPtr> SigningRequestFromPem(absl::string_view pem);
 absl::StatusOr<CertificateInfo> InfoOf(X509* certificate);
 
 // Lower-case hexadecimal digits without leading zeros.

@@ -1,0 +1,80 @@
+#include "privacy/crypto/key_agreement.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "privacy/crypto/openssl_handles.h"
+
+namespace choir::crypto {
+namespace {
+
+const unsigned char* Bytes(absl::string_view text) {
+  return reinterpret_cast<const unsigned char*>(text.data());
+}
+
+absl::Status CheckSize(absl::string_view what, absl::string_view key) {
+  if (key.size() == kX25519Bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      what, " has ", key.size(), " bytes; X25519 keys have ", kX25519Bytes));
+}
+
+KeyPtr LoadPrivate(absl::string_view bytes) {
+  return KeyPtr(EVP_PKEY_new_raw_private_key(EVP_PKEY_X25519, nullptr,
+                                             Bytes(bytes), bytes.size()));
+}
+
+}  // namespace
+
+absl::StatusOr<X25519Key> X25519Key::Generate(base::SecureRandom& random) {
+  std::string bytes(kX25519Bytes, '\0');
+  random.Fill(absl::MakeSpan(reinterpret_cast<uint8_t*>(bytes.data()),
+                             bytes.size()));
+  const SecretString secret(std::move(bytes));
+  return FromPrivate(secret.view());
+}
+
+absl::StatusOr<X25519Key> X25519Key::FromPrivate(absl::string_view bytes) {
+  CHOIR_RETURN_IF_ERROR(CheckSize("a private key", bytes));
+  const KeyPtr key = LoadPrivate(bytes);
+  std::string public_key(kX25519Bytes, '\0');
+  size_t size = public_key.size();
+  if (key == nullptr ||
+      EVP_PKEY_get_raw_public_key(
+          key.get(), reinterpret_cast<unsigned char*>(public_key.data()),
+          &size) != 1 ||
+      size != kX25519Bytes) {
+    return OpensslError("making an X25519 key");
+  }
+  return X25519Key(SecretString(std::string(bytes)), std::move(public_key));
+}
+
+absl::StatusOr<SecretString> X25519Key::Agree(absl::string_view peer) const {
+  CHOIR_RETURN_IF_ERROR(CheckSize("a peer's public key", peer));
+  const KeyPtr own = LoadPrivate(private_key_.view());
+  const KeyPtr other(EVP_PKEY_new_raw_public_key(
+      EVP_PKEY_X25519, nullptr, Bytes(peer), peer.size()));
+  if (own == nullptr || other == nullptr) {
+    return OpensslError("loading an X25519 key");
+  }
+  const KeyContextPtr context(EVP_PKEY_CTX_new(own.get(), nullptr));
+  if (context == nullptr || EVP_PKEY_derive_init(context.get()) != 1 ||
+      EVP_PKEY_derive_set_peer(context.get(), other.get()) != 1) {
+    return OpensslError("agreeing on a secret");
+  }
+  std::string secret(kX25519Bytes, '\0');
+  size_t size = secret.size();
+  // OpenSSL refuses an all-zero result.
+  if (EVP_PKEY_derive(context.get(),
+                      reinterpret_cast<unsigned char*>(secret.data()),
+                      &size) != 1 ||
+      size != kX25519Bytes) {
+    Wipe(secret);
+    ERR_clear_error();
+    return absl::InvalidArgumentError(
+        "a peer's public key is a point of low order");
+  }
+  return SecretString(std::move(secret));
+}
+
+}  // namespace choir::crypto
