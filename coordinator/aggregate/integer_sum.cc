@@ -48,21 +48,6 @@ uint64_t Magnitude(int64_t value) {
 
 }  // namespace
 
-int64_t Quantize(float x, int bits) {
-  // Exact: a float has 24 bits, and a power of two moves the exponent only.
-  const double scaled =
-      static_cast<double>(x) * static_cast<double>(int64_t{1} << bits);
-  // Conversion to an integer cuts off in every rounding mode, and the rest is
-  // exact.
-  const int64_t whole = static_cast<int64_t>(scaled);
-  const double rest = scaled - static_cast<double>(whole);
-  const double size = std::fabs(rest);
-  const int64_t up =
-      static_cast<int64_t>(size > 0.5) |
-      (static_cast<int64_t>(size == 0.5) & (whole & 1));
-  return whole + (rest < 0.0 ? -up : up);
-}
-
 absl::StatusOr<IntegerSum> IntegerSum::Create(const codec::Layout& layout,
                                               int fixed_point_bits) {
   CHOIR_RETURN_IF_ERROR(CheckBits(fixed_point_bits));

@@ -30,6 +30,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "privacy/secagg/grid.h"
 #include "proto/codec/layout.h"
 
 namespace choir::aggregate {
@@ -87,9 +88,8 @@ class IntegerSum {
   std::vector<int64_t> sums_;
 };
 
-// The grid point nearest to x * 2^bits, ties to even, whatever rounding mode
-// the processor is in. `x` is finite and within the grid's range.
-int64_t Quantize(float x, int bits);
+// Plain and secret sums are on the same grid.
+using secagg::Quantize;
 
 }  // namespace choir::aggregate
 

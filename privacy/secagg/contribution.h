@@ -1,9 +1,10 @@
 // One client's update as a vector of integers that can be summed in secret, and
 // what the sum means.
 //
-// Elements: weight * grid(x_i) for each parameter, then three of bookkeeping:
-// the weight, weight * mean loss, and the squared rounding error; so that no
-// figure about a single client travels in the clear. The grid is that of plain
+// Elements: weight * grid(x_i) for each parameter, then the bookkeeping: the
+// weight, weight * mean loss, and the squared rounding error (the latter two in
+// as many elements as value_bits make necessary); so that no figure about a
+// single client travels in the clear. The grid is that of plain
 // aggregation (privacy/secagg/grid.h), therefore with rounding to nearest and
 // without rotation the sums are equal to plain ones, bit for bit.
 //

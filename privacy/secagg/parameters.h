@@ -21,8 +21,10 @@ inline constexpr int kMinGraphCohort = 64;
 
 struct Parameters {
   int num_clients = 0;  // n
-  int degree = 0;       // k neighbours; n - 1 is the complete graph
-  int threshold = 0;    // t shares give a secret back
+  // k neighbours hold shares of a client's secrets; n - 1 is the complete
+  // graph, in which the client itself holds one too.
+  int degree = 0;
+  int threshold = 0;  // t shares give a secret back
   // Survivors needed before anything is unmasked.
   int min_survivors = 0;
   bool complete() const { return degree == num_clients - 1; }

@@ -1,0 +1,303 @@
+#include "privacy/secagg/contribution.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "base/sim_random.h"
+#include "base/status_macros.h"
+#include "privacy/secagg/grid.h"
+
+namespace choir::secagg {
+namespace {
+
+// The mean loss travels in [0, 2^8), in steps of 2^-16.
+constexpr int kLossBits = 24;
+constexpr int kLossFraction = 16;
+// The rounding error as a fraction of the largest possible, in [0, 1].
+constexpr int kErrorBits = 40;
+constexpr double kErrorScale = static_cast<double>(int64_t{1} << kErrorBits);
+
+uint64_t Padded(const ContributionSpec& spec) {
+  if (!spec.rotate) return spec.num_parameters;
+  uint64_t size = 1;
+  while (size < spec.num_parameters) size *= 2;
+  return size;
+}
+
+// Numbers longer than an element are cut into digits of value_bits - 1 bits,
+// lowest first.
+int DigitBits(const ContributionSpec& spec) { return spec.value_bits - 1; }
+uint64_t NumDigits(const ContributionSpec& spec, int bits) {
+  return static_cast<uint64_t>((bits + DigitBits(spec) - 1) / DigitBits(spec));
+}
+
+// max |grid(x)|, which is also the largest digit.
+uint64_t LargestValue(const ContributionSpec& spec) {
+  return (uint64_t{1} << (spec.value_bits - 1)) - 1;
+}
+
+absl::Status CheckSpec(const ContributionSpec& spec) {
+  if (spec.value_bits < 4 || spec.value_bits > 32 ||
+      spec.fixed_point_bits < 0 || spec.fixed_point_bits > 32 ||
+      spec.max_weight == 0 || spec.max_clients == 0 ||
+      spec.num_parameters > (uint64_t{1} << 48)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a contribution with value_bits ", spec.value_bits,
+        " (4 to 32), fixed_point_bits ", spec.fixed_point_bits,
+        " (0 to 32), max_weight ", spec.max_weight, " and max_clients ",
+        spec.max_clients, " (1 or more)"));
+  }
+  return absl::OkStatus();
+}
+
+// Hadamard, scaled to keep lengths: its own inverse.
+void Transform(std::vector<double>& values) {
+  const size_t n = values.size();
+  for (size_t half = 1; half < n; half *= 2) {
+    for (size_t block = 0; block < n; block += 2 * half) {
+      for (size_t i = block; i < block + half; ++i) {
+        const double a = values[i];
+        const double b = values[i + half];
+        values[i] = a + b;
+        values[i + half] = a - b;
+      }
+    }
+  }
+  const double scale = 1.0 / std::sqrt(static_cast<double>(n));
+  for (double& value : values) value *= scale;
+}
+
+void FlipSigns(uint64_t seed, std::vector<double>& values) {
+  base::SimRandom random(base::DeriveSeed(seed, {"secagg", "rotation"}));
+  uint64_t bits = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (i % 64 == 0) bits = random.NextUint64();
+    if ((bits >> (i % 64)) & 1) values[i] = -values[i];
+  }
+}
+
+absl::Status CheckValues(absl::Span<const float> values) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (!std::isfinite(values[i])) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("element ", i, " of the update is not finite"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The values to be rounded.
+std::vector<double> Prepared(const ContributionSpec& spec,
+                             absl::Span<const float> values) {
+  std::vector<double> out(values.begin(), values.end());
+  out.resize(Padded(spec));
+  if (spec.rotate) {
+    FlipSigns(spec.public_seed, out);
+    Transform(out);
+  }
+  return out;
+}
+
+absl::Status BeyondGrid(const ContributionSpec& spec, uint64_t i) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "element ", i, " of the update", spec.rotate ? ", rotated," : "",
+      " is beyond the grid: with value_bits ", spec.value_bits,
+      " and fixed_point_bits ", spec.fixed_point_bits,
+      " elements must be smaller than 2^",
+      spec.value_bits - 1 - spec.fixed_point_bits,
+      "; raise value_bits, lower fixed_point_bits, or clip the updates"));
+}
+
+// Fills the parameters and returns the squared rounding error, in steps^2.
+absl::StatusOr<double> FillParameters(const ContributionSpec& spec,
+                                      const Contribution& contribution,
+                                      MaskedVector& out) {
+  const std::vector<double> values = Prepared(spec, contribution.values);
+  const double limit = static_cast<double>(LargestValue(spec)) + 1.0;
+  const double scale = static_cast<double>(int64_t{1} << spec.fixed_point_bits);
+  const int64_t weight = static_cast<int64_t>(contribution.weight);
+  const int64_t largest = static_cast<int64_t>(LargestValue(spec));
+  base::SimRandom random(contribution.rounding_seed);
+  double error = 0.0;
+  for (uint64_t i = 0; i < values.size(); ++i) {
+    if (!(std::fabs(values[i]) * scale < limit)) return BeyondGrid(spec, i);
+    const int64_t q =
+        spec.rounding == Rounding::kNearest
+            ? Quantize(values[i], spec.fixed_point_bits)
+            : QuantizeStochastically(values[i], spec.fixed_point_bits,
+                                     random.Uniform());
+    if (q > largest || q < -largest) return BeyondGrid(spec, i);
+    const double miss = values[i] * scale - static_cast<double>(q);
+    error += miss * miss;
+    out.Set(i, static_cast<uint64_t>(q * weight));
+  }
+  return error;
+}
+
+// `value` in digits from `at` on, each times `weight`.
+void SetDigits(const ContributionSpec& spec, uint64_t value, int bits,
+               uint64_t weight, uint64_t* at, MaskedVector& out) {
+  for (uint64_t i = 0; i < NumDigits(spec, bits); ++i) {
+    out.Set((*at)++, (value & LargestValue(spec)) * weight);
+    value >>= DigitBits(spec);
+  }
+}
+
+// The sum of such digits; DATA_LOSS if one is beyond `limit`.
+absl::StatusOr<double> SumOfDigits(const ContributionSpec& spec,
+                                   const MaskedVector& sum, int bits,
+                                   double limit, uint64_t* at) {
+  double total = 0.0;
+  for (uint64_t i = 0; i < NumDigits(spec, bits); ++i) {
+    const double digit = static_cast<double>(sum.Signed((*at)++));
+    if (digit < 0 || digit > limit) {
+      return absl::DataLossError(
+          "the sum's bookkeeping is beyond what its clients could have sent: "
+          "masks did not cancel, or a client cheated");
+    }
+    total += std::ldexp(digit, static_cast<int>(i) * DigitBits(spec));
+  }
+  return total;
+}
+
+// The parameters' sums, turned back.
+std::vector<int64_t> Unrotated(const ContributionSpec& spec,
+                               const std::vector<int64_t>& sums,
+                               double largest) {
+  std::vector<double> values(sums.begin(), sums.end());
+  Transform(values);
+  FlipSigns(spec.public_seed, values);
+  std::vector<int64_t> out(spec.num_parameters);
+  for (size_t i = 0; i < out.size(); ++i) {
+    out[i] = std::llrint(std::clamp(values[i], -largest, largest));
+  }
+  return out;
+}
+
+}  // namespace
+
+uint64_t ContributionLength(const ContributionSpec& spec) {
+  return Padded(spec) + 1 + NumDigits(spec, kLossBits) +
+         NumDigits(spec, kErrorBits);
+}
+
+absl::StatusOr<int> ModulusBits(const ContributionSpec& spec) {
+  CHOIR_RETURN_IF_ERROR(CheckSpec(spec));
+  // The largest sum is max_clients * max_weight * LargestValue().
+  unsigned __int128 most = spec.max_clients;
+  most *= spec.max_weight;
+  const bool overflow = most > (static_cast<unsigned __int128>(1) << 64);
+  most *= LargestValue(spec);
+  // One bit more, for the sign.
+  int bits = 1;
+  while (bits <= kMaxModulusBits && (most >> (bits - 1)) != 0) ++bits;
+  if (overflow || bits > kMaxModulusBits) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "sums of ", spec.max_clients, " clients with weights up to ",
+        spec.max_weight, " and value_bits ", spec.value_bits,
+        " need a modulus of more than 64 bits; lower value_bits, the largest "
+        "weight, or the cohort's size"));
+  }
+  return std::max(bits, kMinModulusBits);
+}
+
+absl::StatusOr<MaskedVector> EncodeContribution(
+    const ContributionSpec& spec, const Contribution& contribution) {
+  CHOIR_ASSIGN_OR_RETURN(const int bits, ModulusBits(spec));
+  if (contribution.values.size() != spec.num_parameters) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "an update of ", contribution.values.size(), " elements; it has ",
+        spec.num_parameters));
+  }
+  if (contribution.weight == 0 || contribution.weight > spec.max_weight) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a weight of ", contribution.weight, "; it must be 1 to ",
+        spec.max_weight));
+  }
+  CHOIR_RETURN_IF_ERROR(CheckValues(contribution.values));
+  MaskedVector out(bits, ContributionLength(spec));
+  CHOIR_ASSIGN_OR_RETURN(const double error,
+                         FillParameters(spec, contribution, out));
+  uint64_t at = Padded(spec);
+  out.Set(at++, contribution.weight);
+  // NaN becomes zero: a strange loss must not spoil a round.
+  const double loss =
+      contribution.mean_loss > 0 ? contribution.mean_loss : 0.0;
+  const double largest_loss =
+      static_cast<double>((int64_t{1} << kLossBits) - 1);
+  const uint64_t loss_steps = static_cast<uint64_t>(
+      std::min(std::ldexp(loss, kLossFraction) + 0.5, largest_loss));
+  SetDigits(spec, loss_steps, kLossBits, contribution.weight, &at, out);
+  // (weight * error)^2 as a fraction of the largest: max_weight squared, one
+  // step for each element.
+  const double share = static_cast<double>(contribution.weight) /
+                       static_cast<double>(spec.max_weight);
+  const double fraction =
+      error * share * share / std::max<double>(1.0, Padded(spec));
+  SetDigits(spec,
+            static_cast<uint64_t>(std::min(fraction * kErrorScale + 0.5,
+                                           kErrorScale - 1)),
+            kErrorBits, 1, &at, out);
+  return out;
+}
+
+absl::StatusOr<DecodedSum> DecodeSum(const ContributionSpec& spec,
+                                     const MaskedVector& sum,
+                                     uint64_t num_clients) {
+  CHOIR_ASSIGN_OR_RETURN(const int bits, ModulusBits(spec));
+  if (sum.modulus_bits() != bits || sum.length() != ContributionLength(spec)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a sum of ", sum.length(), " elements of ", sum.modulus_bits(),
+        " bits; it has ", ContributionLength(spec), " of ", bits));
+  }
+  if (num_clients == 0 || num_clients > spec.max_clients) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a sum over ", num_clients, " clients; it has 1 to ",
+        spec.max_clients));
+  }
+  DecodedSum out;
+  uint64_t at = Padded(spec);
+  const int64_t weight = sum.Signed(at++);
+  if (weight < 0 || static_cast<uint64_t>(weight) < num_clients ||
+      static_cast<unsigned __int128>(weight) >
+          static_cast<unsigned __int128>(num_clients) * spec.max_weight) {
+    return absl::DataLossError(absl::StrCat(
+        "the sum's total weight cannot be that of ", num_clients,
+        " clients: masks did not cancel, or a client cheated"));
+  }
+  out.total_weight = static_cast<uint64_t>(weight);
+  const double largest = static_cast<double>(LargestValue(spec));
+  CHOIR_ASSIGN_OR_RETURN(
+      const double loss,
+      SumOfDigits(spec, sum, kLossBits, largest * weight, &at));
+  out.mean_loss = std::ldexp(loss, -kLossFraction) / weight;
+  CHOIR_ASSIGN_OR_RETURN(
+      const double error,
+      SumOfDigits(spec, sum, kErrorBits, largest * num_clients, &at));
+  const double steps = error / kErrorScale *
+                       std::max<double>(1.0, Padded(spec)) *
+                       spec.max_weight * spec.max_weight;
+  out.rounding_error_l2 =
+      std::ldexp(std::sqrt(steps) / weight, -spec.fixed_point_bits);
+  out.sums.resize(Padded(spec));
+  const unsigned __int128 bound =
+      static_cast<unsigned __int128>(weight) * LargestValue(spec);
+  for (uint64_t i = 0; i < out.sums.size(); ++i) {
+    out.sums[i] = sum.Signed(i);
+    const int64_t size = out.sums[i];
+    if (static_cast<unsigned __int128>(size < 0 ? -static_cast<__int128>(size)
+                                                : size) > bound) {
+      return absl::DataLossError(absl::StrCat(
+          "element ", i, " of the sum is beyond what its clients could have "
+          "sent: masks did not cancel, or a client cheated"));
+    }
+  }
+  if (spec.rotate) {
+    out.sums = Unrotated(spec, out.sums, largest * weight);
+  }
+  return out;
+}
+
+}  // namespace choir::secagg

@@ -1,0 +1,148 @@
+// Known answers of the primitives.
+#include "absl/strings/escaping.h"
+#include "gtest/gtest.h"
+#include "privacy/crypto/key_agreement.h"
+#include "privacy/crypto/symmetric.h"
+
+namespace choir::crypto {
+namespace {
+
+std::string Hex(absl::string_view bytes) {
+  return absl::BytesToHexString(bytes);
+}
+std::string FromHex(absl::string_view hex) {
+  return absl::HexStringToBytes(hex);
+}
+constexpr auto kBad = absl::StatusCode::kInvalidArgument;
+
+// RFC 7748, 6.1.
+TEST(X25519Test, KnownAnswer) {
+  const auto a = X25519Key::FromPrivate(FromHex(
+      "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ac177fba51db92c2a"));
+  const auto b = X25519Key::FromPrivate(FromHex(
+      "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"));
+  ASSERT_TRUE(a.ok() && b.ok());
+  EXPECT_EQ(Hex(a->public_key()),
+            "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
+  const std::string shared =
+      "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742";
+  EXPECT_EQ(Hex(a->Agree(b->public_key())->view()), shared);
+  EXPECT_EQ(Hex(b->Agree(a->public_key())->view()), shared);
+}
+
+TEST(X25519Test, RefusesPointsOfLowOrder) {
+  base::SystemRandom random;
+  const auto key = X25519Key::Generate(random);
+  ASSERT_TRUE(key.ok());
+  for (const absl::string_view point :
+       {"0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        // Of order 8.
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"}) {
+    EXPECT_EQ(key->Agree(FromHex(point)).status().code(), kBad) << point;
+  }
+  EXPECT_EQ(key->Agree("short").status().code(), kBad);
+  EXPECT_EQ(X25519Key::FromPrivate("short").status().code(), kBad);
+}
+
+TEST(X25519Test, GeneratedKeysAgree) {
+  base::SystemRandom random;
+  const auto a = X25519Key::Generate(random);
+  const auto b = X25519Key::Generate(random);
+  ASSERT_TRUE(a.ok() && b.ok());
+  EXPECT_NE(a->public_key(), b->public_key());
+  EXPECT_EQ(a->Agree(b->public_key())->view(),
+            b->Agree(a->public_key())->view());
+  // What is shared of a private key gives the same public key back.
+  EXPECT_EQ(X25519Key::FromPrivate(a->private_key())->public_key(),
+            a->public_key());
+}
+
+// RFC 5869, A.1 and A.3 (no salt, no info).
+TEST(HkdfTest, KnownAnswers) {
+  const std::string secret(22, '\x0b');
+  EXPECT_EQ(Hex(HkdfSha256(secret, FromHex("000102030405060708090a0b0c"),
+                           FromHex("f0f1f2f3f4f5f6f7f8f9"), 42)
+                    ->view()),
+            "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf"
+            "34007208d5b887185865");
+  EXPECT_EQ(Hex(HkdfSha256(secret, "", "", 42)->view()),
+            "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d"
+            "9d201395faa4b61a96c8");
+  EXPECT_EQ(HkdfSha256(secret, "", "", 0).status().code(), kBad);
+  EXPECT_EQ(HkdfSha256(secret, "", "", 8161).status().code(), kBad);
+}
+
+const std::string kKey = FromHex(
+    "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
+
+TEST(AesCtrTest, KnownAnswer) {
+  auto stream = AesCtrStream::Create(kKey);
+  ASSERT_TRUE(stream.ok());
+  std::string out(32, 'x');
+  uint8_t* bytes = reinterpret_cast<uint8_t*>(out.data());
+  stream->Next(absl::MakeSpan(bytes, 32));
+  EXPECT_EQ(Hex(out),
+            "f29000b62a499fd0a9f39a6add2e7780f05d76ae4ab99fe5a6f69b3148c2363d");
+  // In pieces it is the same stream.
+  auto pieces = AesCtrStream::Create(kKey);
+  std::string again(32, '\0');
+  bytes = reinterpret_cast<uint8_t*>(again.data());
+  pieces->Next(absl::MakeSpan(bytes, 5));
+  pieces->Next(absl::MakeSpan(bytes + 5, 20));
+  pieces->Xor(absl::MakeSpan(bytes + 25, 7));
+  EXPECT_EQ(again, out);
+  EXPECT_EQ(AesCtrStream::Create("short").status().code(), kBad);
+}
+
+// McGrew and Viega, "The Galois/Counter Mode of Operation", test case 16.
+TEST(SealTest, KnownAnswer) {
+  const auto sealed = SealWithNonce(
+      FromHex(
+          "feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308"),
+      FromHex("cafebabefacedbaddecaf888"),
+      FromHex("feedfacedeadbeeffeedfacedeadbeefabaddad2"),
+      FromHex("d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
+              "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"));
+  ASSERT_TRUE(sealed.ok());
+  EXPECT_EQ(
+      Hex(*sealed),
+      "cafebabefacedbaddecaf888"
+      "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
+      "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"
+      "76fc6ece0f4e1768cddf8853bb2d551b");
+}
+
+TEST(SealTest, OpensOnlyWhatWasSealedForThis) {
+  base::SystemRandom random;
+  const auto sealed = Seal(kKey, "from 1 to 2", "a share", random);
+  ASSERT_TRUE(sealed.ok());
+  EXPECT_EQ(sealed->size(), 7 + kSealOverhead);
+  EXPECT_EQ(Open(kKey, "from 1 to 2", *sealed)->view(), "a share");
+  const auto kLost = absl::StatusCode::kDataLoss;
+  EXPECT_EQ(Open(kKey, "from 1 to 3", *sealed).status().code(), kLost);
+  EXPECT_EQ(Open(kKey, "", *sealed).status().code(), kLost);
+  EXPECT_EQ(Open(std::string(32, 'k'), "from 1 to 2", *sealed).status().code(),
+            kLost);
+  for (size_t i = 0; i < sealed->size(); ++i) {
+    std::string changed = *sealed;
+    changed[i] ^= 1;
+    EXPECT_EQ(Open(kKey, "from 1 to 2", changed).status().code(), kLost);
+    EXPECT_FALSE(Open(kKey, "from 1 to 2", sealed->substr(0, i)).ok());
+  }
+  // Two times the same text looks different.
+  EXPECT_NE(*Seal(kKey, "from 1 to 2", "a share", random), *sealed);
+  // An empty text can be sealed, too.
+  const auto empty = Seal(kKey, "c", "", random);
+  ASSERT_TRUE(empty.ok());
+  EXPECT_TRUE(Open(kKey, "c", *empty)->view().empty());
+  EXPECT_FALSE(Open(kKey, "d", *empty).ok());
+  EXPECT_EQ(Seal("short", "", "", random).status().code(), kBad);
+}
+
+}  // namespace
+}  // namespace choir::crypto
