@@ -26,6 +26,19 @@ KeyPtr LoadPrivate(absl::string_view bytes) {
 
 }  // namespace
 
+struct X25519Key::Handle {
+  KeyPtr key;
+};
+
+X25519Key::X25519Key(SecretString private_key, std::string public_key,
+                     std::unique_ptr<Handle> handle)
+    : private_key_(std::move(private_key)),
+      public_key_(std::move(public_key)),
+      handle_(std::move(handle)) {}
+X25519Key::X25519Key(X25519Key&&) noexcept = default;
+X25519Key& X25519Key::operator=(X25519Key&&) noexcept = default;
+X25519Key::~X25519Key() = default;
+
 absl::StatusOr<X25519Key> X25519Key::Generate(base::SecureRandom& random) {
   std::string bytes(kX25519Bytes, '\0');
   random.Fill(absl::MakeSpan(reinterpret_cast<uint8_t*>(bytes.data()),
@@ -36,7 +49,7 @@ absl::StatusOr<X25519Key> X25519Key::Generate(base::SecureRandom& random) {
 
 absl::StatusOr<X25519Key> X25519Key::FromPrivate(absl::string_view bytes) {
   CHOIR_RETURN_IF_ERROR(CheckSize("a private key", bytes));
-  const KeyPtr key = LoadPrivate(bytes);
+  KeyPtr key = LoadPrivate(bytes);
   std::string public_key(kX25519Bytes, '\0');
   size_t size = public_key.size();
   if (key == nullptr ||
@@ -46,18 +59,18 @@ absl::StatusOr<X25519Key> X25519Key::FromPrivate(absl::string_view bytes) {
       size != kX25519Bytes) {
     return OpensslError("making an X25519 key");
   }
-  return X25519Key(SecretString(std::string(bytes)), std::move(public_key));
+  return X25519Key(SecretString(std::string(bytes)), std::move(public_key),
+                   std::make_unique<Handle>(Handle{std::move(key)}));
 }
 
 absl::StatusOr<SecretString> X25519Key::Agree(absl::string_view peer) const {
   CHOIR_RETURN_IF_ERROR(CheckSize("a peer's public key", peer));
-  const KeyPtr own = LoadPrivate(private_key_.view());
   const KeyPtr other(EVP_PKEY_new_raw_public_key(
       EVP_PKEY_X25519, nullptr, Bytes(peer), peer.size()));
-  if (own == nullptr || other == nullptr) {
-    return OpensslError("loading an X25519 key");
+  if (other == nullptr) {
+    return OpensslError("loading a peer's X25519 key");
   }
-  const KeyContextPtr context(EVP_PKEY_CTX_new(own.get(), nullptr));
+  const KeyContextPtr context(EVP_PKEY_CTX_new(handle_->key.get(), nullptr));
   if (context == nullptr || EVP_PKEY_derive_init(context.get()) != 1 ||
       EVP_PKEY_derive_set_peer(context.get(), other.get()) != 1) {
     return OpensslError("agreeing on a secret");

@@ -4,6 +4,7 @@
 #ifndef CHOIR_PRIVACY_CRYPTO_KEY_AGREEMENT_H_
 #define CHOIR_PRIVACY_CRYPTO_KEY_AGREEMENT_H_
 
+#include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -15,12 +16,16 @@ namespace choir::crypto {
 
 inline constexpr size_t kX25519Bytes = 32;
 
-// A key pair. Threads: const methods are safe.
+// A key pair. The private key is wiped with the object, by OpenSSL too.
+// Threads: const methods are safe.
 class X25519Key {
  public:
   static absl::StatusOr<X25519Key> Generate(base::SecureRandom& random);
   // INVALID_ARGUMENT unless `bytes` are 32.
   static absl::StatusOr<X25519Key> FromPrivate(absl::string_view bytes);
+  X25519Key(X25519Key&&) noexcept;
+  X25519Key& operator=(X25519Key&&) noexcept;
+  ~X25519Key();
 
   const std::string& public_key() const { return public_key_; }
   // 32 bytes; whoever copies them wipes the copy.
@@ -33,12 +38,14 @@ class X25519Key {
   absl::StatusOr<SecretString> Agree(absl::string_view peer) const;
 
  private:
-  X25519Key(SecretString private_key, std::string public_key)
-      : private_key_(std::move(private_key)),
-        public_key_(std::move(public_key)) {}
+  // OpenSSL's form of the key: to make it costs as much as an agreement.
+  struct Handle;
+  X25519Key(SecretString private_key, std::string public_key,
+            std::unique_ptr<Handle> handle);
 
   SecretString private_key_;
   std::string public_key_;
+  std::unique_ptr<Handle> handle_;
 };
 
 }  // namespace choir::crypto

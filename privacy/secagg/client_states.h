@@ -18,9 +18,11 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "absl/types/variant.h"
 #include "choir/v1/secagg.pb.h"
+#include "privacy/crypto/key_agreement.h"
 #include "privacy/crypto/secret.h"
 #include "privacy/secagg/client_session.h"
 #include "privacy/secagg/graph.h"
@@ -48,14 +50,19 @@ struct Step {
 class SecretVector {
  public:
   explicit SecretVector(MaskedVector vector) : vector_(std::move(vector)) {}
-  SecretVector(SecretVector&&) = default;
+  SecretVector(SecretVector&& other) noexcept
+      : vector_(std::move(other.vector_)),
+        secret_(std::exchange(other.secret_, false)) {}
   SecretVector& operator=(SecretVector&&) = delete;
   ~SecretVector();
+  // It is masked now; nothing needs to be overwritten.
+  void NotSecretAnyMore() { secret_ = false; }
   MaskedVector& get() { return vector_; }
   const MaskedVector& get() const { return vector_; }
 
  private:
   MaskedVector vector_;
+  bool secret_ = true;
 };
 
 struct Neighbour {
@@ -98,8 +105,9 @@ using FactsPtr = std::unique_ptr<ClientFacts>;
 
 // Our own secrets until masking.
 struct OwnSecrets {
-  crypto::SecretString mask_private_key;
-  crypto::SecretString share_private_key;
+  crypto::X25519Key mask_key;
+  // Until shares are sealed.
+  absl::optional<crypto::X25519Key> share_key;
   crypto::SecretString self_mask_seed;
 };
 
@@ -160,7 +168,6 @@ class Shared {
 
  private:
   MaybeRefusal OpenShares(const v1::ReceivedShares& received);
-  MaybeRefusal AddMasks();
 
   FactsPtr facts_;
   OwnSecrets secrets_;
@@ -182,12 +189,14 @@ class Advertised {
         input_(std::move(input)) {}
   MaybeRefusal CheckEntries(const v1::Roster& roster) const;
   MaybeRefusal CheckParameters(const v1::Roster& roster);
+  // Fills facts_->neighbours.
   MaybeRefusal CheckNeighbours(const v1::Roster& roster, const Graph& graph);
   MaybeRefusal CheckPeer(const v1::Roster& roster,
                          const v1::Roster::Neighbour& peer);
-  OrRefusal<v1::ShareKeys> MakeShares(const Graph& graph,
-                                      const v1::Roster& roster,
-                                      crypto::SecretString& own_share);
+  // Also derives the keys that open the neighbours' shares for us.
+  absl::StatusOr<v1::ShareKeys> MakeShares(const v1::Roster& roster,
+                                           const Graph& graph,
+                                           crypto::SecretString& own_share);
 
   FactsPtr facts_;
   OwnSecrets secrets_;

@@ -38,7 +38,8 @@ class Graph {
   bool AreNeighbours(int a, int b) const;
 
   // Who holds shares of a client's secrets, ascending: its neighbours, and in
-  // the complete graph the client itself. Share i + 1 belongs to holder i.
+  // the complete graph the client itself. A holder's share is that at the
+  // point of its position plus one.
   std::vector<int> HoldersOf(int position) const;
 
  private:

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/sha256.h"
-#include "privacy/crypto/hkdf.h"
+#include "privacy/crypto/symmetric.h"
 #include "privacy/secagg/masked_vector.h"
 
 namespace choir::secagg {
@@ -66,7 +66,7 @@ std::string Info(absl::string_view label, absl::string_view context, int a,
 
 absl::StatusOr<crypto::SecretString> Derive(absl::string_view secret,
                                             const std::string& info) {
-  return crypto::Hkdf(secret, /*salt=*/"", info, 32);
+  return crypto::HkdfSha256(secret, /*salt=*/"", info, crypto::kKeyBytes);
 }
 
 }  // namespace
@@ -105,6 +105,7 @@ std::string SessionDigest(const v1::SecureSession& session) {
       .Real(assumptions.corrupt_fraction())
       .Real(assumptions.dropout_fraction())
       .Number(assumptions.min_clients())
+      .Number(session.max_clients())
       .Finish();
 }
 

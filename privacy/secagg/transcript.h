@@ -29,7 +29,6 @@ namespace choir::secagg {
 
 inline constexpr size_t kSessionIdBytes = 32;
 inline constexpr size_t kDigestBytes = 32;
-inline constexpr size_t kSecretBytes = 32;
 
 // INVALID_ARGUMENT naming the field that is not as it must be.
 absl::Status CheckSession(const v1::SecureSession& session);

@@ -1,0 +1,185 @@
+#include "privacy/secagg/server_unmask.h"
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/blocking_counter.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/optional.h"
+#include "base/status_macros.h"
+#include "privacy/crypto/key_agreement.h"
+#include "privacy/crypto/secret.h"
+#include "privacy/secagg/shamir.h"
+#include "privacy/secagg/transcript.h"
+
+namespace choir::secagg {
+namespace {
+
+// The first error by position, whoever meets it first.
+class FirstError {
+ public:
+  void Set(int position, absl::Status status) {
+    absl::MutexLock lock(&mu_);
+    if (position < position_) {
+      position_ = position;
+      status_ = std::move(status);
+    }
+  }
+  absl::Status Get() {
+    absl::MutexLock lock(&mu_);
+    return status_;
+  }
+
+ private:
+  absl::Mutex mu_;
+  int position_ ABSL_GUARDED_BY(mu_) = INT32_MAX;
+  absl::Status status_ ABSL_GUARDED_BY(mu_);
+};
+
+// One thread's part of the work.
+class Unmasker {
+ public:
+  // All outlive it.
+  Unmasker(const ServerFacts& facts, const Harvest& harvest,
+           MaskedVector& vector)
+      : facts_(facts), harvest_(harvest), vector_(vector) {}
+
+  // Takes off the masks that `position` has left behind.
+  absl::Status Remove(int position) {
+    if (!harvest_.sharers[position]) return absl::OkStatus();
+    CHOIR_ASSIGN_OR_RETURN(const crypto::SecretString secret,
+                           Reconstruct(position));
+    return harvest_.survivors[position] ? RemoveSelfMask(position, secret)
+                                        : RemovePairMasks(position, secret);
+  }
+
+ private:
+  // Whether `secret` is what the client advertised.
+  bool Matches(int position, const crypto::SecretString& secret) const {
+    const v1::AdvertiseKeys& keys = facts_.keys[position];
+    if (harvest_.survivors[position]) {
+      return SelfMaskCommitment(facts_.session_digest, secret.view()) ==
+             keys.self_mask_commitment();
+    }
+    const absl::StatusOr<crypto::X25519Key> key =
+        crypto::X25519Key::FromPrivate(secret.view());
+    return key.ok() && key->public_key() == keys.mask_public_key();
+  }
+
+  // From `threshold` shares; if they do not fit, from the next ones, so that a
+  // wrong share spoils nothing as long as enough others came.
+  absl::StatusOr<crypto::SecretString> Reconstruct(int position) {
+    const CollectedShares& collected = harvest_.collected[position];
+    const size_t threshold = facts_.parameters.threshold;
+    const size_t count = collected.points.size();
+    const size_t attempts = count > threshold ? count : 1;
+    std::vector<uint32_t> points(threshold);
+    std::vector<absl::string_view> shares(threshold);
+    for (size_t first = 0; first < attempts; ++first) {
+      for (size_t i = 0; i < threshold; ++i) {
+        const size_t at = (first + i) % count;
+        points[i] = collected.points[at];
+        shares[i] = absl::string_view(collected.shares)
+                        .substr(at * kSecretBytes, kSecretBytes);
+      }
+      // In the complete graph the points are mostly those of the one before.
+      if (!combiner_ || combiner_->points() != points) {
+        CHOIR_ASSIGN_OR_RETURN(combiner_, SecretCombiner::Create(points));
+      }
+      CHOIR_ASSIGN_OR_RETURN(crypto::SecretString secret,
+                             combiner_->Combine(shares));
+      if (Matches(position, secret)) return secret;
+    }
+    return absl::DataLossError(absl::StrCat(
+        "the shares of client '", facts_.name(position),
+        "' do not give back the ",
+        harvest_.survivors[position] ? "seed of its own mask"
+                                     : "mask key that it advertised",
+        "; it shared wrongly, or several of its peers sent wrong shares"));
+  }
+
+  absl::Status RemoveSelfMask(int position,
+                              const crypto::SecretString& seed) {
+    CHOIR_ASSIGN_OR_RETURN(
+        const crypto::SecretString key,
+        SelfMaskKey(seed.view(), facts_.context, position));
+    return vector_.AddMask(key.view(), MaskedVector::Sign::kSubtract);
+  }
+
+  // Surviving neighbours have added, or subtracted, their masks with it.
+  absl::Status RemovePairMasks(int position,
+                               const crypto::SecretString& private_key) {
+    CHOIR_ASSIGN_OR_RETURN(const crypto::X25519Key own,
+                           crypto::X25519Key::FromPrivate(private_key.view()));
+    for (const int peer : facts_.graph.NeighboursOf(position)) {
+      if (!harvest_.survivors[peer]) continue;
+      CHOIR_ASSIGN_OR_RETURN(const crypto::SecretString agreed,
+                             own.Agree(facts_.keys[peer].mask_public_key()));
+      CHOIR_ASSIGN_OR_RETURN(
+          const crypto::SecretString key,
+          PairMaskKey(agreed.view(), facts_.context, position, peer));
+      CHOIR_RETURN_IF_ERROR(vector_.AddMask(
+          key.view(), position < peer ? MaskedVector::Sign::kSubtract
+                                      : MaskedVector::Sign::kAdd));
+    }
+    return absl::OkStatus();
+  }
+
+  const ServerFacts& facts_;
+  const Harvest& harvest_;
+  MaskedVector& vector_;
+  absl::optional<SecretCombiner> combiner_;
+};
+
+}  // namespace
+
+absl::Status RemoveMasks(const ServerFacts& facts, Harvest& harvest,
+                         base::ThreadPool* pool) {
+  const int num_clients = facts.parameters.num_clients;
+  const int workers = pool == nullptr ? 1 : pool->num_threads();
+  // The first worker adds into the sum itself.
+  std::vector<MaskedVector> parts(
+      workers - 1, MaskedVector(harvest.sum.modulus_bits(),
+                                harvest.sum.length()));
+  // Those with most work first: who dropped out.
+  std::vector<int> order(num_clients);
+  for (int i = 0; i < num_clients; ++i) order[i] = i;
+  std::stable_partition(order.begin(), order.end(),
+                        [&](int i) { return !harvest.survivors[i]; });
+  std::atomic<int> next{0};
+  FirstError error;
+  const auto work = [&](MaskedVector& vector) {
+    Unmasker unmasker(facts, harvest, vector);
+    for (int i = next++; i < num_clients; i = next++) {
+      if (absl::Status status = unmasker.Remove(order[i]); !status.ok()) {
+        error.Set(order[i], std::move(status));
+      }
+    }
+  };
+  if (pool == nullptr) {
+    work(harvest.sum);
+  } else {
+    absl::BlockingCounter running(workers);
+    for (int i = 0; i < workers; ++i) {
+      pool->Add([&, i](int) {
+        work(i == 0 ? harvest.sum : parts[i - 1]);
+        running.DecrementCount();
+      });
+    }
+    running.Wait();
+  }
+  for (CollectedShares& collected : harvest.collected) {
+    crypto::Wipe(collected.shares);
+  }
+  harvest.collected.clear();
+  CHOIR_RETURN_IF_ERROR(error.Get());
+  for (const MaskedVector& part : parts) harvest.sum.Add(part);
+  return absl::OkStatus();
+}
+
+}  // namespace choir::secagg
