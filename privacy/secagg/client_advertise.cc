@@ -145,6 +145,10 @@ OrRefusal<Step<Shared, v1::ShareKeys>> Advertised::OnRoster(
   const std::string roster_digest = RosterDigest(roster);
   facts_->context = ContextDigest(facts_->session_digest, roster_digest,
                                   facts_->parameters);
+  if (roster.context() != facts_->context) {
+    return Refusal{v1::SecureRefusal::MALFORMED,
+                   "the roster is not the one that the coordinator made"};
+  }
   facts_->position = static_cast<int>(roster.position());
   const absl::StatusOr<Graph> graph =
       Graph::Create(facts_->parameters.num_clients, facts_->parameters.degree,

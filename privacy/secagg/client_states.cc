@@ -74,6 +74,9 @@ bool Equal(const v1::Survivors& a, const v1::Survivors& b) {
 
 OrRefusal<Step<Masked, MaskedUpload>> Shared::OnShares(
     const v1::ReceivedShares& received) && {
+  if (MaybeRefusal refusal = CheckSharers(received)) {
+    return *std::move(refusal);
+  }
   if (MaybeRefusal refusal = OpenShares(received)) return *std::move(refusal);
   if (absl::Status status =
           AddAllMasks(*facts_, secrets_, input_.get());
@@ -90,9 +93,17 @@ OrRefusal<Step<Masked, MaskedUpload>> Shared::OnShares(
       Masked(std::move(facts_), std::move(own_share_)), std::move(upload)};
 }
 
-MaybeRefusal Shared::OpenShares(const v1::ReceivedShares& received) {
-  int opened = facts_->holds_own ? 1 : 0;
-  int shared = opened;
+MaybeRefusal Shared::CheckSharers(const v1::ReceivedShares& received) {
+  const auto sharers =
+      UnpackPositions(received.sharers(), facts_->parameters.num_clients);
+  if (!sharers.ok()) {
+    return Refusal{v1::SecureRefusal::MALFORMED,
+                   std::string(sharers.status().message())};
+  }
+  if (!(*sharers)[facts_->position]) {
+    return Refusal{v1::SecureRefusal::DECLARED_DROPPED,
+                   "the list of those who shared leaves this client out"};
+  }
   for (const v1::EncryptedShare& share : received.shares()) {
     Neighbour* neighbour = facts_->FindNeighbour(share.peer());
     if (neighbour == nullptr) {
@@ -105,7 +116,25 @@ MaybeRefusal Shared::OpenShares(const v1::ReceivedShares& received) {
                      absl::StrCat("shares of ", share.peer(), " twice")};
     }
     neighbour->shared = true;
-    ++shared;
+  }
+  for (const Neighbour& neighbour : facts_->neighbours) {
+    if ((*sharers)[neighbour.position] != neighbour.shared) {
+      return Refusal{v1::SecureRefusal::CONFLICTING_LISTS,
+                     absl::StrCat("client ", neighbour.position,
+                                  neighbour.shared
+                                      ? " shared, but is not in the list"
+                                      : " is in the list, but did not share")};
+    }
+  }
+  facts_->sharers = received.sharers();
+  return absl::nullopt;
+}
+
+MaybeRefusal Shared::OpenShares(const v1::ReceivedShares& received) {
+  int opened = facts_->holds_own ? 1 : 0;
+  const int shared = opened + received.shares_size();
+  for (const v1::EncryptedShare& share : received.shares()) {
+    Neighbour* neighbour = facts_->FindNeighbour(share.peer());
     absl::StatusOr<crypto::SecretString> text = crypto::Open(
         neighbour->open_key.view(),
         ShareAad(facts_->context, neighbour->position, facts_->position),
@@ -154,6 +183,10 @@ MaybeRefusal Masked::CheckSurvivors(const v1::Survivors& survivors) const {
     return Refusal{v1::SecureRefusal::DECLARED_DROPPED,
                    "the list of survivors leaves this client out"};
   }
+  if (survivors.sharers() != facts_->sharers) {
+    return Refusal{v1::SecureRefusal::CONFLICTING_LISTS,
+                   "those who shared are not those it named before"};
+  }
   for (int i = 0; i < num_clients; ++i) {
     if ((*alive)[i] && !(*sharers)[i]) {
       return Refusal{v1::SecureRefusal::CONFLICTING_LISTS,
@@ -163,14 +196,6 @@ MaybeRefusal Masked::CheckSurvivors(const v1::Survivors& survivors) const {
   }
   int holders = facts_->holds_own ? 1 : 0;
   for (const Neighbour& neighbour : facts_->neighbours) {
-    if ((*sharers)[neighbour.position] != neighbour.shared) {
-      return Refusal{v1::SecureRefusal::CONFLICTING_LISTS,
-                     absl::StrCat("client ", neighbour.position,
-                                  neighbour.shared ? " shared its keys, but the"
-                                                     " list says it did not"
-                                                   : " did not share its keys,"
-                                                     " but the list says so")};
-    }
     if ((*alive)[neighbour.position]) ++holders;
   }
   const int64_t count = absl::c_count(*alive, true);

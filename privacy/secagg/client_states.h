@@ -91,6 +91,8 @@ struct ClientFacts {
   Parameters parameters;
   std::string context;
   int position = 0;
+  // Who shared, as the coordinator said (v1::ReceivedShares).
+  std::string sharers;
   // Whether we hold shares of our own secrets (complete graph).
   bool holds_own = false;
   std::vector<Neighbour> neighbours;  // by position
@@ -167,6 +169,7 @@ class Shared {
       const v1::ReceivedShares& received) &&;
 
  private:
+  MaybeRefusal CheckSharers(const v1::ReceivedShares& received);
   MaybeRefusal OpenShares(const v1::ReceivedShares& received);
 
   FactsPtr facts_;

@@ -64,6 +64,7 @@ v1::SecureServerMessage Sharing::MessageFor(int position) const {
   v1::Roster& roster = *message.mutable_roster();
   roster = facts_.roster;
   roster.set_position(position);
+  roster.set_context(facts_.context);
   for (const int peer : facts_.graph.NeighboursOf(position)) {
     v1::Roster::Neighbour& neighbour = *roster.add_neighbours();
     neighbour.set_peer(peer);
@@ -118,6 +119,7 @@ Masking::Masking(const ServerFacts& facts, std::vector<bool> sharers,
 v1::SecureServerMessage Masking::MessageFor(int position) const {
   v1::SecureServerMessage message;
   v1::ReceivedShares& received = *message.mutable_shares();
+  received.set_sharers(PackPositions(expected_));
   for (const int peer : facts_.graph.NeighboursOf(position)) {
     if (!expected_[peer]) continue;
     const std::vector<int> order = facts_.graph.NeighboursOf(peer);
