@@ -25,7 +25,7 @@ LAYERS = {
 OWNERS = {
     r"(torch|ATen|c10|caffe2)/": [r"^model/", r"^tests/(unit|integration|bench)/model/"],
     r"sqlite3\.h": [r"^coordinator/store/", r"^tests/.*(store|audit)"],
-    r"openssl/": [r"^privacy/crypto/", r"^base/(sha256|secure_random)\.cc$", r"^tests/unit/crypto/"],
+    r"openssl/": [r"^privacy/crypto/", r"^base/(sha256|secure_random)\.cc$", r"^tests/unit/crypto/", r"^tests/bench/secagg/raw_cipher\.cc$"],
     r"grpc(pp)?/|.*\.grpc\.pb\.h": [r"/(rpc|main)/", r"^tests/(integration|e2e|bench)/", r"^tests/unit/rpc/"],
     r"toml\+\+/": [r"^proto/config/"],
 }

@@ -162,10 +162,13 @@ absl::StatusOr<double> SumOfDigits(const ContributionSpec& spec,
   return total;
 }
 
-// The parameters' sums, turned back.
+// The parameters' sums, turned back. They may be beyond value_bits, but are
+// kept within what a sum of plain updates can hold.
 std::vector<int64_t> Unrotated(const ContributionSpec& spec,
                                const std::vector<int64_t>& sums,
-                               double largest) {
+                               uint64_t weight) {
+  const double largest =
+      std::ldexp(static_cast<double>(std::min(weight, uint64_t{1} << 31)), 31);
   std::vector<double> values(sums.begin(), sums.end());
   Transform(values);
   FlipSigns(spec.public_seed, values);
@@ -295,7 +298,7 @@ absl::StatusOr<DecodedSum> DecodeSum(const ContributionSpec& spec,
     }
   }
   if (spec.rotate) {
-    out.sums = Unrotated(spec, out.sums, largest * weight);
+    out.sums = Unrotated(spec, out.sums, out.total_weight);
   }
   return out;
 }
