@@ -3,7 +3,10 @@
 #ifndef CHOIR_CLIENT_TRANSPORT_H_
 #define CHOIR_CLIENT_TRANSPORT_H_
 
+#include <cstdint>
 #include <functional>
+#include <memory>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -12,9 +15,22 @@
 
 namespace choir::client {
 
-// Receives the chunks of a download in order and may take their data; an error
-// ends the download and becomes its status.
-using ChunkSink = std::function<absl::Status(v1::DownloadChunk*)>;
+// A chunk of a download, where the connection has left it: base models are
+// large, and no byte of them is copied before it is written.
+struct DownloadedChunk {
+  uint64_t offset = 0;
+  uint64_t total_size = 0;
+  std::vector<absl::string_view> data;  // one after the other
+  // Keeps `data` alive; shared, because whoever writes it may be another thread
+  // than the one that reads on.
+  std::shared_ptr<const void> owner;
+
+  uint64_t size() const;
+};
+
+// Receives the chunks of a download in order and may keep them; an error ends
+// the download and becomes its status.
+using ChunkSink = std::function<absl::Status(DownloadedChunk)>;
 // Fills the next chunk of an upload; false when there is none. An error ends
 // the upload and becomes its status.
 using ChunkSource = std::function<absl::StatusOr<bool>(v1::UploadChunk*)>;
@@ -50,6 +66,12 @@ class Transport {
   // Ends the call under way and every later one with CANCELLED.
   virtual void Cancel() = 0;
 };
+
+inline uint64_t DownloadedChunk::size() const {
+  uint64_t bytes = 0;
+  for (const absl::string_view part : data) bytes += part.size();
+  return bytes;
+}
 
 }  // namespace choir::client
 

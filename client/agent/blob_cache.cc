@@ -2,10 +2,12 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstdio>
 #include <deque>
 #include <thread>
@@ -27,6 +29,8 @@ namespace choir::client {
 namespace {
 
 constexpr size_t kReadBytes = 1 << 20;
+// Of one writev; the system allows at least so many.
+constexpr std::ptrdiff_t kMostParts = 512;
 
 // A download under way: appends to the file and hashes as it goes.
 class PartFile {
@@ -56,16 +60,15 @@ class PartFile {
     return absl::OkStatus();
   }
 
-  absl::Status Append(absl::string_view bytes) {
-    hash_.Update(bytes);
-    size_ += bytes.size();
-    while (!bytes.empty()) {
-      const ssize_t put = write(fd_, bytes.data(), bytes.size());
-      if (put < 0 && errno == EINTR) continue;
-      if (put < 0) return Errno("write ");
-      bytes.remove_prefix(put);
+  absl::Status Append(const DownloadedChunk& chunk) {
+    std::vector<iovec> parts;
+    parts.reserve(chunk.data.size());
+    for (const absl::string_view part : chunk.data) {
+      hash_.Update(part);
+      parts.push_back({const_cast<char*>(part.data()), part.size()});
     }
-    return absl::OkStatus();
+    size_ += chunk.size();
+    return WriteAll(parts.data(), parts.data() + parts.size());
   }
 
   // The digest of the whole. Nothing is synced: what a crash of the machine
@@ -75,6 +78,24 @@ class PartFile {
   uint64_t size() const { return size_; }
 
  private:
+  absl::Status WriteAll(iovec* part, iovec* end) {
+    while (part != end) {
+      const int count = static_cast<int>(
+          std::min<std::ptrdiff_t>(end - part, kMostParts));
+      ssize_t put = writev(fd_, part, count);
+      if (put < 0 && errno == EINTR) continue;
+      if (put < 0) return Errno("write ");
+      while (part != end && static_cast<size_t>(put) >= part->iov_len) {
+        put -= static_cast<ssize_t>(part->iov_len);
+        ++part;
+      }
+      if (put > 0) {
+        part->iov_base = static_cast<char*>(part->iov_base) + put;
+        part->iov_len -= put;
+      }
+    }
+    return absl::OkStatus();
+  }
   absl::Status Errno(const char* what) const {
     return base::ErrnoStatus(errno, absl::StrCat(what, path_));
   }
@@ -103,15 +124,15 @@ class PartWriter {
       : part_(part), thread_([this] { Run(); }) {}
   ~PartWriter() { (void)Finish(); }
 
-  // Takes `data`, once there is room. The error of an earlier chunk.
-  absl::Status Add(std::string data) {
+  // Takes the chunk, once there is room. The error of an earlier one.
+  absl::Status Add(DownloadedChunk chunk) {
     absl::MutexLock lock(&mu_);
     mu_.Await(absl::Condition(
         +[](PartWriter* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mu_) {
           return self->queue_.size() < kMostQueued || !self->status_.ok();
         },
         this));
-    queue_.push_back(std::move(data));
+    queue_.push_back(std::move(chunk));
     return status_;
   }
 
@@ -131,7 +152,7 @@ class PartWriter {
 
   void Run() {
     while (true) {
-      std::deque<std::string> chunks;
+      std::deque<DownloadedChunk> chunks;
       {
         absl::MutexLock lock(&mu_);
         mu_.Await(absl::Condition(
@@ -143,8 +164,9 @@ class PartWriter {
         chunks.swap(queue_);
       }
       absl::Status appended;
-      for (const std::string& chunk : chunks) {
-        if (appended.ok()) appended = part_.Append(chunk);
+      while (!chunks.empty()) {
+        if (appended.ok()) appended = part_.Append(chunks.front());
+        chunks.pop_front();
       }
       if (appended.ok()) continue;
       // What comes after a gap is not wanted.
@@ -156,7 +178,7 @@ class PartWriter {
 
   PartFile& part_;
   absl::Mutex mu_;
-  std::deque<std::string> queue_ ABSL_GUARDED_BY(mu_);
+  std::deque<DownloadedChunk> queue_ ABSL_GUARDED_BY(mu_);
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mu_);
   std::thread thread_;
@@ -277,18 +299,18 @@ absl::Status BlobCache::Download(const v1::BlobRef& blob,
     request.set_offset(part.size());
     PartWriter writer(part);
     uint64_t arrived = part.size();
-    const auto sink = [&](v1::DownloadChunk* chunk) -> absl::Status {
-      const uint64_t bytes = chunk->data().size();
+    const auto sink = [&](DownloadedChunk chunk) -> absl::Status {
+      const uint64_t bytes = chunk.size();
       bytes_downloaded_ += bytes;
-      if (chunk->offset() != arrived || chunk->total_size() != blob.size() ||
+      if (chunk.offset != arrived || chunk.total_size != blob.size() ||
           bytes > blob.size() - arrived) {
         return absl::DataLossError(absl::StrCat(
             "download of ", blob.digest(), ": chunk of ", bytes, " bytes at ",
-            chunk->offset(), ", expected at ", arrived, " of ", blob.size(),
-            " (the coordinator says ", chunk->total_size(), ")"));
+            chunk.offset, ", expected at ", arrived, " of ", blob.size(),
+            " (the coordinator says ", chunk.total_size, ")"));
       }
       arrived += bytes;
-      return writer.Add(std::move(*chunk->mutable_data()));
+      return writer.Add(std::move(chunk));
     };
     const absl::Status downloaded = transport.Download(request, sink);
     CHOIR_RETURN_IF_ERROR(writer.Finish());

@@ -15,6 +15,7 @@
 #include "base/exit_codes.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/secure_random.h"
 #include "base/status_macros.h"
 #include "choir/v1/config.pb.h"
@@ -148,6 +149,7 @@ int Run(const MainOptions& options) {
 }  // namespace choir::client
 
 int main(int argc, char** argv) {
+  choir::base::PrepareProcess();
   // gRPC's own lines would only repeat what our errors say.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   choir::client::MainOptions options;

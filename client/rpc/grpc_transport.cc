@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "choir/v1/coordinator.grpc.pb.h"
+#include "client/rpc/download_stream.h"
 
 namespace choir::client {
 namespace {
@@ -78,19 +79,10 @@ class GrpcTransport final : public Transport {
   absl::Status Download(const v1::DownloadRequest& request,
                         const ChunkSink& sink) override {
     ActiveCall call(*this, options_.transfer_timeout);
-    auto reader = stub_->Download(call.context(), request);
-    v1::DownloadChunk chunk;
-    absl::Status local;
-    while (local.ok() && reader->Read(&chunk)) {
-      local = sink(&chunk);
-      if (!local.ok()) call.context()->TryCancel();
-    }
-    if (!local.ok()) {
-      while (reader->Read(&chunk)) {
-      }
-    }
-    const grpc::Status finished = reader->Finish();
-    return local.ok() ? FromGrpc(finished) : local;
+    grpc::Status finished;
+    CHOIR_RETURN_IF_ERROR(
+        RunDownload(channel_, *call.context(), request, sink, &finished));
+    return FromGrpc(finished);
   }
 
   absl::StatusOr<v1::UploadStatusResponse> Upload(

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/process.h"
 #include "base/cli.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -109,5 +110,6 @@ int Main(int argc, char** argv) {
 }  // namespace choir::coordinator
 
 int main(int argc, char** argv) {
+  choir::base::PrepareProcess();
   return choir::coordinator::Main(argc, argv);
 }

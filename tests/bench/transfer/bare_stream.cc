@@ -3,12 +3,15 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/files.h"
+#include "base/sha256.h"
 #include "choir/v1/coordinator.grpc.pb.h"
 
 namespace choir::bench {
@@ -57,22 +60,41 @@ int ServeBareStream(const TlsFiles& tls, uint64_t bytes, uint64_t chunk_bytes,
   return 0;
 }
 
-uint64_t ReadBareStream(const TlsFiles& tls, const std::string& address) {
+double ReadBareStream(const TlsFiles& tls, const std::string& address,
+                      uint64_t bytes, const std::string& file) {
   grpc::SslCredentialsOptions options;
   options.pem_root_certs = *base::ReadFile(tls.ca_certificate);
   options.pem_private_key = *base::ReadFile(tls.private_key);
   options.pem_cert_chain = *base::ReadFile(tls.certificate);
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
-  const auto stub = v1::Coordinator::NewStub(grpc::CreateCustomChannel(
-      address, grpc::SslCredentials(options), arguments));
+  const auto channel = grpc::CreateCustomChannel(
+      address, grpc::SslCredentials(options), arguments);
+  const auto stub = v1::Coordinator::NewStub(channel);
+  CHOIR_CHECK(channel->WaitForConnected(absl::ToChronoTime(absl::Now() +
+                                                           absl::Seconds(30))));
+  const absl::Time start = absl::Now();
   grpc::ClientContext context;
   const auto reader = stub->Download(&context, v1::DownloadRequest());
   v1::DownloadChunk chunk;
   uint64_t received = 0;
-  while (reader->Read(&chunk)) received += chunk.data().size();
-  CHOIR_CHECK(reader->Finish().ok());
-  return received;
+  base::Sha256 digest;
+  std::FILE* out = file.empty() ? nullptr : std::fopen(file.c_str(), "wb");
+  while (reader->Read(&chunk)) {
+    const std::string& data = chunk.data();
+    received += data.size();
+    if (out == nullptr) continue;
+    digest.Update(absl::string_view(data));
+    CHOIR_CHECK(std::fwrite(data.data(), 1, data.size(), out) == data.size());
+  }
+  CHOIR_CHECK(reader->Finish().ok() && received == bytes);
+  if (out != nullptr) {
+    (void)digest.Finish();
+    CHOIR_CHECK(std::fclose(out) == 0);
+  }
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  if (out != nullptr) std::remove(file.c_str());
+  return seconds;
 }
 
 }  // namespace choir::bench

@@ -19,8 +19,10 @@ struct TlsFiles {
 int ServeBareStream(const TlsFiles& tls, uint64_t bytes, uint64_t chunk_bytes,
                     const std::string& port_file);
 
-// Bytes received from a bare server.
-uint64_t ReadBareStream(const TlsFiles& tls, const std::string& address);
+// Seconds that a call on an open connection takes to receive `bytes` from a bare
+// server, and to write and hash them if `file` is not empty.
+double ReadBareStream(const TlsFiles& tls, const std::string& address,
+                      uint64_t bytes, const std::string& file);
 
 }  // namespace choir::bench
 

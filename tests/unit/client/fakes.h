@@ -150,12 +150,17 @@ class FakeCoordinator final : public Transport {
         bytes.back() ^= 1;
       }
       for (uint64_t at = request.offset(); at < bytes.size();) {
-        v1::DownloadChunk chunk;
-        chunk.set_offset(at);
-        chunk.set_data(bytes.substr(at, chunk_bytes));
-        chunk.set_total_size(bytes.size());
-        at += chunk.data().size();
-        absl::Status status = sink(&chunk);
+        const auto data =
+            std::make_shared<const std::string>(bytes.substr(at, chunk_bytes));
+        // In two parts, as a connection may leave it.
+        const absl::string_view text(*data);
+        DownloadedChunk chunk;
+        chunk.offset = at;
+        chunk.total_size = bytes.size();
+        chunk.data = {text.substr(0, 1), text.substr(1)};
+        chunk.owner = data;
+        at += data->size();
+        absl::Status status = sink(std::move(chunk));
         if (status.ok()) status = Trouble("DownloadChunk", "after");
         if (!status.ok()) return status;
       }
