@@ -39,6 +39,15 @@ Outcome Engine::Impl::Resume(absl::Time now) {
     outcome.actions.push_back(FinishJob{finished->result});
     return outcome;
   }
+  if (const auto* secure = std::get_if<SecureSum>(&state_.phase())) {
+    returning_.insert(secure->round.cohort.pending.begin(),
+                      secure->round.cohort.pending.end());
+    LoseRound(absl::StrCat("the coordinator was restarted in phase ",
+                           secure->phase,
+                           " of secure aggregation, whose keys and shares are "
+                           "never written"),
+              outcome);
+  }
   Advance(outcome);
   return outcome;
 }
@@ -74,8 +83,15 @@ bool Engine::Impl::Step(Outcome& outcome) {
     entered_serial_ = state_.phase_serial();
     entered_ = now_;
     strangers_.clear();
+    answered_.clear();
+    closing_ = false;
     if (const auto* training = std::get_if<Training>(&phase)) {
+      leaving_.clear();
+      downloaded_.clear();
       SendTasks(training->cohort, outcome);
+    } else if (const auto* secure = std::get_if<SecureSum>(&phase)) {
+      EnterSecure(*secure, outcome);
+      return true;
     } else if (const auto* evaluating = std::get_if<Evaluating>(&phase)) {
       SendTasks(evaluating->cohort, outcome);
     } else if (const auto* aggregating = std::get_if<Aggregating>(&phase)) {
@@ -87,6 +103,9 @@ bool Engine::Impl::Step(Outcome& outcome) {
   }
   if (const auto* training = std::get_if<Training>(&phase)) {
     return StepTraining(*training, outcome);
+  }
+  if (const auto* secure = std::get_if<SecureSum>(&phase)) {
+    return StepSecure(*secure, outcome);
   }
   if (const auto* evaluating = std::get_if<Evaluating>(&phase)) {
     return StepEvaluating(*evaluating, outcome);
@@ -156,6 +175,7 @@ void Engine::Impl::BeginRound(Outcome& outcome) {
   started.mutable_cohort()->Add(cohort.begin(), cohort.end());
   started.set_available(static_cast<uint32_t>(candidates.size()));
   started.set_seed(seed);
+  if (secure() && !MakeSession(cohort, started, outcome)) return;
   Record(std::move(record), outcome);
 }
 
@@ -182,7 +202,8 @@ bool Engine::Impl::StepTraining(const Training& training, Outcome& outcome) {
   const Cohort& cohort = training.cohort;
   const size_t got = training.accepted.size();
   const size_t possible = got + cohort.pending.size();
-  const size_t needed = std::max<size_t>(1, rounds.min_survivors);
+  const size_t needed =
+      secure() ? SurvivorsNeeded() : std::max<size_t>(1, rounds.min_survivors);
   if (possible < needed) {
     std::string reason =
         possible == 0 && cohort.out.empty()
@@ -192,6 +213,7 @@ bool Engine::Impl::StepTraining(const Training& training, Outcome& outcome) {
     LoseRound(reason, outcome);
     return true;
   }
+  if (secure()) return StepReady(training, outcome);
   if (now_ < entered_ + rounds.deadline) return false;
   LosePending(cohort, outcome);
   return true;
@@ -242,6 +264,7 @@ void Engine::Impl::LosePending(const Cohort& cohort, Outcome& outcome) {
 
 void Engine::Impl::LoseRound(const std::string& reason, Outcome& outcome) {
   Discard(outcome);
+  AbortSession(reason, outcome);
   v1::TaskKey key;
   key.set_job(state_.options().name);
   key.set_round(state_.round());
@@ -271,6 +294,7 @@ void Engine::Impl::FinishEvaluation(const Evaluating& evaluating,
 void Engine::Impl::Finish(v1::JobFinished::State state,
                           const std::string& reason, Outcome& outcome) {
   Discard(outcome);
+  AbortSession(reason.empty() ? "the job is over" : reason, outcome);
   v1::JournalRecord record;
   v1::JobFinished& finished = *record.mutable_job_finished();
   finished.set_job(state_.options().name);
@@ -285,11 +309,14 @@ void Engine::Impl::Finish(v1::JobFinished::State state,
 
 void Engine::Impl::Discard(Outcome& outcome) {
   DiscardUpdates discard{UpdatesInUse()};
-  if (!discard.updates.empty()) outcome.actions.push_back(std::move(discard));
+  // Of secure rounds too: what was sent in the open all the same.
+  if (!discard.updates.empty() || secure()) outcome.actions.push_back(std::move(discard));
 }
 
-Engine::Engine(config::JobOptions options, JobFacts facts)
-    : impl_(std::make_unique<Impl>(std::move(options), std::move(facts))) {}
+Engine::Engine(config::JobOptions options, JobFacts facts,
+               SessionMaker make_session)
+    : impl_(std::make_unique<Impl>(std::move(options), std::move(facts),
+                                   std::move(make_session))) {}
 Engine::~Engine() = default;
 
 absl::Status Engine::Replay(const v1::JournalRecord& record) {
@@ -301,6 +328,16 @@ Outcome Engine::Handle(const Event& event, absl::Time now) {
 }
 bool Engine::Wants(absl::string_view client, const v1::TaskKey& key) const {
   return impl_->Wants(client, key);
+}
+const v1::SecureSession* Engine::secure_session() const {
+  return impl_->SessionInProgress();
+}
+std::string Engine::secure_phase(const v1::TaskKey& key) const {
+  return impl_->SecurePhaseOf(key);
+}
+bool Engine::WantsSecure(absl::string_view client,
+                         const v1::TaskKey& key) const {
+  return impl_->WantsSecure(client, key);
 }
 std::vector<v1::BlobRef> Engine::updates_in_use() const {
   return impl_->UpdatesInUse();

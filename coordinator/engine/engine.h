@@ -12,7 +12,8 @@
 //
 // A round: select a cohort from the available clients, send plans, collect
 // updates until enough are in, all are accounted for or the deadline passes;
-// then aggregate, or lose the round and begin it again with attempt + 1.
+// then aggregate, or lose the round and begin it again with attempt + 1. Rounds
+// that are summed in secret: secure_events.h.
 #ifndef CHOIR_COORDINATOR_ENGINE_ENGINE_H_
 #define CHOIR_COORDINATOR_ENGINE_ENGINE_H_
 
@@ -27,6 +28,7 @@
 #include "absl/time/time.h"
 #include "choir/v1/coordinator.pb.h"
 #include "choir/v1/journal.pb.h"
+#include "coordinator/engine/secure_events.h"
 #include "proto/config/job_options.h"
 
 namespace choir::engine {
@@ -85,7 +87,8 @@ struct StopRequested {
 
 using Event = std::variant<ClientArrived, ClientLeft, UpdateReceived,
                            TaskFailed, EvaluationReceived, AggregateDone,
-                           AggregateFailed, TimerFired, StopRequested>;
+                           AggregateFailed, TimerFired, StopRequested,
+                           SecureAnswered, SecurePhaseAdvanced>;
 
 // --------------------------------------------------------------- actions ----
 
@@ -124,7 +127,8 @@ struct FinishJob {
 };
 
 using Action = std::variant<SendTask, SetTimer, CancelTimer, Aggregate,
-                            DiscardUpdates, FinishJob>;
+                            DiscardUpdates, FinishJob, CloseSecurePhase,
+                            OpenSecurePhase, AggregateSecure, AbortSecure>;
 
 struct Outcome {
   std::vector<v1::JournalRecord> records;
@@ -159,7 +163,9 @@ struct Progress {
 // a round: O(available clients). Memory: O(clients), nothing per past round.
 class Engine {
  public:
-  Engine(config::JobOptions options, JobFacts facts);
+  // `make_session` is needed if options.secure_aggregation is enabled.
+  Engine(config::JobOptions options, JobFacts facts,
+         SessionMaker make_session = nullptr);
   ~Engine();
 
   // Applies a record from the journal. INVALID_ARGUMENT or DATA_LOSS if it
@@ -177,6 +183,13 @@ class Engine {
   // False: Handle() answers without looking at the update, so that the driver
   // need not check it either.
   bool Wants(absl::string_view client, const v1::TaskKey& key) const;
+  // The session of the secure round in progress, null if there is none. Valid
+  // until the next call.
+  const v1::SecureSession* secure_session() const;
+  // The open phase of the secure round that `key` names ("" if it is over, is
+  // being closed, or is no such round) and whether `client` is still in it.
+  std::string secure_phase(const v1::TaskKey& key) const;
+  bool WantsSecure(absl::string_view client, const v1::TaskKey& key) const;
   // Updates accepted in the round in progress; none between rounds.
   std::vector<v1::BlobRef> updates_in_use() const;
 

@@ -3,6 +3,7 @@
 #ifndef CHOIR_COORDINATOR_ENGINE_ENGINE_IMPL_H_
 #define CHOIR_COORDINATOR_ENGINE_ENGINE_IMPL_H_
 
+#include <map>
 #include <set>
 #include <string>
 
@@ -18,8 +19,9 @@ inline constexpr absl::Duration kReturnGrace = absl::Seconds(30);
 
 class Engine::Impl {
  public:
-  Impl(config::JobOptions options, JobFacts facts)
-      : state_(std::move(options), std::move(facts)) {}
+  Impl(config::JobOptions options, JobFacts facts, SessionMaker make_session)
+      : state_(std::move(options), std::move(facts)),
+        make_session_(std::move(make_session)) {}
 
   absl::Status Replay(const v1::JournalRecord& record) {
     return state_.Apply(record);
@@ -28,6 +30,9 @@ class Engine::Impl {
   Outcome Handle(const Event& event, absl::Time now);
   bool Wants(absl::string_view client, const v1::TaskKey& key) const;
   std::vector<v1::BlobRef> UpdatesInUse() const;
+  const v1::SecureSession* SessionInProgress() const;
+  std::string SecurePhaseOf(const v1::TaskKey& key) const;
+  bool WantsSecure(absl::string_view client, const v1::TaskKey& key) const;
   Progress GetProgress() const;
   const JobState& state() const { return state_; }
 
@@ -44,6 +49,28 @@ class Engine::Impl {
   void On(const AggregateFailed& event, Outcome& outcome);
   void On(const TimerFired& event, Outcome& outcome);
   void On(const StopRequested& event, Outcome& outcome);
+
+  // secure.cc
+  void On(const SecureAnswered& event, Outcome& outcome);
+  void On(const SecurePhaseAdvanced& event, Outcome& outcome);
+  void OnSecureSum(const SecureSum& sum, const AggregateDone& event,
+                   Outcome& outcome);
+  bool secure() const { return state_.options().secure_aggregation.enabled; }
+  absl::string_view OpenPhase() const;
+  size_t SurvivorsNeeded() const;
+  // A member of the session is heard of no more.
+  void LoseMember(const std::string& client, const std::string& reason,
+                  Outcome& outcome);
+  void EnterSecure(const SecureSum& sum, Outcome& outcome);
+  bool StepReady(const Training& training, Outcome& outcome);
+  bool StepSecure(const SecureSum& sum, Outcome& outcome);
+  std::string SecureShortfall(const SecureSum& sum) const;
+  // The session of the round about to begin; false after failing the job.
+  bool MakeSession(const std::vector<std::string>& cohort,
+                   v1::RoundStarted& started, Outcome& outcome);
+  void AbortSession(const std::string& reason, Outcome& outcome);
+  absl::optional<absl::Time> SecureDeadline() const;
+  std::string SecureProgress() const;
 
   // Null unless `key` names the phase in progress.
   const Cohort* CurrentCohort(const v1::TaskKey& key) const;
@@ -92,6 +119,7 @@ class Engine::Impl {
   void Record(v1::JournalRecord record, Outcome& outcome);
 
   JobState state_;
+  const SessionMaker make_session_;
   absl::Time now_ = absl::InfinitePast();
 
   // Connected and without a task.
@@ -105,6 +133,21 @@ class Engine::Impl {
   // Of the phase with this serial number:
   uint64_t entered_serial_ = 0;  // 0: none
   absl::Time entered_ = absl::InfinitePast();
+
+  // Of the open phase of a secure round:
+  struct Answered {
+    uint64_t bytes = 0;
+    std::string digest;
+  };
+  std::map<std::string, Answered, std::less<>> answered_;
+  // The driver was asked to close it.
+  bool closing_ = false;
+  // Answered in it, but will not in the next.
+  std::map<std::string, std::string> leaving_;  // client to reason
+  // The groups asked for while sessions are begun.
+  std::map<std::string, uint32_t> members_;
+  // Of the secure round in progress: what its clients say they downloaded.
+  std::map<std::string, uint64_t> downloaded_;
 
   struct Timer {
     uint64_t id;

@@ -69,9 +69,13 @@ void Engine::Impl::On(const ClientArrived& event, Outcome& outcome) {
   const Cohort* cohort = nullptr;
   if (const auto* training = std::get_if<Training>(&state_.phase())) {
     cohort = &training->cohort;
+    answered_.erase(event.client);  // its keys are gone
   } else if (const auto* evaluating =
                  std::get_if<Evaluating>(&state_.phase())) {
     cohort = &evaluating->cohort;
+  } else if (std::holds_alternative<SecureSum>(state_.phase())) {
+    LoseMember(event.client, "asked for work and has lost its session",
+               outcome);
   } else if (std::holds_alternative<Finished>(state_.phase())) {
     return;
   }
@@ -96,15 +100,7 @@ void Engine::Impl::NoteReporter(const std::string& client) {
 }
 
 const Cohort* Engine::Impl::CurrentCohort(const v1::TaskKey& key) const {
-  const Cohort* cohort = nullptr;
-  if (const auto* training = std::get_if<Training>(&state_.phase())) {
-    cohort = &training->cohort;
-  } else if (const auto* sum = std::get_if<Aggregating>(&state_.phase())) {
-    cohort = &sum->round.cohort;
-  } else if (const auto* evaluating =
-                 std::get_if<Evaluating>(&state_.phase())) {
-    cohort = &evaluating->cohort;
-  }
+  const Cohort* cohort = state_.cohort();
   return cohort != nullptr && SameKey(cohort->key, key) ? cohort : nullptr;
 }
 
@@ -133,10 +129,7 @@ void Engine::Impl::AnswerUnwantedOf(const Cohort& cohort,
                                     const v1::TaskKey& key, Outcome& outcome) {
   using Response = v1::ReportResponse;
   const Phase& phase = state_.phase();
-  const auto* training = std::get_if<Training>(&phase);
-  if (const auto* sum = std::get_if<Aggregating>(&phase)) {
-    training = &sum->round;
-  }
+  const Training* training = state_.round_in_progress();
   const auto* evaluating = std::get_if<Evaluating>(&phase);
   if ((training != nullptr && training->accepted.count(client) > 0) ||
       (evaluating != nullptr && evaluating->accepted.count(client) > 0)) {
@@ -209,7 +202,10 @@ void Engine::Impl::On(const UpdateReceived& event, Outcome& outcome) {
     return AnswerUnwanted(event.client, event.key, outcome);
   }
   const config::AggregationOptions& options = state_.options().aggregation;
-  const std::string fault = Fault(event.report, options);
+  const std::string fault =
+      secure() ? "was sent in the open; this job's updates are summed in "
+                 "secret (SecureExchange)"
+               : Fault(event.report, options);
   if (!fault.empty()) return Refuse(event.client, event.key, fault, outcome);
   v1::JournalRecord record;
   v1::UpdateAccepted& accepted = *record.mutable_update_accepted();
@@ -231,6 +227,11 @@ void Engine::Impl::On(const TaskFailed& event, Outcome& outcome) {
   if (event.refused) {
     return Refuse(event.client, event.key, event.reason, outcome);
   }
+  if (std::holds_alternative<SecureSum>(state_.phase())) {
+    LoseMember(event.client, event.reason, outcome);
+    return Answer(v1::ReportResponse::ACCEPTED, "", outcome);
+  }
+  answered_.erase(event.client);
   v1::JournalRecord record;
   v1::ClientLost& lost = *record.mutable_client_lost();
   *lost.mutable_key() = event.key;
@@ -258,6 +259,9 @@ void Engine::Impl::On(const EvaluationReceived& event, Outcome& outcome) {
 }
 
 void Engine::Impl::On(const AggregateDone& event, Outcome& outcome) {
+  if (const auto* sum = std::get_if<SecureSum>(&state_.phase())) {
+    return OnSecureSum(*sum, event, outcome);
+  }
   const auto* aggregating = std::get_if<Aggregating>(&state_.phase());
   if (aggregating == nullptr ||
       event.committed.round() != aggregating->round.cohort.key.round() ||
@@ -286,10 +290,10 @@ void Engine::Impl::On(const AggregateDone& event, Outcome& outcome) {
 }
 
 void Engine::Impl::On(const AggregateFailed& event, Outcome& outcome) {
-  const auto* aggregating = std::get_if<Aggregating>(&state_.phase());
-  if (aggregating == nullptr ||
-      event.round != aggregating->round.cohort.key.round() ||
-      event.attempt != aggregating->round.cohort.key.attempt()) {
+  const Training* round = state_.round_in_progress();
+  if (round == nullptr || std::holds_alternative<Training>(state_.phase()) ||
+      event.round != round->cohort.key.round() ||
+      event.attempt != round->cohort.key.attempt()) {
     return;
   }
   LoseRound(absl::StrCat("the sum failed: ", event.reason), outcome);

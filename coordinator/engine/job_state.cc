@@ -11,8 +11,7 @@ namespace choir::engine {
 namespace {
 
 absl::Status Broken(absl::string_view record, absl::string_view why) {
-  return absl::DataLossError(
-      absl::StrCat("journal is broken: ", record, " cannot follow, ", why));
+  return BrokenJournal(record, why);
 }
 
 v1::TaskKey MakeKey(const std::string& job, uint32_t round, uint32_t attempt,
@@ -55,6 +54,8 @@ absl::string_view JobOf(const v1::JournalRecord& record) {
     case v1::JournalRecord::kRoundCommitted:
       return record.round_committed().job();
     case v1::JournalRecord::kRoundLost: return record.round_lost().job();
+    case v1::JournalRecord::kSecurePhaseClosed:
+      return record.secure_phase_closed().key().job();
     case v1::JournalRecord::kEvaluationStarted:
       return record.evaluation_started().job();
     case v1::JournalRecord::kEvaluationAccepted:
@@ -110,6 +111,8 @@ absl::Status JobState::Apply(const v1::JournalRecord& record) {
       return ApplyRoundCommitted(record.round_committed());
     case v1::JournalRecord::kRoundLost:
       return ApplyRoundLost(record.round_lost());
+    case v1::JournalRecord::kSecurePhaseClosed:
+      return ApplySecurePhase(record.secure_phase_closed());
     case v1::JournalRecord::kEvaluationStarted:
       return ApplyEvaluationStarted(record.evaluation_started());
     case v1::JournalRecord::kEvaluationAccepted:
@@ -132,7 +135,13 @@ absl::Status JobState::ApplyRoundStarted(const v1::RoundStarted& record) {
   if (!SortedAndUnique(record.cohort())) {
     return Broken("RoundStarted", "its cohort is not sorted");
   }
+  const bool secure = options_.secure_aggregation.enabled;
+  if (secure != record.has_secure_session()) {
+    return Broken("RoundStarted", secure ? "it has no session to sum in secret"
+                                         : "this job sums in the open");
+  }
   Training training;
+  if (secure) training.session = record.secure_session();
   training.cohort.key = MakeKey(options_.name, record.round(),
                                 record.attempt(), v1::TASK_KIND_TRAIN);
   training.cohort.pending.insert(record.cohort().begin(),
@@ -149,7 +158,7 @@ absl::Status JobState::ApplyRoundStarted(const v1::RoundStarted& record) {
 absl::Status JobState::ApplyUpdateAccepted(const v1::UpdateAccepted& record) {
   auto* training = std::get_if<Training>(&phase_);
   if (training == nullptr || !SameKey(record.key(), training->cohort.key) ||
-      record.weight() == 0 ||
+      record.weight() == 0 || training->session.has_value() ||
       training->cohort.pending.count(record.client()) == 0) {
     return Broken("UpdateAccepted",
                   absl::StrCat("no update of '", record.client(),
@@ -168,6 +177,8 @@ absl::Status JobState::ApplyOut(const v1::TaskKey& key,
   Cohort* cohort = nullptr;
   if (auto* training = std::get_if<Training>(&phase_)) {
     cohort = &training->cohort;
+  } else if (auto* secure = std::get_if<SecureSum>(&phase_)) {
+    cohort = &secure->round.cohort;
   } else if (auto* aggregating = std::get_if<Aggregating>(&phase_)) {
     cohort = &aggregating->round.cohort;
   } else if (auto* evaluating = std::get_if<Evaluating>(&phase_)) {
@@ -186,7 +197,25 @@ absl::Status JobState::ApplyOut(const v1::TaskKey& key,
   return absl::OkStatus();
 }
 
+const Training* JobState::round_in_progress() const {
+  if (const auto* training = std::get_if<Training>(&phase_)) return training;
+  if (const auto* secure = std::get_if<SecureSum>(&phase_)) {
+    return &secure->round;
+  }
+  if (const auto* sum = std::get_if<Aggregating>(&phase_)) return &sum->round;
+  return nullptr;
+}
+
+const Cohort* JobState::cohort() const {
+  if (const Training* round = round_in_progress()) return &round->cohort;
+  const auto* evaluating = std::get_if<Evaluating>(&phase_);
+  return evaluating == nullptr ? nullptr : &evaluating->cohort;
+}
+
 absl::Status JobState::ApplyRoundCommitted(const v1::RoundCommitted& record) {
+  if (const auto* secure = std::get_if<SecureSum>(&phase_)) {
+    return ApplySecureCommitted(*secure, record);
+  }
   auto* aggregating = std::get_if<Aggregating>(&phase_);
   if (aggregating == nullptr ||
       record.round() != aggregating->round.cohort.key.round() ||
@@ -208,6 +237,10 @@ absl::Status JobState::ApplyRoundCommitted(const v1::RoundCommitted& record) {
     return Broken("RoundCommitted", "it begins from another adapter");
   }
   RememberTraining(aggregating->round);
+  return EnterCommitted(record);
+}
+
+absl::Status JobState::EnterCommitted(const v1::RoundCommitted& record) {
   adapter_ = record.adapter();
   server_state_ = record.server_state();
   rounds_committed_ = record.round();
@@ -217,10 +250,7 @@ absl::Status JobState::ApplyRoundCommitted(const v1::RoundCommitted& record) {
 }
 
 absl::Status JobState::ApplyRoundLost(const v1::RoundLost& record) {
-  const Training* training = std::get_if<Training>(&phase_);
-  if (const auto* aggregating = std::get_if<Aggregating>(&phase_)) {
-    training = &aggregating->round;
-  }
+  const Training* training = round_in_progress();
   if (training == nullptr ||
       record.round() != training->cohort.key.round() ||
       record.attempt() != training->cohort.key.attempt()) {
@@ -303,11 +333,7 @@ absl::Status JobState::ApplyJobFinished(const v1::JobFinished& record) {
   if (record.state() == v1::JobFinished::DONE && !done) {
     return Broken("JobFinished", "rounds or evaluations are missing");
   }
-  if (const auto* training = std::get_if<Training>(&phase_)) {
-    RememberTraining(*training);
-  } else if (const auto* aggregating = std::get_if<Aggregating>(&phase_)) {
-    RememberTraining(aggregating->round);
-  }
+  if (const Training* round = round_in_progress()) RememberTraining(*round);
   Enter(Finished{record});
   return absl::OkStatus();
 }

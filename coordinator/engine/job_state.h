@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 #include "choir/v1/coordinator.pb.h"
 #include "choir/v1/journal.pb.h"
 #include "proto/config/job_options.h"
@@ -47,6 +48,22 @@ struct Training {
   // The round is complete with so many updates.
   size_t target = 0;
   std::map<std::string, AcceptedUpdate, std::less<>> accepted;
+  // Set in secure rounds, where nothing is ever accepted.
+  absl::optional<v1::SecureSession> session;
+};
+// Keys were advertised and sessions begun (secure_events.h).
+struct SecureSum {
+  // round.cohort.pending: the members still in; out: everybody else.
+  Training round;
+  // The phase that is open, or kSum when all are closed.
+  std::string phase;
+  // The group of each client whose keys were advertised.
+  std::map<std::string, uint32_t, std::less<>> members;
+  // Groups that are not lost.
+  std::set<uint32_t> groups;
+  // Whose masked vectors are in the sums of these groups.
+  std::set<std::string, std::less<>> survivors;
+  uint64_t bytes_up = 0;
 };
 // Enough updates are in; those pending are no longer needed.
 struct Aggregating {
@@ -59,8 +76,8 @@ struct Evaluating {
 struct Finished {
   v1::JobFinished result;
 };
-using Phase = std::variant<WaitingForClients, Training, Aggregating, Evaluating,
-                           Finished>;
+using Phase = std::variant<WaitingForClients, Training, SecureSum, Aggregating,
+                           Evaluating, Finished>;
 
 // Who was accepted in a phase that is over.
 struct ClosedPhase {
@@ -92,6 +109,10 @@ class JobState {
   uint32_t rounds_committed() const { return rounds_committed_; }
   uint32_t rounds_lost() const { return rounds_lost_; }
   uint32_t lost_in_a_row() const { return lost_in_a_row_; }
+  // The round in progress, in whichever phase; null between rounds.
+  const Training* round_in_progress() const;
+  // Of that round or of the evaluation in progress; null if there is none.
+  const Cohort* cohort() const;
   const v1::BlobRef& adapter() const { return adapter_; }
   const v1::BlobRef& server_state() const { return server_state_; }
   double heldout_loss_before() const { return heldout_loss_before_; }
@@ -111,7 +132,17 @@ class JobState {
   absl::Status ApplyUpdateAccepted(const v1::UpdateAccepted& record);
   absl::Status ApplyOut(const v1::TaskKey& key, const std::string& client,
                         bool refused);
+  // secure_state.cc
+  absl::Status ApplySecurePhase(const v1::SecurePhaseClosed& record);
+  absl::Status CheckAccounted(const Cohort& cohort,
+                              const v1::SecurePhaseClosed& record) const;
+  void CloseAdvertising(const v1::SecurePhaseClosed& record,
+                        const Training& training);
+  void CloseSecure(const v1::SecurePhaseClosed& record, SecureSum sum);
+  absl::Status ApplySecureCommitted(const SecureSum& sum,
+                                    const v1::RoundCommitted& record);
   absl::Status ApplyRoundCommitted(const v1::RoundCommitted& record);
+  absl::Status EnterCommitted(const v1::RoundCommitted& record);
   absl::Status ApplyRoundLost(const v1::RoundLost& record);
   absl::Status ApplyEvaluationStarted(const v1::EvaluationStarted& record);
   absl::Status ApplyEvaluationAccepted(const v1::EvaluationAccepted& record);
@@ -142,6 +173,13 @@ class JobState {
   ClosedPhase last_evaluation_;
   bool last_was_evaluation_ = false;
 };
+
+// The phase that follows `phase` under options.
+absl::string_view NextSecurePhase(
+    absl::string_view phase, const config::SecureAggregationOptions& options);
+
+// DATA_LOSS: "journal is broken: <record> cannot follow, <why>".
+absl::Status BrokenJournal(absl::string_view record, absl::string_view why);
 
 // Adds, and stays at the largest value instead of wrapping: byte counts are
 // what peers claim.

@@ -26,6 +26,11 @@ v1::TaskPlan Engine::Impl::MakePlan(const std::string& client,
   *plan.mutable_adapter_config() = resolved.adapter();
   *plan.mutable_training() = resolved.training();
   *plan.mutable_aggregation() = resolved.aggregation();
+  if (secure() && key.kind() == v1::TASK_KIND_TRAIN) {
+    *plan.mutable_secure_aggregation() = resolved.secure_aggregation();
+    const v1::SecureSession* session = SessionInProgress();
+    if (session != nullptr) *plan.mutable_secure_session() = *session;
+  }
   return plan;
 }
 
@@ -52,6 +57,7 @@ absl::Time Engine::Impl::NextDeadline() const {
       std::holds_alternative<Evaluating>(phase)) {
     return entered_ + deadline;
   }
+  if (const auto secure = SecureDeadline()) return *secure;
   const auto* waiting = std::get_if<WaitingForClients>(&phase);
   if (waiting == nullptr) return absl::InfiniteFuture();
   const absl::Time grace = entered_ + std::min(kReturnGrace, deadline);
@@ -73,10 +79,7 @@ void Engine::Impl::UpdateTimer(Outcome& outcome) {
 }
 
 std::vector<v1::BlobRef> Engine::Impl::UpdatesInUse() const {
-  const Training* training = std::get_if<Training>(&state_.phase());
-  if (const auto* sum = std::get_if<Aggregating>(&state_.phase())) {
-    training = &sum->round;
-  }
+  const Training* training = state_.round_in_progress();
   std::vector<v1::BlobRef> updates;
   if (training == nullptr) return updates;
   for (const auto& [client, update] : training->accepted) {
@@ -107,6 +110,8 @@ Progress Engine::Impl::GetProgress() const {
             ? absl::StrCat(available_.size(), " of ", needed,
                            " clients available")
             : absl::StrCat(returning_.size(), " clients to come back");
+  } else if (SessionInProgress() != nullptr) {
+    progress.waiting_for = SecureProgress();
   } else if (const auto* training = std::get_if<Training>(&phase)) {
     progress.waiting_for = absl::StrCat(training->accepted.size(),
                                         " updates of ", training->target);

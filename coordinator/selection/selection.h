@@ -22,6 +22,12 @@ std::vector<std::string> SelectUniform(const std::set<std::string>& candidates,
 std::vector<std::string> SelectPoisson(const std::set<std::string>& candidates,
                                        double rate, uint64_t seed);
 
+// Splits `clients` at random into as many groups of at least `group_size` as
+// there can be (one of all if group_size is 0); sizes differ by one at most.
+// Each group is sorted. Empty if there are fewer than `group_size` clients.
+std::vector<std::vector<std::string>> FormGroups(
+    const std::set<std::string>& clients, int group_size, uint64_t seed);
+
 }  // namespace choir::selection
 
 #endif  // CHOIR_COORDINATOR_SELECTION_SELECTION_H_

@@ -1,5 +1,6 @@
 // What holds for every schedule of arrivals, losses, repetitions and crashes.
 #include <algorithm>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -120,6 +121,81 @@ TEST(EnginePropertyTest, PartialCohortsTellAPossibleStory) {
     ASSERT_EQ(StoryFault(world.journal()), "") << "seed " << seed;
     ASSERT_EQ(CommittedAdapters(world.journal()).size(), 6u);
     ASSERT_EQ(world.engine().progress().result.state(), v1::JobFinished::DONE);
+  }
+}
+
+config::JobOptions SecretSums(uint64_t seed) {
+  config::JobOptions options = TestJob(4, 8);
+  options.seed = seed;
+  options.rounds.max_lost_in_a_row = 1000000;
+  options.rounds.min_survivors = 5;
+  options.rounds.over_selection = 1.25;
+  options.rounds.min_available = 10;
+  options.evaluation.every = 2;
+  options.secure_aggregation.enabled = true;
+  options.secure_aggregation.min_clients = 3;
+  if (seed % 3 == 1) {
+    options.secure_aggregation.adversary = config::SecureAdversary::kCurious;
+  }
+  if (seed % 4 == 2) {
+    options.secure_aggregation.group_size = 4;
+    options.secure_aggregation.group_rule = config::GroupRule::kMean;
+  }
+  return options;
+}
+
+TEST(EnginePropertyTest, SecretSumsSurviveStormsOfDropouts) {
+  const std::vector<std::string> clients = ClientNames(12);
+  int lost = 0;
+  for (uint64_t seed = 0; seed < 200; ++seed) {
+    base::SimRandom random(seed);
+    FakeWorld world(SecretSums(seed));
+    world.session_minimum = 3;
+    for (int step = 0; step < 600 && !world.finished(); ++step) {
+      world.RandomStep(clients, random);
+      ASSERT_EQ(StoryFault(world.journal()), "") << "seed " << seed;
+    }
+    ASSERT_TRUE(world.RunToEnd(clients)) << "seed " << seed;
+    ASSERT_EQ(StoryFault(world.journal()), "") << "seed " << seed;
+    ASSERT_EQ(CommittedAdapters(world.journal()).size(), 4u);
+    std::set<std::string> sessions;
+    for (const v1::JournalRecord& record : world.journal()) {
+      if (!record.has_round_started()) continue;
+      ASSERT_TRUE(sessions
+                      .insert(record.round_started()
+                                  .secure_session()
+                                  .session_id())
+                      .second)
+          << "a session began twice";
+    }
+    lost += static_cast<int>(world.engine().progress().rounds_lost);
+  }
+  EXPECT_GT(lost, 100) << "the storms are too tame to show anything";
+}
+
+TEST(EnginePropertyTest, EveryPrefixOfASecureJournalCanBeFinished) {
+  const std::vector<std::string> clients = ClientNames(12);
+  for (uint64_t seed = 0; seed < 12; ++seed) {
+    const config::JobOptions options = SecretSums(seed);
+    base::SimRandom random(seed);
+    FakeWorld first(options);
+    for (int step = 0; step < 300 && !first.finished(); ++step) {
+      first.RandomStep(clients, random);
+    }
+    for (size_t keep = 0; keep <= first.journal().size(); ++keep) {
+      std::vector<v1::JournalRecord> prefix(
+          first.journal().begin(), first.journal().begin() + keep);
+      const bool in_secure_phase =
+          !prefix.empty() && prefix.back().has_secure_phase_closed();
+      FakeWorld second(options, prefix);
+      if (in_secure_phase) {
+        ASSERT_TRUE(second.journal().size() > keep &&
+                    second.journal()[keep].has_round_lost())
+            << seed << " at " << keep;
+      }
+      ASSERT_TRUE(second.RunToEnd(clients)) << seed << " at " << keep;
+      ASSERT_EQ(StoryFault(second.journal()), "") << seed << " at " << keep;
+    }
   }
 }
 

@@ -86,6 +86,22 @@ v1::RoundCommitted SumOf(const Aggregate& action) {
   return committed;
 }
 
+v1::RoundCommitted SumOf(const AggregateSecure& action) {
+  std::string story =
+      absl::StrCat(action.adapter.digest(), action.server_state.digest());
+  for (const std::string& client : action.survivors) {
+    absl::StrAppend(&story, " ", client);
+  }
+  v1::RoundCommitted committed;
+  committed.set_round(action.round);
+  committed.set_attempt(action.attempt);
+  committed.set_total_weight(action.survivors.size());
+  *committed.mutable_adapter() = FakeBlob(story);
+  *committed.mutable_aggregate() = FakeBlob("sum " + story);
+  *committed.mutable_server_state() = FakeBlob("state " + story);
+  return committed;
+}
+
 FakeWorld::FakeWorld(config::JobOptions options,
                      std::vector<v1::JournalRecord> journal)
     : options_(std::move(options)), journal_(std::move(journal)) {
@@ -97,8 +113,24 @@ void FakeWorld::Crash(size_t keep) {
   journal_.resize(keep);
   tasks_.clear();
   aggregation_.reset();
+  secure_sum_.reset();
+  close_.reset();
+  members_.clear();
+  answered_.clear();
+  told_.clear();
   timer_.reset();
-  engine_ = std::make_unique<Engine>(options_, TestFacts(options_));
+  engine_ = std::make_unique<Engine>(
+      options_, TestFacts(options_),
+      [this](const v1::TaskPlan& plan, uint32_t max_clients) {
+        v1::SecureSession session;
+        session.set_session_id(base::Sha256Hex(
+            absl::StrCat("session ", ++sessions_, journal_.size())));
+        session.set_job(plan.key().job());
+        session.set_round(plan.key().round());
+        session.set_attempt(plan.key().attempt());
+        session.set_max_clients(max_clients);
+        return session;
+      });
   for (const v1::JournalRecord& record : journal_) {
     CHOIR_CHECK(engine_->Replay(record).ok());
   }
@@ -122,12 +154,104 @@ void FakeWorld::Carry(Outcome outcome) {
       for (const v1::BlobRef& update : discard->updates) {
         discarded_.push_back(update.digest());
       }
+    } else {
+      CarrySecure(action);
     }
   }
+  CloseSessions();
   if (!manual_aggregation) RunAggregation();
 }
 
+void FakeWorld::CarrySecure(const Action& action) {
+  if (const auto* close = std::get_if<CloseSecurePhase>(&action)) {
+    close_ = *close;
+  } else if (const auto* open = std::get_if<OpenSecurePhase>(&action)) {
+    told_.clear();
+    for (const auto& [client, group] : members_) {
+      if (open->phase != kSum) told_[client] = open->phase;
+    }
+    answered_.clear();
+    secure_key_ = open->key;
+  } else if (const auto* sum = std::get_if<AggregateSecure>(&action)) {
+    secure_sum_ = *sum;
+  } else if (const auto* abort = std::get_if<AbortSecure>(&action)) {
+    aborted_.push_back(abort->reason);
+    members_.clear();
+    answered_.clear();
+    told_.clear();
+    secure_sum_.reset();
+  }
+}
+
+void FakeWorld::CloseSessions() {
+  if (!close_.has_value()) return;
+  const CloseSecurePhase close = *std::move(close_);
+  close_.reset();
+  SecurePhaseAdvanced advanced{close.key, close.phase, {}};
+  if (close.phase == kAdvertiseKeys) {
+    members_ = close.members;
+  } else {
+    for (auto it = members_.begin(); it != members_.end();) {
+      it = answered_.count(it->first) > 0 ? std::next(it) : members_.erase(it);
+    }
+  }
+  std::map<uint32_t, uint32_t> sizes;
+  for (const auto& [client, group] : members_) ++sizes[group];
+  for (const auto& [group, size] : sizes) {
+    v1::SecurePhaseClosed::Group one;
+    one.set_group(group);
+    one.set_clients(size);
+    const bool unlucky = close.phase == lose_group_in && group == lose_group;
+    if (unlucky || size < session_minimum) {
+      one.set_lost("too few are left");
+      for (auto it = members_.begin(); it != members_.end();) {
+        it = it->second == group ? members_.erase(it) : std::next(it);
+      }
+    }
+    advanced.groups.push_back(one);
+  }
+  Post(advanced);
+}
+
+bool FakeWorld::DoSecure(const std::string& client) {
+  SecureAnswered answer;
+  answer.client = client;
+  const auto task = tasks_.find(client);
+  if (task != tasks_.end() && task->second.has_secure_session()) {
+    answer.key = task->second.key();
+    answer.phase = std::string(kAdvertiseKeys);
+    tasks_.erase(task);
+  } else {
+    const auto told = told_.find(client);
+    if (told == told_.end()) return false;
+    answer.key = secure_key_;
+    answer.phase = told->second;
+    told_.erase(told);
+  }
+  if (!engine_->WantsSecure(client, answer.key) ||
+      engine_->secure_phase(answer.key) != answer.phase) {
+    return true;  // too late: the driver answers ABORTED
+  }
+  answer.bytes = 100;
+  answer.digest = base::Sha256Hex(answer.phase + client);
+  answer.bytes_downloaded = 5;
+  answered_.insert(client);
+  last_report_[client] = answer;
+  Post(answer);
+  return true;
+}
+
 void FakeWorld::RunAggregation() {
+  if (secure_sum_.has_value()) {
+    const AggregateSecure action = *std::move(secure_sum_);
+    secure_sum_.reset();
+    if (fail_aggregations) {
+      Post(AggregateFailed{action.round, action.attempt, "no luck"});
+    } else {
+      Post(AggregateDone{SumOf(action)});
+    }
+    return;
+  }
   if (!aggregation_.has_value()) return;
   const Aggregate action = *std::move(aggregation_);
   aggregation_.reset();
@@ -151,7 +275,9 @@ void FakeWorld::ArriveAll(const std::vector<std::string>& clients) {
 
 bool FakeWorld::DoTask(const std::string& client) {
   const auto it = tasks_.find(client);
-  if (it == tasks_.end()) return false;
+  if (it == tasks_.end() || it->second.has_secure_session()) {
+    return DoSecure(client);
+  }
   const v1::TaskPlan plan = it->second;
   tasks_.erase(it);
   Event report;
@@ -186,7 +312,10 @@ bool FakeWorld::RunToEnd(const std::vector<std::string>& clients) {
     bool worked = false;
     for (const std::string& client : clients) {
       worked |= DoTask(client);
-      Arrive(client);
+      // Whoever is in a session asks for work when it is over.
+      if (answered_.count(client) == 0 && told_.count(client) == 0) {
+        Arrive(client);
+      }
     }
     if (!worked && tasks_.empty() && !finished()) FireTimer();
   }
@@ -209,8 +338,12 @@ void FakeWorld::RandomStep(const std::vector<std::string>& clients,
     const v1::TaskKey key = tasks_[client].key();
     tasks_.erase(client);
     Post(TaskFailed{client, key, "battery is empty", random.Below(2) == 0});
+  } else if (what < 88 && told_.count(client) > 0) {
+    told_.erase(client);
+    Post(TaskFailed{client, secure_key_, "refuses", false});
   } else if (what < 90) {
     tasks_.erase(client);  // vanishes
+    told_.erase(client);
   } else if (what < 93) {
     FireTimer();
   } else if (what < 97) {
@@ -236,6 +369,18 @@ std::string StoryFault(const std::vector<v1::JournalRecord>& journal) {
       if (cohort.count(accepted.client()) == 0) return "stranger accepted";
       if (!weights.emplace(accepted.client(), accepted.weight()).second) {
         return absl::StrCat(accepted.client(), " counted twice");
+      }
+    } else if (record.has_secure_phase_closed()) {
+      const v1::SecurePhaseClosed& closed = record.secure_phase_closed();
+      for (const auto& client : closed.clients()) {
+        if (cohort.count(client.client()) == 0) return "stranger in a phase";
+        if (closed.phase() == kMaskedInput) weights[client.client()] = 1;
+      }
+      for (const auto& group : closed.groups()) {
+        if (group.lost().empty()) continue;
+        for (const auto& client : closed.clients()) {
+          if (client.group() == group.group()) weights.erase(client.client());
+        }
       }
     } else if (record.has_round_committed()) {
       const v1::RoundCommitted& committed = record.round_committed();

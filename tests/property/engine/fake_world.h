@@ -7,6 +7,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,7 @@ v1::EvaluationReport EvaluateFor(const v1::TaskPlan& plan,
                                  const std::string& client);
 // What summing the updates gives.
 v1::RoundCommitted SumOf(const Aggregate& action);
+v1::RoundCommitted SumOf(const AggregateSecure& action);
 
 class FakeWorld {
  public:
@@ -42,6 +44,10 @@ class FakeWorld {
   void ArriveAll(const std::vector<std::string>& clients);
   // The client does the task it was sent. False if it has none.
   bool DoTask(const std::string& client);
+  // The client's next message in a secure round: its keys for the plan it was
+  // sent, then one for each phase that it was told of. False if it has nothing
+  // to say.
+  bool DoSecure(const std::string& client);
   // Repeats the client's last report.
   v1::ReportResponse RepeatReport(const std::string& client);
   void RunAggregation();
@@ -66,11 +72,23 @@ class FakeWorld {
   absl::Time now() const { return now_; }
   size_t tasks_sent() const { return tasks_sent_; }
 
+  // Clients that are told of the phase that is open in a secure round.
+  const std::map<std::string, std::string>& told() const { return told_; }
+  // Reasons of sessions that were aborted.
+  const std::vector<std::string>& aborted() const { return aborted_; }
+  // The sessions' own minimum of each group, and groups that they lose when
+  // `lose_group_in` is closed.
+  size_t session_minimum = 1;
+  std::string lose_group_in;
+  uint32_t lose_group = 0;
+
   bool manual_aggregation = false;
   bool fail_aggregations = false;
 
  private:
   void Carry(Outcome outcome);
+  void CarrySecure(const Action& action);
+  void CloseSessions();
 
   config::JobOptions options_;
   std::unique_ptr<Engine> engine_;
@@ -78,6 +96,16 @@ class FakeWorld {
   std::map<std::string, v1::TaskPlan> tasks_;
   std::map<std::string, Event> last_report_;
   absl::optional<Aggregate> aggregation_;
+  absl::optional<AggregateSecure> secure_sum_;
+  absl::optional<CloseSecurePhase> close_;
+  // What a driver's sessions hold: the members of each group still in it, who
+  // has said something in the open phase, and what they wait to be told.
+  std::map<std::string, uint32_t> members_;
+  std::set<std::string> answered_;
+  std::map<std::string, std::string> told_;
+  v1::TaskKey secure_key_;
+  std::vector<std::string> aborted_;
+  int sessions_ = 0;
   absl::optional<SetTimer> timer_;
   std::vector<std::string> discarded_;
   absl::Time now_ = absl::UnixEpoch();
