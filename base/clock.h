@@ -4,9 +4,9 @@
 #define CHOIR_BASE_CLOCK_H_
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/mutex.h"
 
 namespace choir::base {
 
@@ -31,7 +31,7 @@ class ForwardClock final : public Clock {
   explicit ForwardClock(const Clock& source) : source_(source) {}
   absl::Time Now() const override {
     const absl::Time now = source_.Now();
-    absl::MutexLock lock(&mu_);
+    MutexLock lock(&mu_);
     if (now < seen_) set_back_ += seen_ - now;
     seen_ = now;
     return now + set_back_;
@@ -39,7 +39,7 @@ class ForwardClock final : public Clock {
 
  private:
   const Clock& source_;
-  mutable absl::Mutex mu_;
+  mutable Mutex mu_;
   mutable absl::Time seen_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   mutable absl::Duration set_back_ ABSL_GUARDED_BY(mu_);
 };
@@ -49,20 +49,20 @@ class ManualClock final : public Clock {
  public:
   explicit ManualClock(absl::Time start = absl::UnixEpoch()) : now_(start) {}
   absl::Time Now() const override {
-    absl::MutexLock lock(&mu_);
+    MutexLock lock(&mu_);
     return now_;
   }
   void Advance(absl::Duration by) {
-    absl::MutexLock lock(&mu_);
+    MutexLock lock(&mu_);
     now_ += by;
   }
   void SetTime(absl::Time now) {
-    absl::MutexLock lock(&mu_);
+    MutexLock lock(&mu_);
     now_ = now;
   }
 
  private:
-  mutable absl::Mutex mu_;
+  mutable Mutex mu_;
   absl::Time now_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -16,20 +16,20 @@ ThreadPool::ThreadPool(int num_threads, std::function<void(int)> worker_start)
 
 ThreadPool::~ThreadPool() {
   {
-    absl::MutexLock lock(&mu_);
+    MutexLock lock(&mu_);
     closing_ = true;
   }
   for (std::thread& thread : threads_) thread.join();
 }
 
 void ThreadPool::Add(std::function<void(int)> task) {
-  absl::MutexLock lock(&mu_);
+  MutexLock lock(&mu_);
   CHOIR_CHECK(!closing_);
   tasks_.push_back(std::move(task));
 }
 
 void ThreadPool::Wait() {
-  absl::MutexLock lock(&mu_);
+  MutexLock lock(&mu_);
   const auto idle = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
     return tasks_.empty() && running_ == 0;
   };
@@ -41,7 +41,7 @@ void ThreadPool::Run(int worker) {
   while (true) {
     std::function<void(int)> task;
     {
-      absl::MutexLock lock(&mu_);
+      MutexLock lock(&mu_);
       const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
         return !tasks_.empty() || closing_;
       };
@@ -52,7 +52,7 @@ void ThreadPool::Run(int worker) {
       ++running_;
     }
     task(worker);
-    absl::MutexLock lock(&mu_);
+    MutexLock lock(&mu_);
     --running_;
   }
 }

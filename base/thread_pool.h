@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 
 namespace choir::base {
 
@@ -32,7 +32,7 @@ class ThreadPool {
  private:
   void Run(int worker);
 
-  absl::Mutex mu_;
+  Mutex mu_;
   std::deque<std::function<void(int)>> tasks_ ABSL_GUARDED_BY(mu_);
   int running_ ABSL_GUARDED_BY(mu_) = 0;
   bool closing_ ABSL_GUARDED_BY(mu_) = false;

@@ -18,10 +18,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/mutex.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 
@@ -126,7 +126,7 @@ class PartWriter {
 
   // Takes the chunk, once there is room. The error of an earlier one.
   absl::Status Add(DownloadedChunk chunk) {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     mu_.Await(absl::Condition(
         +[](PartWriter* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mu_) {
           return self->queue_.size() < kMostQueued || !self->status_.ok();
@@ -139,11 +139,11 @@ class PartWriter {
   // Once everything is written; the first error.
   absl::Status Finish() {
     {
-      absl::MutexLock lock(&mu_);
+      base::MutexLock lock(&mu_);
       closed_ = true;
     }
     if (thread_.joinable()) thread_.join();
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     return status_;
   }
 
@@ -154,7 +154,7 @@ class PartWriter {
     while (true) {
       std::deque<DownloadedChunk> chunks;
       {
-        absl::MutexLock lock(&mu_);
+        base::MutexLock lock(&mu_);
         mu_.Await(absl::Condition(
             +[](PartWriter* self) ABSL_EXCLUSIVE_LOCKS_REQUIRED(self->mu_) {
               return !self->queue_.empty() || self->closed_;
@@ -170,14 +170,14 @@ class PartWriter {
       }
       if (appended.ok()) continue;
       // What comes after a gap is not wanted.
-      absl::MutexLock lock(&mu_);
+      base::MutexLock lock(&mu_);
       status_ = appended;
       return;
     }
   }
 
   PartFile& part_;
-  absl::Mutex mu_;
+  base::Mutex mu_;
   std::deque<DownloadedChunk> queue_ ABSL_GUARDED_BY(mu_);
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mu_);

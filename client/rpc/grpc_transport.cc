@@ -7,8 +7,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "choir/v1/coordinator.grpc.pb.h"
 #include "client/rpc/download_stream.h"
@@ -110,7 +110,7 @@ class GrpcTransport final : public Transport {
   }
 
   void Cancel() override {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     cancelled_ = true;
     if (active_ != nullptr) active_->TryCancel();
   }
@@ -122,12 +122,12 @@ class GrpcTransport final : public Transport {
     ActiveCall(GrpcTransport& owner, absl::Duration timeout) : owner_(owner) {
       owner_.AwaitConnection();
       context_.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
-      absl::MutexLock lock(&owner_.mu_);
+      base::MutexLock lock(&owner_.mu_);
       owner_.active_ = &context_;
       if (owner_.cancelled_) context_.TryCancel();
     }
     ~ActiveCall() {
-      absl::MutexLock lock(&owner_.mu_);
+      base::MutexLock lock(&owner_.mu_);
       owner_.active_ = nullptr;
     }
     grpc::ClientContext* context() { return &context_; }
@@ -138,7 +138,7 @@ class GrpcTransport final : public Transport {
   };
 
   bool cancelled() {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     return cancelled_;
   }
 
@@ -205,7 +205,7 @@ class GrpcTransport final : public Transport {
   const GrpcTransportOptions options_;
   std::shared_ptr<grpc::Channel> channel_;  // shared with the stub
   std::unique_ptr<v1::Coordinator::Stub> stub_;
-  absl::Mutex mu_;
+  base::Mutex mu_;
   grpc::ClientContext* active_ ABSL_GUARDED_BY(mu_) = nullptr;
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
 };

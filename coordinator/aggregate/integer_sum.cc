@@ -1,8 +1,10 @@
 #include "coordinator/aggregate/integer_sum.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -46,6 +48,14 @@ uint64_t Magnitude(int64_t value) {
                    : static_cast<uint64_t>(value);
 }
 
+uint64_t LargestMagnitude(const std::vector<int64_t>& sums) {
+  uint64_t largest = 0;
+  for (const int64_t element : sums) {
+    largest = std::max(largest, Magnitude(element));
+  }
+  return largest;
+}
+
 }  // namespace
 
 absl::StatusOr<IntegerSum> IntegerSum::Create(const codec::Layout& layout,
@@ -55,6 +65,27 @@ absl::StatusOr<IntegerSum> IntegerSum::Create(const codec::Layout& layout,
   sum.layout_digest_ = layout.digest();
   sum.fixed_point_bits_ = fixed_point_bits;
   sum.sums_.assign(static_cast<size_t>(layout.num_elements()), 0);
+  return sum;
+}
+
+absl::StatusOr<IntegerSum> IntegerSum::FromSums(
+    const std::string& layout_digest, int fixed_point_bits,
+    std::vector<int64_t> sums, uint64_t num_updates, uint64_t total_weight) {
+  CHOIR_RETURN_IF_ERROR(CheckBits(fixed_point_bits));
+  CHOIR_RETURN_IF_ERROR(base::DigestFromHex(layout_digest).status());
+  IntegerSum sum;
+  sum.layout_digest_ = layout_digest;
+  sum.fixed_point_bits_ = fixed_point_bits;
+  sum.sums_ = std::move(sums);
+  sum.num_updates_ = num_updates;
+  sum.total_weight_ = total_weight;
+  sum.bound_ = LargestMagnitude(sum.sums_);
+  if (sum.bound_ > kMaxBound || total_weight > kMaxBound ||
+      num_updates > total_weight) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "no sum of ", num_updates, " updates has total weight ", total_weight,
+        " and elements up to ", sum.bound_));
+  }
   return sum;
 }
 
@@ -146,7 +177,7 @@ std::string IntegerSum::Encode() const {
   Append(static_cast<uint32_t>(fixed_point_bits_), out);
   Append(num_updates_, out);
   Append(total_weight_, out);
-  Append(bound_, out);
+  Append(LargestMagnitude(sums_), out);
   Append(static_cast<uint64_t>(sums_.size()), out);
   out.append(reinterpret_cast<const char*>(sums_.data()),
              sums_.size() * sizeof(int64_t));

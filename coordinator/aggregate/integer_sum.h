@@ -16,7 +16,7 @@
 //   fixed_point_bits      uint32
 //   number of updates     uint64
 //   total weight          uint64
-//   bound                 uint64
+//   bound                 uint64, the largest magnitude of an element
 //   number of elements    uint64
 //   elements              int64 each
 #ifndef CHOIR_COORDINATOR_AGGREGATE_INTEGER_SUM_H_
@@ -46,6 +46,15 @@ class IntegerSum {
   static absl::StatusOr<IntegerSum> Create(const codec::Layout& layout,
                                            int fixed_point_bits);
 
+  // A sum that was made elsewhere, of `num_updates` updates.
+  // Errors: INVALID_ARGUMENT as for Create(), for a digest that is none, for
+  // more updates than weight, and for an element of -2^63.
+  static absl::StatusOr<IntegerSum> FromSums(const std::string& layout_digest,
+                                             int fixed_point_bits,
+                                             std::vector<int64_t> sums,
+                                             uint64_t num_updates,
+                                             uint64_t total_weight);
+
   // Adds `weight` times `update`, which has num_elements() elements. On any
   // error the sum is unchanged.
   // Errors: INVALID_ARGUMENT for another size, a weight of 0, a value that is
@@ -57,7 +66,8 @@ class IntegerSum {
   // RESOURCE_EXHAUSTED as for Add(); then unchanged.
   absl::Status Merge(const IntegerSum& other);
 
-  // The same sum gives the same bytes.
+  // The same sum gives the same bytes, whether it was made of updates or of
+  // other sums.
   std::string Encode() const;
   // INVALID_ARGUMENT for what Encode() cannot have written, including elements
   // beyond the bound.

@@ -52,7 +52,7 @@ absl::Status Registry::ApplyEnrolled(const v1::ClientEnrolled& record) {
 }
 
 absl::Status Registry::Apply(const v1::JournalRecord& record) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   switch (record.record_case()) {
     case v1::JournalRecord::kTokenCreated: {
       const v1::TokenCreated& created = record.token_created();
@@ -154,7 +154,7 @@ absl::StatusOr<EnrolDecision> Registry::Enrol(
   const absl::Status named = CheckName(name);
   if (!named.ok()) return named;
   const std::string token_sha256 = base::Sha256Hex(token);
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   auto found = tokens_.find(token_sha256);
   if (found == tokens_.end()) {
     return absl::PermissionDeniedError(
@@ -197,7 +197,7 @@ absl::StatusOr<EnrolDecision> Registry::Enrol(
 
 absl::StatusOr<std::vector<v1::JournalRecord>> Registry::Approve(
     absl::string_view name, absl::string_view by) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   auto entry = clients_.find(std::string(name));
   if (entry == clients_.end()) {
     return absl::NotFoundError(
@@ -225,7 +225,7 @@ absl::StatusOr<std::vector<v1::JournalRecord>> Registry::Revoke(
     absl::string_view by) const {
   const absl::Status named = CheckName(name);
   if (!named.ok()) return named;
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   std::vector<v1::JournalRecord> records;
   auto entry = clients_.find(std::string(name));
   if (entry != clients_.end() &&
@@ -241,7 +241,7 @@ absl::StatusOr<std::vector<v1::JournalRecord>> Registry::Revoke(
 
 absl::Status Registry::CheckAgent(absl::string_view name,
                                   absl::string_view serial) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   auto found = clients_.find(std::string(name));
   if (found == clients_.end()) return absl::OkStatus();
   const Entry& entry = found->second;
@@ -258,7 +258,7 @@ absl::Status Registry::CheckAgent(absl::string_view name,
 }
 
 std::vector<Client> Registry::clients() const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   std::vector<Client> out;
   out.reserve(clients_.size());
   for (const auto& [name, entry] : clients_) out.push_back(entry.client);
@@ -266,7 +266,7 @@ std::vector<Client> Registry::clients() const {
 }
 
 absl::StatusOr<Client> Registry::client(absl::string_view name) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   auto found = clients_.find(std::string(name));
   if (found == clients_.end()) {
     return absl::NotFoundError(absl::StrCat("no client \"", name, "\""));

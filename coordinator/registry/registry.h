@@ -17,8 +17,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/mutex.h"
 #include "base/secure_random.h"
 #include "choir/v1/journal.pb.h"
 
@@ -126,7 +126,7 @@ class Registry {
   absl::Status ApplyEnrolled(const v1::ClientEnrolled& record)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  mutable absl::Mutex mu_;
+  mutable base::Mutex mu_;
   absl::flat_hash_map<std::string, Token> tokens_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, Entry> clients_ ABSL_GUARDED_BY(mu_);
 };

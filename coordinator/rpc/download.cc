@@ -3,7 +3,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 #include "coordinator/rpc/grpc_status.h"
 #include "coordinator/rpc/transfers.h"
 
@@ -40,7 +40,7 @@ class DownloadStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
                  uint64_t chunk_bytes)
       : file_(std::move(file)), offset_(offset), chunk_bytes_(chunk_bytes) {
     {
-      absl::MutexLock lock(&mu_);
+      base::MutexLock lock(&mu_);
       ReadAhead();
     }
     Next();
@@ -61,7 +61,7 @@ class DownloadStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
   void Next() ABSL_LOCKS_EXCLUDED(mu_) {
     grpc::Status end;
     {
-      absl::MutexLock lock(&mu_);
+      base::MutexLock lock(&mu_);
       if (read_.ok() && !ended_) {
         sending_.Swap(&ahead_);
         ahead_.Clear();
@@ -89,7 +89,7 @@ class DownloadStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     read_any_ = true;
   }
 
-  absl::Mutex mu_;
+  base::Mutex mu_;
   std::unique_ptr<base::RandomAccessFile> file_;
   uint64_t offset_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t chunk_bytes_ = 0;

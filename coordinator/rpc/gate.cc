@@ -75,7 +75,7 @@ absl::Status Gate::RereadRevocationList() {
   // The stamp is taken before reading: a change in between is read next time.
   const std::string stamp = StampOf(options_.crl_path);
   {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     if (!stamp.empty() && stamp == crl_stamp_) return absl::OkStatus();
   }
   CHOIR_ASSIGN_OR_RETURN(const std::string pem,
@@ -87,7 +87,7 @@ absl::Status Gate::RereadRevocationList() {
         revoked.status().code(),
         absl::StrCat(options_.crl_path, ": ", revoked.status().message()));
   }
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   revoked_ = crypto::SerialSet(*revoked);
   crl_stamp_ = stamp;
   base::LogInfo("read ", options_.crl_path, ": ", revoked_.size(),
@@ -101,7 +101,7 @@ bool Gate::Revoked(const std::string& serial) {
     refusals_.Refused("coordinator", "revocation list", "unreadable CRL",
                       absl::StrCat("cannot be read again: ", read.message()));
   }
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   return revoked_.contains(serial);
 }
 
@@ -109,7 +109,7 @@ crypto::Verdict Gate::CheckCertificate(const std::string& pem) {
   const absl::Time now = clock_.Now();
   const std::string key = base::Sha256Hex(pem);
   {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     auto known = cache_.find(key);
     if (known != cache_.end()) {
       return verifier_.CheckValidity(known->second, now);
@@ -117,7 +117,7 @@ crypto::Verdict Gate::CheckCertificate(const std::string& pem) {
   }
   crypto::Verdict verdict = verifier_.Check(pem, now);
   if (verdict.ok()) {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     if (cache_.size() >= kMostCached) cache_.clear();
     cache_[key] = verdict.info;
   }

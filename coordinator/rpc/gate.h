@@ -15,9 +15,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "coordinator/registry/registry.h"
 #include "coordinator/rpc/refusal_log.h"
 #include "privacy/crypto/authority.h"
@@ -87,7 +87,7 @@ class Gate {
   const base::Clock& clock_;
   RefusalLog& refusals_;
 
-  absl::Mutex mu_;
+  base::Mutex mu_;
   absl::flat_hash_map<std::string, crypto::CertificateInfo> cache_
       ABSL_GUARDED_BY(mu_);
   absl::flat_hash_set<std::string> revoked_ ABSL_GUARDED_BY(mu_);

@@ -71,20 +71,20 @@ void JobLoop::Start() {
 }
 
 bool JobLoop::Post(std::function<void()> work) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   if (stopping_) return false;
   work_.push_back(std::move(work));
   return true;
 }
 
 void JobLoop::Wake() {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   woken_ = true;
 }
 
 void JobLoop::Stop() {
   {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     stopping_ = true;
   }
   if (thread_.joinable()) thread_.join();
@@ -94,7 +94,7 @@ bool JobLoop::Next(std::function<void()>* work) {
   const absl::Duration sleep =
       std::clamp(NextTimer() - clock_.Now(), absl::ZeroDuration(),
                  kLongestSleep);
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return !work_.empty() || stopping_ || woken_;
   };

@@ -19,10 +19,10 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "choir/v1/admin.pb.h"
 #include "coordinator/registry/registry.h"
 #include "coordinator/rpc/job_table.h"
@@ -151,7 +151,7 @@ class JobLoop {
   bool troubled_ = false;
   std::atomic<bool> idle_{false};
 
-  absl::Mutex mu_;
+  base::Mutex mu_;
   std::deque<std::function<void()>> work_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   bool woken_ ABSL_GUARDED_BY(mu_) = false;

@@ -111,7 +111,7 @@ absl::Status JobTable::ApplyFinished(const v1::JobFinished& record) {
 }
 
 absl::Status JobTable::Apply(const v1::JournalRecord& record) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   switch (record.record_case()) {
     case v1::JournalRecord::kJobSubmitted:
       return ApplySubmitted(record.job_submitted());
@@ -143,12 +143,12 @@ absl::Status JobTable::Apply(const v1::JournalRecord& record) {
 }
 
 bool JobTable::Contains(absl::string_view job) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   return jobs_.find(std::string(job)) != jobs_.end();
 }
 
 absl::optional<v1::JobConfig> JobTable::Next() const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   for (const std::string& name : order_) {
     const Entry& entry = jobs_.at(name);
     if (!IsFinalState(entry.status.state())) return entry.config;
@@ -157,7 +157,7 @@ absl::optional<v1::JobConfig> JobTable::Next() const {
 }
 
 uint32_t JobTable::Ahead(absl::string_view job) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   uint32_t ahead = 0;
   for (const std::string& name : order_) {
     if (name == job) break;
@@ -167,13 +167,13 @@ uint32_t JobTable::Ahead(absl::string_view job) const {
 }
 
 bool JobTable::Finished(absl::string_view job) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   auto found = jobs_.find(std::string(job));
   return found != jobs_.end() && IsFinalState(found->second.status.state());
 }
 
 absl::StatusOr<v1::JobStatus> JobTable::Status(absl::string_view job) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   auto found = jobs_.find(std::string(job));
   if (found == jobs_.end()) {
     return absl::NotFoundError(absl::StrCat(
@@ -187,7 +187,7 @@ absl::StatusOr<v1::JobStatus> JobTable::Status(absl::string_view job) const {
 }
 
 std::vector<v1::JobStatus> JobTable::All() const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   std::vector<v1::JobStatus> out;
   out.reserve(order_.size());
   for (const std::string& name : order_) out.push_back(jobs_.at(name).status);
@@ -196,7 +196,7 @@ std::vector<v1::JobStatus> JobTable::All() const {
 
 absl::StatusOr<v1::GetModelResponse> JobTable::Model(absl::string_view job,
                                                      int32_t version) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   auto found = jobs_.find(std::string(job));
   if (found == jobs_.end()) {
     return absl::NotFoundError(absl::StrCat("no job \"", job, "\""));
@@ -227,7 +227,7 @@ absl::StatusOr<v1::GetModelResponse> JobTable::Model(absl::string_view job,
 }
 
 bool JobTable::IsModelBlob(absl::string_view digest) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   return model_blobs_.contains(digest);
 }
 

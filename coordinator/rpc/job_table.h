@@ -13,8 +13,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/optional.h"
+#include "base/mutex.h"
 #include "choir/v1/admin.pb.h"
 #include "choir/v1/journal.pb.h"
 
@@ -75,7 +75,7 @@ class JobTable {
   absl::Status ApplyFinished(const v1::JobFinished& record)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  mutable absl::Mutex mu_;
+  mutable base::Mutex mu_;
   std::map<std::string, Entry> jobs_ ABSL_GUARDED_BY(mu_);
   std::vector<std::string> order_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_set<std::string> model_blobs_ ABSL_GUARDED_BY(mu_);

@@ -64,7 +64,7 @@ void RefusalLog::Refused(absl::string_view peer, absl::string_view method,
   refused.set_method(PrintableText(method));
   refused.set_reason(PrintableText(reason));
   {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     if (!ShouldRecord(absl::StrCat(refused.peer(), "\n", kind))) return;
   }
   base::LogWarning("refused ", refused.peer(), " ", refused.method(), ": ",

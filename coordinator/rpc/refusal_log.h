@@ -10,9 +10,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "choir/v1/journal.pb.h"
 
 namespace choir::rpc {
@@ -37,7 +37,7 @@ class RefusalLog {
 
   const base::Clock& clock_;
   const std::function<void(v1::PeerRefused)> record_;
-  absl::Mutex mu_;
+  base::Mutex mu_;
   absl::flat_hash_map<std::string, absl::Time> last_ ABSL_GUARDED_BY(mu_);
   absl::Time minute_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   int in_this_minute_ ABSL_GUARDED_BY(mu_) = 0;

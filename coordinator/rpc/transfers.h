@@ -16,7 +16,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 #include "base/thread_pool.h"
 #include "choir/v1/coordinator.grpc.pb.h"
 #include "coordinator/rpc/gate.h"
@@ -69,7 +69,7 @@ class UploadSlot {
   store::BlobStore& blobs_;
   const v1::BlobRef blob_;
   const std::string owner_;
-  absl::Mutex mu_;
+  base::Mutex mu_;
   uint64_t turn_ ABSL_GUARDED_BY(mu_) = 0;
   bool complete_ ABSL_GUARDED_BY(mu_) = false;
   std::unique_ptr<store::IncomingBlob> incoming_ ABSL_GUARDED_BY(mu_);
@@ -107,7 +107,7 @@ class Uploads {
   store::BlobStore& blobs_;
   WorkBoard& board_;
   Gate& gate_;
-  absl::Mutex mu_;
+  base::Mutex mu_;
   // By client: one upload at a time; shared with the streams that use it.
   std::map<std::string, std::pair<std::string, std::shared_ptr<UploadSlot>>>
       slots_ ABSL_GUARDED_BY(mu_);

@@ -88,14 +88,14 @@ absl::Status UploadSlot::Open() {
 }
 
 absl::StatusOr<uint64_t> UploadSlot::Begin() {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   CHOIR_RETURN_IF_ERROR(Open());
   return ++turn_;
 }
 
 absl::Status UploadSlot::Append(uint64_t turn, uint64_t offset,
                                 absl::string_view data) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   if (turn != turn_) {
     return absl::AbortedError("a newer upload of the same payload took over");
   }
@@ -121,7 +121,7 @@ absl::Status UploadSlot::Append(uint64_t turn, uint64_t offset,
 }
 
 absl::StatusOr<uint64_t> UploadSlot::Finish(uint64_t turn) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   if (turn != turn_) {
     return absl::AbortedError("a newer upload of the same payload took over");
   }
@@ -138,7 +138,7 @@ absl::StatusOr<uint64_t> UploadSlot::Finish(uint64_t turn) {
 }
 
 void UploadSlot::Abandon() {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   ++turn_;
   if (incoming_ != nullptr) incoming_->Discard();
   incoming_.reset();
@@ -199,7 +199,7 @@ std::shared_ptr<UploadSlot> Uploads::Slot(const PeerIdentity& peer,
   std::shared_ptr<UploadSlot> abandoned;
   std::shared_ptr<UploadSlot> chosen;
   {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     auto& [digest, slot] = slots_[peer.name];
     if (slot == nullptr || digest != payload) {
       digest = payload;

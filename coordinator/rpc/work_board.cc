@@ -23,14 +23,14 @@ void WorkBoard::Give(const std::string& client, const v1::TaskPlan& plan) {
     task.blobs.insert(file.blob().digest());
   }
   task.blobs.insert(plan.adapter().digest());
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   Task& old = tasks_[client];
   if (SameTask(old.key, task.key)) task.payloads = std::move(old.payloads);
   old = std::move(task);
 }
 
 void WorkBoard::Done(const std::string& client, const v1::TaskKey& key) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   auto task = tasks_.find(client);
   if (task != tasks_.end() && SameTask(task->second.key, key)) {
     tasks_.erase(task);
@@ -38,28 +38,28 @@ void WorkBoard::Done(const std::string& client, const v1::TaskKey& key) {
 }
 
 void WorkBoard::Clear() {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   tasks_.clear();
 }
 
 void WorkBoard::Uploaded(const std::string& digest) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   unreported_.insert(digest);
 }
 
 void WorkBoard::Reported(const std::string& digest) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   unreported_.erase(digest);
 }
 
 absl::flat_hash_set<std::string> WorkBoard::TakeUnreported() {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   return std::exchange(unreported_, {});
 }
 
 absl::Status WorkBoard::CheckUpload(absl::string_view client,
                                     const v1::TaskKey& key) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   auto task = tasks_.find(client);
   if (key.kind() == v1::TASK_KIND_TRAIN && task != tasks_.end() &&
       SameTask(task->second.key, key)) {
@@ -72,7 +72,7 @@ absl::Status WorkBoard::CheckUpload(absl::string_view client,
 
 absl::Status WorkBoard::CountPayload(absl::string_view client,
                                      absl::string_view digest) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   auto task = tasks_.find(client);
   if (task == tasks_.end() || task->second.payloads.contains(digest)) {
     return absl::OkStatus();
@@ -87,7 +87,7 @@ absl::Status WorkBoard::CountPayload(absl::string_view client,
 }
 
 absl::optional<v1::TaskKey> WorkBoard::TaskOf(absl::string_view client) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   auto task = tasks_.find(client);
   if (task == tasks_.end()) return absl::nullopt;
   return task->second.key;
@@ -95,7 +95,7 @@ absl::optional<v1::TaskKey> WorkBoard::TaskOf(absl::string_view client) const {
 
 absl::Status WorkBoard::CheckDownload(absl::string_view client,
                                       absl::string_view digest) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   auto task = tasks_.find(client);
   if (task != tasks_.end() && task->second.blobs.contains(digest)) {
     return absl::OkStatus();

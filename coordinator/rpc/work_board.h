@@ -9,8 +9,8 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/optional.h"
+#include "base/mutex.h"
 #include "choir/v1/coordinator.pb.h"
 
 namespace choir::rpc {
@@ -55,7 +55,7 @@ class WorkBoard {
     absl::flat_hash_set<std::string> blobs;
     absl::flat_hash_set<std::string> payloads;
   };
-  mutable absl::Mutex mu_;
+  mutable base::Mutex mu_;
   absl::flat_hash_map<std::string, Task> tasks_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_set<std::string> unreported_ ABSL_GUARDED_BY(mu_);
 };

@@ -55,7 +55,7 @@ class FileUpload final : public IncomingBlob {
 };
 
 absl::Status FileUpload::Open() {
-  absl::MutexLock lock(&slot_->mu);
+  base::MutexLock lock(&slot_->mu);
   fd_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd_ < 0) {
     return base::ErrnoStatus(errno, absl::StrCat("create ", path_));
@@ -92,7 +92,7 @@ absl::Status FileUpload::CheckStillOurs() const {
 }
 
 absl::Status FileUpload::Append(absl::string_view bytes) {
-  absl::MutexLock lock(&slot_->mu);
+  base::MutexLock lock(&slot_->mu);
   CHOIR_RETURN_IF_ERROR(CheckStillOurs());
   if (committed_) {
     return absl::FailedPreconditionError(
@@ -125,14 +125,14 @@ absl::Status FileUpload::Drop(absl::string_view why) {
 }
 
 void FileUpload::Discard() {
-  absl::MutexLock lock(&slot_->mu);
+  base::MutexLock lock(&slot_->mu);
   if (committed_ || !CheckStillOurs().ok()) return;
   unlink(path_.c_str());
   committed_ = true;
 }
 
 absl::Status FileUpload::Commit() {
-  absl::MutexLock lock(&slot_->mu);
+  base::MutexLock lock(&slot_->mu);
   CHOIR_RETURN_IF_ERROR(CheckStillOurs());
   if (committed_) return absl::OkStatus();
   if (received_ != options_.size) {
@@ -221,30 +221,30 @@ std::shared_ptr<UploadSlots::Slot> UploadSlots::Take(const std::string& name,
                                                      uint64_t& generation) {
   std::shared_ptr<Slot> slot;
   {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     std::shared_ptr<Slot>& entry = slots_[name];
     if (entry == nullptr) entry = std::make_shared<Slot>();
     slot = entry;
     generation = next_generation_++;
   }
-  absl::MutexLock lock(&slot->mu);
+  base::MutexLock lock(&slot->mu);
   slot->generation = std::max(slot->generation, generation);
   return slot;
 }
 
 void UploadSlots::Release(const std::string& name, uint64_t generation) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   const auto it = slots_.find(name);
   if (it == slots_.end()) return;
   const std::shared_ptr<Slot> slot = it->second;
-  absl::MutexLock slot_lock(&slot->mu);
+  base::MutexLock slot_lock(&slot->mu);
   if (slot->generation == generation || slot->generation == 0) {
     slots_.erase(it);
   }
 }
 
 bool UploadSlots::InUse(const std::string& name) const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   return slots_.count(name) > 0;
 }
 

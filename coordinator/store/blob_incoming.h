@@ -11,8 +11,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 #include "base/files.h"
+#include "base/mutex.h"
 #include "coordinator/store/blob_store.h"
 
 namespace choir::store {
@@ -32,7 +32,7 @@ std::string BlobPath(const std::string& root, absl::string_view digest);
 class UploadSlots {
  public:
   struct Slot {
-    absl::Mutex mu;
+    base::Mutex mu;
     uint64_t generation ABSL_GUARDED_BY(mu) = 0;
   };
   // Takes the file over from whoever had it; `generation` is the caller's.
@@ -42,7 +42,7 @@ class UploadSlots {
   bool InUse(const std::string& name) const;
 
  private:
-  mutable absl::Mutex mu_;
+  mutable base::Mutex mu_;
   uint64_t next_generation_ ABSL_GUARDED_BY(mu_) = 1;
   std::map<std::string, std::shared_ptr<Slot>> slots_ ABSL_GUARDED_BY(mu_);
 };

@@ -9,8 +9,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "base/log.h"
+#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "coordinator/store/head_file.h"
 #include "coordinator/store/journal_reader.h"
@@ -42,7 +42,7 @@ class SqliteJournal final : public Journal {
   absl::Status ForEach(const std::function<absl::Status(const JournalEntry&)>&
                            visit) const override;
   uint64_t num_entries() const override {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     return committed_;
   }
   absl::Status Close() override;
@@ -73,7 +73,7 @@ class SqliteJournal final : public Journal {
   std::unique_ptr<HeadFile> head_file_;
   Head head_;
 
-  mutable absl::Mutex mu_;
+  mutable base::Mutex mu_;
   std::deque<Request*> queue_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
@@ -167,7 +167,7 @@ absl::Status SqliteJournal::VerifyChain() {
       ChainVerifier::CompareHead(anchor, chain.last_sequence(), hash_at_anchor);
   if (!problem.empty()) return absl::DataLossError(problem);
   head_ = {chain.last_sequence(), chain.last_hash()};
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   committed_ = head_.sequence;
   return absl::OkStatus();
 }
@@ -220,7 +220,7 @@ absl::Status SqliteJournal::Append(
     }
     request.rows.push_back(std::move(row));
   }
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   if (stopping_) {
     return absl::FailedPreconditionError("the journal is closed");
   }
@@ -305,7 +305,7 @@ absl::Status SqliteJournal::Commit(const std::vector<Request*>& requests) {
 absl::Status SqliteJournal::ForEach(
     const std::function<absl::Status(const JournalEntry&)>& visit) const {
   {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     if (closed_) {
       return absl::FailedPreconditionError("the journal is closed");
     }
@@ -327,7 +327,7 @@ absl::Status SqliteJournal::ForEach(
 
 void SqliteJournal::StopWriter() {
   {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     stopping_ = true;
   }
   if (writer_.joinable()) writer_.join();
@@ -336,7 +336,7 @@ void SqliteJournal::StopWriter() {
 absl::Status SqliteJournal::Close() {
   StopWriter();
   {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     if (closed_) return absl::OkStatus();
     closed_ = true;
   }

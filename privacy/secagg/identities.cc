@@ -86,13 +86,13 @@ absl::StatusOr<crypto::SignerInfo> CertifiedPeers::InfoOf(
     absl::string_view certificate) const {
   const std::string digest = Digest(certificate, sizeof(base::Sha256Digest));
   {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     const auto it = known_.find(digest);
     if (it != known_.end()) return it->second;
   }
   CHOIR_ASSIGN_OR_RETURN(crypto::SignerInfo info,
                          verifier_.Check(certificate));
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   if (known_.emplace(digest, info).second) order_.push_back(digest);
   if (order_.size() > kMostKnown) {
     known_.erase(order_.front());
@@ -111,7 +111,7 @@ absl::StatusOr<std::string> CertifiedPeers::PublicKeyOf(
   }
   CHOIR_RETURN_IF_ERROR(
       crypto::SigningCertificateVerifier::CheckTime(info, clock_.Now()));
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   if (revoked_.contains(info.serial)) {
     return absl::PermissionDeniedError(
         absl::StrCat("the signing certificate of \"", name, "\" was revoked"));
@@ -120,7 +120,7 @@ absl::StatusOr<std::string> CertifiedPeers::PublicKeyOf(
 }
 
 void CertifiedPeers::SetRevoked(absl::flat_hash_set<std::string> serials) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   revoked_ = std::move(serials);
 }
 
@@ -129,7 +129,7 @@ absl::Status MemoryHistory::Remember(absl::string_view token) {
 }
 
 absl::Status MemoryHistory::RememberAll(absl::Span<const std::string> tokens) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   CHOIR_ASSIGN_OR_RETURN(std::vector<std::string> entries,
                          NewEntries(tokens, seen_));
   Insert(std::move(entries), capacity_, order_, seen_);
@@ -139,7 +139,7 @@ absl::Status MemoryHistory::RememberAll(absl::Span<const std::string> tokens) {
 absl::StatusOr<std::unique_ptr<FileHistory>> FileHistory::Open(
     const std::string& path, size_t capacity) {
   std::unique_ptr<FileHistory> history(new FileHistory(path, capacity));
-  absl::MutexLock lock(&history->mu_);
+  base::MutexLock lock(&history->mu_);
   CHOIR_RETURN_IF_ERROR(history->Load());
   CHOIR_RETURN_IF_ERROR(history->OpenForAppending());
   return history;
@@ -212,7 +212,7 @@ absl::Status FileHistory::Remember(absl::string_view token) {
 }
 
 absl::Status FileHistory::RememberAll(absl::Span<const std::string> tokens) {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   CHOIR_ASSIGN_OR_RETURN(std::vector<std::string> entries,
                          NewEntries(tokens, seen_));
   if (file_bytes_ / kEntryBytes + entries.size() > 2 * capacity_) {
@@ -226,7 +226,7 @@ absl::Status FileHistory::RememberAll(absl::Span<const std::string> tokens) {
 }
 
 size_t FileHistory::size() const {
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   return order_.size();
 }
 

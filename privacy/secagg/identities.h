@@ -10,8 +10,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
-#include "absl/synchronization/mutex.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "privacy/crypto/signing.h"
 #include "privacy/secagg/credentials.h"
 
@@ -68,7 +68,7 @@ class CertifiedPeers final : public PeerVerifier {
 
   const crypto::SigningCertificateVerifier verifier_;
   const base::Clock& clock_;
-  mutable absl::Mutex mu_;
+  mutable base::Mutex mu_;
   // By the SHA-256 of the certificate.
   mutable absl::flat_hash_map<std::string, crypto::SignerInfo> known_
       ABSL_GUARDED_BY(mu_);
@@ -86,7 +86,7 @@ class MemoryHistory final : public SessionHistory {
 
  private:
   const size_t capacity_;
-  absl::Mutex mu_;
+  base::Mutex mu_;
   std::deque<std::string> order_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_set<std::string> seen_ ABSL_GUARDED_BY(mu_);
 };
@@ -118,7 +118,7 @@ class FileHistory final : public SessionHistory {
 
   const std::string path_;
   const size_t capacity_;
-  mutable absl::Mutex mu_;
+  mutable base::Mutex mu_;
   int fd_ ABSL_GUARDED_BY(mu_) = -1;
   uint64_t file_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   std::deque<std::string> order_ ABSL_GUARDED_BY(mu_);

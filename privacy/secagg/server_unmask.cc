@@ -9,8 +9,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/blocking_counter.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/optional.h"
+#include "base/mutex.h"
 #include "base/status_macros.h"
 #include "privacy/crypto/key_agreement.h"
 #include "privacy/crypto/secret.h"
@@ -24,19 +24,19 @@ namespace {
 class FirstError {
  public:
   void Set(int position, absl::Status status) {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     if (position < position_) {
       position_ = position;
       status_ = std::move(status);
     }
   }
   absl::Status Get() {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     return status_;
   }
 
  private:
-  absl::Mutex mu_;
+  base::Mutex mu_;
   int position_ ABSL_GUARDED_BY(mu_) = INT32_MAX;
   absl::Status status_ ABSL_GUARDED_BY(mu_);
 };

@@ -30,14 +30,14 @@ void ClientPool::Add(VirtualTask task) {
   ++in_flight_;
   threads_->Add([this, task = std::move(task)](int worker) {
     VirtualResult result = Run(worker, task);
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     results_.push_back(std::move(result));
   });
 }
 
 VirtualResult ClientPool::WaitForResult() {
   CHOIR_CHECK(in_flight_ > 0);
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
     return !results_.empty();
   };

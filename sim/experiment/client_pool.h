@@ -11,8 +11,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "base/thread_pool.h"
 #include "choir/v1/coordinator.pb.h"
 #include "coordinator/store/blob_store.h"
@@ -80,7 +80,7 @@ class ClientPool {
   // Entry w is touched by worker w alone.
   std::vector<std::unique_ptr<model::Trainer>> trainers_;
 
-  absl::Mutex mu_;
+  base::Mutex mu_;
   std::deque<VirtualResult> results_ ABSL_GUARDED_BY(mu_);
   // Last: its threads use everything above.
   std::unique_ptr<base::ThreadPool> threads_;

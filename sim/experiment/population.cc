@@ -99,7 +99,7 @@ std::shared_ptr<const client::LocalData> Population::Encoded(
     size_t client, const model::Tokenizer& tokenizer,
     const config::TrainingOptions& training) const {
   {
-    absl::MutexLock lock(&mu_);
+    base::MutexLock lock(&mu_);
     const auto found = cache_.find(client);
     if (found != cache_.end()) {
       recent_.splice(recent_.begin(), recent_, found->second.place);
@@ -116,7 +116,7 @@ std::shared_ptr<const client::LocalData> Population::Encoded(
                                          training.max_sequence_length);
   const uint64_t bytes = BytesOf(data->train) + BytesOf(data->heldout);
 
-  absl::MutexLock lock(&mu_);
+  base::MutexLock lock(&mu_);
   if (cache_.count(client) > 0) return cache_[client].data;
   recent_.push_front(client);
   cache_[client] = {data, bytes, recent_.begin()};

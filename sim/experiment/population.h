@@ -13,7 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 #include "client/data/dataset.h"
 #include "client/session/participation.h"
 #include "model/tokenizer/tokenizer.h"
@@ -77,7 +77,7 @@ class Population {
   uint64_t left_out_ = 0;
   uint64_t cache_bytes_ = 512ull << 20;
 
-  mutable absl::Mutex mu_;
+  mutable base::Mutex mu_;
   mutable std::unordered_map<size_t, Cached> cache_ ABSL_GUARDED_BY(mu_);
   mutable std::list<size_t> recent_ ABSL_GUARDED_BY(mu_);  // newest first
   mutable uint64_t cached_bytes_ ABSL_GUARDED_BY(mu_) = 0;
