@@ -66,8 +66,8 @@ TEST_F(IdentitiesTest, SignersHaveTheCertificatesKey) {
             absl::StatusCode::kFailedPrecondition);
 }
 
-TEST(MemoryHistoryTest, RemembersAllOrNone) {
-  MemoryHistory history(3);
+TEST(RecentHistoryTest, RemembersAllOrNone) {
+  RecentHistory history(3);
   EXPECT_TRUE(history.Remember("a").ok());
   EXPECT_TRUE(absl::IsAlreadyExists(history.Remember("a")));
   EXPECT_TRUE(absl::IsAlreadyExists(history.RememberAll({"b", "a"})));
