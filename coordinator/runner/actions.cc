@@ -69,6 +69,16 @@ absl::Status JobRunnerImpl::Perform(engine::Action& action) {
   } else if (const auto* discard =
                  std::get_if<engine::DiscardUpdates>(&action)) {
     return PerformDiscard(*discard);
+  } else if (const auto* close =
+                 std::get_if<engine::CloseSecurePhase>(&action)) {
+    return PerformClose(*close);
+  } else if (const auto* open = std::get_if<engine::OpenSecurePhase>(&action)) {
+    return PerformOpen(*open);
+  } else if (const auto* secure =
+                 std::get_if<engine::AggregateSecure>(&action)) {
+    return PerformSecureSum(*secure);
+  } else if (const auto* abort = std::get_if<engine::AbortSecure>(&action)) {
+    PerformAbort(*abort);
   } else if (std::holds_alternative<engine::FinishJob>(action)) {
     finished_ = true;
     return PerformDiscard({});  // strays
@@ -82,7 +92,8 @@ absl::Status JobRunnerImpl::PerformAggregate(const engine::Aggregate& action) {
       SumUpdates(action.updates, layout_, engine_->options().aggregation,
                  store_.blobs(), pool_);
   absl::StatusOr<v1::RoundCommitted> committed =
-      sum.ok() ? StepServer(action, sum->Encode())
+      sum.ok() ? StepServer(action.round, action.attempt, action.adapter,
+                            action.server_state, sum->Encode())
                : absl::StatusOr<v1::RoundCommitted>(sum.status());
   if (sum.ok() && absl::IsUnavailable(committed.status())) {
     return committed.status();
@@ -100,34 +111,35 @@ absl::Status JobRunnerImpl::PerformAggregate(const engine::Aggregate& action) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<v1::BlobRef> JobRunnerImpl::PutBlob(const std::string& bytes) {
+  absl::StatusOr<v1::BlobRef> blob = store_.blobs().Put(bytes);
+  if (!blob.ok()) return Unavailable("a blob", blob.status());
+  return blob;
+}
+
 absl::StatusOr<v1::RoundCommitted> JobRunnerImpl::StepServer(
-    const engine::Aggregate& action, const std::string& sum_bytes) {
-  store::BlobStore& blobs = store_.blobs();
-  CHOIR_ASSIGN_OR_RETURN(const std::string adapter,
-                         blobs.Read(action.adapter.digest()));
+    uint32_t round, uint32_t attempt, const v1::BlobRef& adapter,
+    const v1::BlobRef& server_state, const std::string& sum_bytes) {
+  const store::BlobStore& blobs = store_.blobs();
+  CHOIR_ASSIGN_OR_RETURN(const std::string before,
+                         blobs.Read(adapter.digest()));
   std::string state;
-  if (!action.server_state.digest().empty()) {
-    CHOIR_ASSIGN_OR_RETURN(state, blobs.Read(action.server_state.digest()));
+  if (!server_state.digest().empty()) {
+    CHOIR_ASSIGN_OR_RETURN(state, blobs.Read(server_state.digest()));
   }
   CHOIR_ASSIGN_OR_RETURN(
       const aggregate::ServerStepResult step,
-      aggregate::ServerStep(adapter, sum_bytes, state,
+      aggregate::ServerStep(before, sum_bytes, state,
                             engine_->options().aggregation));
   v1::RoundCommitted committed;
-  committed.set_round(action.round);
-  committed.set_attempt(action.attempt);
-  const auto put = [&](const std::string& bytes,
-                       v1::BlobRef* ref) -> absl::Status {
-    absl::StatusOr<v1::BlobRef> blob = blobs.Put(bytes);
-    if (!blob.ok()) return Unavailable("a blob", blob.status());
-    *ref = *std::move(blob);
-    return absl::OkStatus();
-  };
-  CHOIR_RETURN_IF_ERROR(put(sum_bytes, committed.mutable_aggregate()));
-  CHOIR_RETURN_IF_ERROR(put(step.adapter_after, committed.mutable_adapter()));
+  committed.set_round(round);
+  committed.set_attempt(attempt);
+  CHOIR_ASSIGN_OR_RETURN(*committed.mutable_aggregate(), PutBlob(sum_bytes));
+  CHOIR_ASSIGN_OR_RETURN(*committed.mutable_adapter(),
+                         PutBlob(step.adapter_after));
   if (!step.server_state.empty()) {
-    CHOIR_RETURN_IF_ERROR(
-        put(step.server_state, committed.mutable_server_state()));
+    CHOIR_ASSIGN_OR_RETURN(*committed.mutable_server_state(),
+                           PutBlob(step.server_state));
   }
   return committed;
 }
@@ -136,10 +148,14 @@ absl::Status JobRunnerImpl::PerformDiscard(
     const engine::DiscardUpdates& action) {
   std::set<std::string> digests = std::move(strays_);
   strays_.clear();
-  if (options_.keep_updates) return absl::OkStatus();
+  // Masked vectors are of no use to anybody, whatever is kept.
   for (auto it = digests.begin(); it != digests.end();) {
-    it = IsUpdateBlob(store_.blobs(), *it) ? std::next(it) : digests.erase(it);
+    const bool remove = options_.keep_updates
+                            ? IsMaskedBlob(store_.blobs(), *it)
+                            : IsUpdateBlob(store_.blobs(), *it);
+    it = remove ? std::next(it) : digests.erase(it);
   }
+  if (options_.keep_updates) return RemoveBlobs(digests);
   for (const v1::BlobRef& update : action.updates) {
     digests.insert(update.digest());
   }
@@ -147,6 +163,10 @@ absl::Status JobRunnerImpl::PerformDiscard(
   for (const v1::BlobRef& update : engine_->updates_in_use()) {
     digests.erase(update.digest());
   }
+  return RemoveBlobs(digests);
+}
+
+absl::Status JobRunnerImpl::RemoveBlobs(const std::set<std::string>& digests) {
   for (const std::string& digest : digests) {
     const absl::Status removed = store_.blobs().Remove(digest);
     if (!removed.ok()) {

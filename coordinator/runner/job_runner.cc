@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "coordinator/runner/base_model.h"
 #include "coordinator/runner/job_runner_impl.h"
+#include "coordinator/runner/update_sum.h"
 #include "proto/codec/flat_update.h"
 
 namespace choir::runner {
@@ -18,9 +19,6 @@ namespace {
 
 // Norms are compared in double; clients clip in their own way.
 constexpr double kNormTolerance = 1e-3;
-
-// Unwanted updates remembered for removal; more of them are left lying.
-constexpr size_t kMaxStrays = 4096;
 
 absl::Time WakeupOf(const absl::optional<engine::SetTimer>& timer) {
   return timer.has_value() ? timer->at : absl::InfiniteFuture();
@@ -39,6 +37,9 @@ absl::StatusOr<std::unique_ptr<JobRunner>> JobRunner::Start(
     store::Store& store, const base::Clock& clock, base::ThreadPool* pool,
     RunnerHooks hooks) {
   CHOIR_CHECK(hooks.send_task != nullptr);
+  CHOIR_CHECK(!options.secure_aggregation.enabled ||
+              (hooks.send_secure != nullptr &&
+               runner_options.verifier != nullptr));
   auto runner = std::make_unique<JobRunnerImpl>(runner_options, store, clock,
                                                 pool, std::move(hooks));
   CHOIR_RETURN_IF_ERROR(runner->Begin(options));
@@ -47,10 +48,16 @@ absl::StatusOr<std::unique_ptr<JobRunner>> JobRunner::Start(
 
 absl::Status JobRunnerImpl::Begin(const config::JobOptions& options) {
   CHOIR_RETURN_IF_ERROR(ReplayJournal(options));
-  if (engine_ == nullptr) CHOIR_RETURN_IF_ERROR(StartJob(options));
+  if (engine_ == nullptr) {
+    CHOIR_RETURN_IF_ERROR(CheckSecureJob(options));
+    CHOIR_RETURN_IF_ERROR(StartJob(options));
+  }
   CHOIR_ASSIGN_OR_RETURN(
       layout_, LayoutOfJob(options, engine_->facts(), store_.blobs()));
   CHOIR_RETURN_IF_ERROR(DiscardLeftovers());
+  if (options.secure_aggregation.enabled) {
+    CHOIR_RETURN_IF_ERROR(DiscardMasked());
+  }
   Enqueue(engine_->Resume(clock_.Now()));
   const absl::Status drained = Drain();
   // A full disk is no reason not to start: Poll() tries again.
@@ -70,8 +77,7 @@ absl::Status JobRunnerImpl::ReplayJournal(const config::JobOptions& options) {
         }
         if (engine_ == nullptr && record.has_job_started() &&
             record.job_started().job() == options.name) {
-          engine_ = std::make_unique<engine::Engine>(options,
-                                                     record.job_started());
+          engine_ = MakeEngine(options, record.job_started());
         }
         if (engine_ == nullptr) return absl::OkStatus();
         const absl::Status applied = engine_->Replay(record);
@@ -126,7 +132,7 @@ absl::Status JobRunnerImpl::StartJob(const config::JobOptions& options) {
   if (hooks_.on_record) {
     for (const v1::JournalRecord& durable : records) hooks_.on_record(durable);
   }
-  engine_ = std::make_unique<engine::Engine>(options, std::move(facts));
+  engine_ = MakeEngine(options, std::move(facts));
   return absl::OkStatus();
 }
 
@@ -138,6 +144,17 @@ absl::Status JobRunnerImpl::DiscardLeftovers() {
   }
   leftovers_.clear();
   return PerformDiscard(discard);
+}
+
+// Of sessions that ended with the process before.
+absl::Status JobRunnerImpl::DiscardMasked() {
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> blobs,
+                         store_.blobs().List());
+  std::set<std::string> masked;
+  for (const std::string& digest : blobs) {
+    if (IsMaskedBlob(store_.blobs(), digest)) masked.insert(digest);
+  }
+  return RemoveBlobs(masked);
 }
 
 absl::StatusOr<absl::optional<std::string>> JobRunnerImpl::CheckUpdate(
@@ -188,7 +205,8 @@ absl::StatusOr<absl::optional<std::string>> JobRunnerImpl::CheckUpdate(
 absl::StatusOr<v1::ReportResponse> JobRunnerImpl::Post(engine::Event event) {
   CHOIR_RETURN_IF_ERROR(Drain());
   if (const auto* update = std::get_if<engine::UpdateReceived>(&event)) {
-    if (engine_->Wants(update->client, update->key)) {
+    const bool open = !engine_->options().secure_aggregation.enabled;
+    if (open && engine_->Wants(update->client, update->key)) {
       CHOIR_ASSIGN_OR_RETURN(const absl::optional<std::string> fault,
                              CheckUpdate(update->report));
       if (fault.has_value()) {

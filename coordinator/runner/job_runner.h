@@ -14,25 +14,45 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "base/clock.h"
+#include "base/secure_random.h"
 #include "base/thread_pool.h"
 #include "coordinator/engine/engine.h"
 #include "coordinator/store/store.h"
+#include "privacy/secagg/credentials.h"
 
 namespace choir::runner {
 
-// The hooks are called from inside Start(), Post() and Poll(); they must not
-// call the runner.
+// The hooks are called from inside Start(), Post(), PostSecure() and Poll();
+// they must not call the runner.
 struct RunnerHooks {
   // Required: hand the plan to the client (deadline_ms is set).
   std::function<void(const std::string& client, v1::TaskPlan plan)> send_task;
   // Optional: called for each record once it is durable.
   std::function<void(const v1::JournalRecord& record)> on_record;
+  // Needed for jobs with secure aggregation: the answer to the message that
+  // `client` handed in last for task `key`. ABORTED, with the reason: the
+  // attempt is over for it. Whoever is not waiting for the answer may drop it:
+  // PostSecure() gives it again to who repeats the message. Not called for the
+  // client whose PostSecure() is running, which is given it as the result.
+  std::function<void(const std::string& client, const v1::TaskKey& key,
+                     const absl::StatusOr<v1::SecureServerMessage>& answer)>
+      send_secure;
 };
 
 struct RunnerOptions {
   // Keep single updates in the blob store after their round.
   bool keep_updates = false;
+  // Who may advertise keys; needed for jobs with secure aggregation. Outlives
+  // the runner.
+  const secagg::PeerVerifier* verifier = nullptr;
+  // Of session ids; null: the system's. Outlives the runner.
+  base::SecureRandom* random = nullptr;
 };
+
+// INVALID_ARGUMENT if the job's secure aggregation has no parameters for its
+// cohort (privacy/secagg/parameters.h) or no modulus, naming the remedy. What
+// ResolveJob() can tell, it has told. To be asked when a job is submitted.
+absl::Status CheckSecureJob(const config::JobOptions& options);
 
 // Threads: one thread at a time, and none of `pool`'s.
 class JobRunner {
@@ -58,6 +78,20 @@ class JobRunner {
   // decision is kept and made durable first thing at the next Post() or Poll(),
   // so the peer simply asks again.
   virtual absl::StatusOr<v1::ReportResponse> Post(engine::Event event) = 0;
+
+  // A client's message in a secure round (SecureExchange). Its masked vector
+  // has been uploaded into the blob store before; it is added to the sum at
+  // once and the blob removed. The answer, if there is one already; if not,
+  // hooks.send_secure will bring it. To be repeated until there is an answer:
+  // repeating changes nothing.
+  //
+  // Errors: ABORTED if the attempt is over for this client, or goes on without
+  //   it; INVALID_ARGUMENT or PERMISSION_DENIED for a message that is broken
+  //   or not its own; FAILED_PRECONDITION for one that is not its turn;
+  //   NOT_FOUND for a masked vector that was not uploaded; UNAVAILABLE as for
+  //   Post().
+  virtual absl::StatusOr<absl::optional<v1::SecureServerMessage>> PostSecure(
+      const std::string& client, const v1::SecureExchangeRequest& request);
 
   // When Poll() wants to be called next, if at all.
   virtual absl::optional<absl::Time> next_wakeup() const = 0;

@@ -9,9 +9,13 @@
 #include <vector>
 
 #include "coordinator/runner/job_runner.h"
+#include "coordinator/runner/secure_round.h"
 #include "proto/codec/layout.h"
 
 namespace choir::runner {
+
+// Unwanted updates remembered for removal; more of them are left lying.
+inline constexpr size_t kMaxStrays = 4096;
 
 class JobRunnerImpl final : public JobRunner {
  public:
@@ -28,6 +32,9 @@ class JobRunnerImpl final : public JobRunner {
   absl::Status Begin(const config::JobOptions& options);
 
   absl::StatusOr<v1::ReportResponse> Post(engine::Event event) override;
+  absl::StatusOr<absl::optional<v1::SecureServerMessage>> PostSecure(
+      const std::string& client,
+      const v1::SecureExchangeRequest& request) override;
   absl::optional<absl::Time> next_wakeup() const override;
   absl::Status Poll() override;
   engine::Progress progress() const override { return engine_->progress(); }
@@ -43,6 +50,7 @@ class JobRunnerImpl final : public JobRunner {
   absl::Status StartJob(const config::JobOptions& options);
   // A crash may have come between the end of a round and this.
   absl::Status DiscardLeftovers();
+  absl::Status DiscardMasked();
 
   // Null if the update may be counted; otherwise why it is refused. An error
   // is ours, not the peer's: UNAVAILABLE.
@@ -57,8 +65,35 @@ class JobRunnerImpl final : public JobRunner {
   absl::Status Perform(engine::Action& action);
   absl::Status PerformAggregate(const engine::Aggregate& action);
   absl::StatusOr<v1::RoundCommitted> StepServer(
-      const engine::Aggregate& action, const std::string& sum_bytes);
+      uint32_t round, uint32_t attempt, const v1::BlobRef& adapter,
+      const v1::BlobRef& server_state, const std::string& sum_bytes);
+  absl::StatusOr<v1::BlobRef> PutBlob(const std::string& bytes);
   absl::Status PerformDiscard(const engine::DiscardUpdates& action);
+  absl::Status RemoveBlobs(const std::set<std::string>& digests);
+
+  // secure_actions.cc
+  std::unique_ptr<engine::Engine> MakeEngine(const config::JobOptions& options,
+                                             engine::JobFacts facts);
+  absl::StatusOr<v1::SecureSession> MakeSession(const v1::TaskPlan& plan,
+                                                uint32_t max_clients) const;
+  secagg::ContributionSpec SpecOf(const v1::SecureSession& session) const;
+  // The round that `key` names, made from the engine's session if it is new;
+  // null if it is over.
+  SecureRound* SecureRoundOf(const v1::TaskKey& key);
+  absl::Status RefuseSession(const std::string& client,
+                             const v1::SecureExchangeRequest& request);
+  // Hands a message that is new to the sessions, and what it means to the
+  // engine.
+  absl::Status TakeSecure(SecureRound& round, const std::string& client,
+                          const v1::SecureExchangeRequest& request);
+  absl::Status PerformClose(const engine::CloseSecurePhase& action);
+  absl::Status PerformOpen(const engine::OpenSecurePhase& action);
+  absl::Status PerformSecureSum(const engine::AggregateSecure& action);
+  absl::StatusOr<v1::RoundCommitted> SumSecurely(
+      const engine::AggregateSecure& action);
+  void PerformAbort(const engine::AbortSecure& action);
+  void SendSecure(const std::string& client, const v1::TaskKey& key,
+                  const absl::StatusOr<v1::SecureServerMessage>& answer);
   // Remembers that writing failed, and when to try again.
   absl::Status Unavailable(absl::string_view what, const absl::Status& status);
 
@@ -79,6 +114,11 @@ class JobRunnerImpl final : public JobRunner {
   std::set<std::string> strays_;
   // Updates of the last round that the journal says is over.
   std::vector<std::string> leftovers_;
+
+  // The secure round in progress, or the last one.
+  std::unique_ptr<SecureRound> secure_;
+  // Whose PostSecure() is running.
+  std::string asking_;
 
   absl::optional<engine::SetTimer> timer_;
   bool finished_ = false;

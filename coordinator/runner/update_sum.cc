@@ -39,14 +39,26 @@ absl::Status AddUpdate(const engine::WeightedUpdate& update,
   return sum.Add(values, update.weight);
 }
 
+// As masked_vector.h says.
+constexpr char kMaskedMagic[4] = {'C', 'H', 'M', '1'};
+
+bool BeginsWith(const store::BlobStore& blobs, absl::string_view digest,
+                const char (&expected)[4]) {
+  const auto blob = blobs.OpenBlob(digest);
+  char magic[sizeof(expected)] = {};
+  return blob.ok() && (*blob)->ReadAt(0, sizeof(magic), magic).ok() &&
+         std::equal(std::begin(magic), std::end(magic), std::begin(expected));
+}
+
 }  // namespace
 
 bool IsUpdateBlob(const store::BlobStore& blobs, absl::string_view digest) {
-  const auto blob = blobs.OpenBlob(digest);
-  char magic[sizeof(codec::kFlatUpdateMagic)] = {};
-  return blob.ok() && (*blob)->ReadAt(0, sizeof(magic), magic).ok() &&
-         std::equal(std::begin(magic), std::end(magic),
-                    std::begin(codec::kFlatUpdateMagic));
+  return BeginsWith(blobs, digest, codec::kFlatUpdateMagic) ||
+         IsMaskedBlob(blobs, digest);
+}
+
+bool IsMaskedBlob(const store::BlobStore& blobs, absl::string_view digest) {
+  return BeginsWith(blobs, digest, kMaskedMagic);
 }
 
 absl::StatusOr<IntegerSum> SumUpdates(

@@ -32,7 +32,9 @@ absl::StatusOr<aggregate::IntegerSum> SumUpdates(
 
 // Whether the blob is there and begins as an update does. Asked before a blob
 // is removed that a peer named: it may have named any blob of the store.
+// Masked vectors of secure aggregation are updates too.
 bool IsUpdateBlob(const store::BlobStore& blobs, absl::string_view digest);
+bool IsMaskedBlob(const store::BlobStore& blobs, absl::string_view digest);
 
 }  // namespace choir::runner
 
