@@ -62,6 +62,8 @@ class Transport {
       const ChunkSource& source) = 0;
   virtual absl::StatusOr<v1::ReportResponse> Report(
       const v1::ReportRequest& request) = 0;
+  virtual absl::StatusOr<v1::SecureExchangeResponse> SecureExchange(
+      const v1::SecureExchangeRequest& request) = 0;
 
   // Ends the call under way and every later one with CANCELLED.
   virtual void Cancel() = 0;

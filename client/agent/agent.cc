@@ -97,6 +97,8 @@ absl::Status Agent::DoTask(const v1::TaskPlan& plan) {
       (plan.deadline_ms() == 0 ? absl::InfiniteDuration()
                                : absl::Milliseconds(std::min<uint64_t>(
                                      plan.deadline_ms(), 1ull << 40)));
+  const std::string obstacle = Obstacle(plan);
+  if (!obstacle.empty()) return ReportFailure(plan.key(), obstacle);
   const uint64_t downloaded_before = cache_.bytes_downloaded();
   TaskResult result;
   const absl::Status status = Work(plan, expires, &result);
@@ -110,6 +112,9 @@ absl::Status Agent::DoTask(const v1::TaskPlan& plan) {
     }
     result.report = MakeFailureReport(plan.key(), status.message());
     result.update_bytes.clear();
+  }
+  if (result.report.has_train() && plan.has_secure_session()) {
+    return DoSecure(plan, result, downloaded);
   }
   if (result.report.has_train()) {
     result.report.mutable_train()->set_bytes_downloaded(downloaded);

@@ -7,6 +7,7 @@
 #define CHOIR_CLIENT_AGENT_AGENT_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -15,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "base/clock.h"
 #include "base/secure_random.h"
 #include "client/agent/backoff.h"
@@ -25,6 +27,8 @@
 #include "client/agent/state_dir.h"
 #include "client/agent/task_runner.h"
 #include "client/transport.h"
+#include "privacy/secagg/client_session.h"
+#include "privacy/secagg/identities.h"
 
 namespace choir::client {
 
@@ -37,6 +41,10 @@ struct AgentDeps {
   Sleeper& sleeper;
 };
 
+// Reads bytes of a blob that is uploaded.
+using BlobReader =
+    std::function<absl::Status(uint64_t offset, uint64_t bytes, char* out)>;
+
 // What one run has done.
 struct AgentSummary {
   uint64_t rounds = 0;       // updates accepted
@@ -44,6 +52,8 @@ struct AgentSummary {
   uint64_t too_late = 0;
   uint64_t refused = 0;
   uint64_t failed = 0;  // given up, and the coordinator told
+  // Secure sessions that this client ended because something was wrong.
+  uint64_t secure_refusals = 0;
   uint64_t bytes_up = 0;
   uint64_t bytes_down = 0;
   bool stopped = false;  // asked to
@@ -82,6 +92,26 @@ class Agent {
   // Asks, by checking in, whether the coordinator still waits for this task.
   absl::StatusOr<bool> StillWanted(const v1::TaskKey& key);
   absl::Status UploadUpdate(const v1::ReportRequest& report);
+  absl::Status UploadBlob(const v1::TaskKey& key, const v1::BlobRef& blob,
+                          const BlobReader& read);
+  // Why a training task cannot be done at all; empty if it can.
+  std::string Obstacle(const v1::TaskPlan& plan) const;
+  absl::Status ReportFailure(const v1::TaskKey& key, absl::string_view reason);
+  // Hands a trained update over in secret (secure_task.cc).
+  absl::Status DoSecure(const v1::TaskPlan& plan, const TaskResult& trained,
+                        uint64_t bytes_downloaded);
+  absl::StatusOr<secagg::ClientSession> BeginSession(const v1::TaskPlan& plan,
+                                                     const TaskResult& trained);
+  // OK: the session has ended, as it should or not. Otherwise why this client
+  // gives the task up.
+  absl::Status TalkInSecret(const v1::TaskKey& key,
+                            secagg::ClientSession& session,
+                            v1::SecureExchangeRequest request);
+  // Hands one message in until it is answered; none if it need not go on.
+  absl::StatusOr<absl::optional<v1::SecureServerMessage>> Exchange(
+      const v1::SecureExchangeRequest& request, const std::string& payload);
+  void CountEnd(const v1::TaskKey& key,
+                const v1::SecureServerMessage& message);
   // After a refusal that concerns the task: true if it is to be tried again.
   absl::StatusOr<bool> AfterRefusal(const absl::Status& status);
   // Once the coordinator has decided; waits while the disk is full.
@@ -103,6 +133,8 @@ class Agent {
   int damaged_uploads_ = 0;
   // The coordinator has, or had, the whole update that is pending.
   bool uploaded_ = false;
+  std::unique_ptr<secagg::CertifiedPeers> peers_;
+  std::unique_ptr<secagg::FileHistory> history_;
 };
 
 }  // namespace choir::client

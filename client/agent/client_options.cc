@@ -10,6 +10,9 @@ namespace choir::client {
 namespace {
 
 constexpr uint32_t kMaxThreads = 1024;
+// Of a secure sum.
+constexpr uint32_t kLeastClients = 3;
+constexpr uint32_t kMostClients = 1000000;
 
 absl::Status Required(absl::string_view field, absl::string_view value) {
   if (!value.empty()) return absl::OkStatus();
@@ -49,6 +52,12 @@ v1::ClientConfig WithDefaults(v1::ClientConfig config) {
   if (!device.has_kind()) device.set_kind("auto");
   if (!device.has_threads()) device.set_threads(1);
   if (!config.has_cache_mib()) config.set_cache_mib(16384);
+  v1::SecurePolicyConfig& secure = *config.mutable_secure_aggregation();
+  if (!secure.has_required()) secure.set_required(false);
+  if (!secure.has_min_clients()) secure.set_min_clients(kLeastClients);
+  if (!secure.has_require_confirmation()) {
+    secure.set_require_confirmation(false);
+  }
   return config;
 }
 
@@ -78,6 +87,13 @@ absl::StatusOr<ClientOptions> ResolveClient(const v1::ClientConfig& given) {
   if (config.cache_mib() == 0) {
     return absl::InvalidArgumentError("cache_mib = 0 must be at least 1");
   }
+  const v1::SecurePolicyConfig& secure = config.secure_aggregation();
+  if (secure.min_clients() < kLeastClients ||
+      secure.min_clients() > kMostClients) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "secure_aggregation.min_clients = ", secure.min_clients(),
+        " must be from ", kLeastClients, " to ", kMostClients));
+  }
   ClientOptions options;
   CHOIR_ASSIGN_OR_RETURN(options.device, ParseDevice(config.device().kind()));
   options.name = config.name();
@@ -91,6 +107,9 @@ absl::StatusOr<ClientOptions> ResolveClient(const v1::ClientConfig& given) {
                             config.data().where().end());
   options.data.max_examples = config.data().max_examples();
   options.holdout = holdout;
+  options.secure.required = secure.required();
+  options.secure.min_clients = static_cast<int>(secure.min_clients());
+  options.secure.require_confirmation = secure.require_confirmation();
   options.threads = static_cast<int>(threads);
   options.cache_bytes = static_cast<uint64_t>(config.cache_mib()) << 20;
   return options;

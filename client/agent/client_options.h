@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "choir/v1/config.pb.h"
 #include "client/data/dataset.h"
+#include "client/session/secure_participation.h"
 #include "model/trainer.h"
 
 namespace choir::client {
@@ -24,6 +25,7 @@ struct ClientOptions {
   model::DeviceKind device = model::DeviceKind::kAuto;
   int threads = 1;
   uint64_t cache_bytes = 16384ull << 20;
+  SecurePolicy secure;
 };
 
 // INVALID_ARGUMENT names the field by its path, its value and the limit.

@@ -16,27 +16,26 @@ namespace {
 constexpr uint64_t kChunkBytes = 256u << 10;
 constexpr int kMaxDamaged = 3;
 
-// Streams a file from an offset on, in chunks with digests.
-class UpdateSource {
+// Streams a blob from an offset on, in chunks with digests.
+class BlobSource {
  public:
-  UpdateSource(const v1::ReportRequest& report,
-               const base::RandomAccessFile& file, uint64_t offset,
-               uint64_t* sent)
-      : report_(report), file_(file), offset_(offset), sent_(sent) {}
+  BlobSource(const v1::TaskKey& key, const v1::BlobRef& blob,
+             const BlobReader& read, uint64_t offset, uint64_t* sent)
+      : key_(key), blob_(blob), read_(read), offset_(offset), sent_(sent) {}
 
   absl::StatusOr<bool> operator()(v1::UploadChunk* chunk) {
-    const uint64_t left = file_.size() - offset_;
+    const uint64_t left = blob_.size() - offset_;
     // An empty chunk still names the blob.
     if (left == 0 && !first_) return false;
     chunk->Clear();
     if (first_) {
-      *chunk->mutable_key() = report_.key();
-      *chunk->mutable_blob() = report_.train().update();
+      *chunk->mutable_key() = key_;
+      *chunk->mutable_blob() = blob_;
       first_ = false;
     }
     std::string& data = *chunk->mutable_data();
     data.resize(std::min(left, kChunkBytes));
-    CHOIR_RETURN_IF_ERROR(file_.ReadAt(offset_, data.size(), data.data()));
+    CHOIR_RETURN_IF_ERROR(read_(offset_, data.size(), data.data()));
     const base::Sha256Digest digest = base::Sha256Of(data);
     chunk->set_data_sha256(digest.data(), digest.size());
     chunk->set_offset(offset_);
@@ -46,8 +45,9 @@ class UpdateSource {
   }
 
  private:
-  const v1::ReportRequest& report_;
-  const base::RandomAccessFile& file_;
+  const v1::TaskKey& key_;
+  const v1::BlobRef& blob_;
+  const BlobReader& read_;
   uint64_t offset_;
   uint64_t* sent_;
   bool first_ = true;
@@ -56,9 +56,18 @@ class UpdateSource {
 }  // namespace
 
 absl::Status Agent::UploadUpdate(const v1::ReportRequest& report) {
-  const v1::BlobRef& blob = report.train().update();
+  CHOIR_ASSIGN_OR_RETURN(const auto file,
+                         base::RandomAccessFile::Open(state_->update_path()));
+  return UploadBlob(report.key(), report.train().update(),
+                    [&file](uint64_t offset, uint64_t bytes, char* out) {
+                      return file->ReadAt(offset, bytes, out);
+                    });
+}
+
+absl::Status Agent::UploadBlob(const v1::TaskKey& key, const v1::BlobRef& blob,
+                               const BlobReader& read) {
   v1::UploadStatusRequest request;
-  *request.mutable_key() = report.key();
+  *request.mutable_key() = key;
   *request.mutable_blob() = blob;
   CHOIR_ASSIGN_OR_RETURN(const v1::UploadStatusResponse before,
                          deps_.transport.GetUploadStatus(request));
@@ -68,18 +77,17 @@ absl::Status Agent::UploadUpdate(const v1::ReportRequest& report) {
         absl::StrCat("the coordinator has ", before.received_bytes(),
                      " bytes of an update of ", blob.size()));
   }
-  CHOIR_ASSIGN_OR_RETURN(const auto file,
-                         base::RandomAccessFile::Open(state_->update_path()));
   CHOIR_ASSIGN_OR_RETURN(
       const v1::UploadStatusResponse after,
-      deps_.transport.Upload(UpdateSource(
-          report, *file, before.received_bytes(), &summary_.bytes_up)));
+      deps_.transport.Upload(BlobSource(key, blob, read,
+                                        before.received_bytes(),
+                                        &summary_.bytes_up)));
   if (after.received_bytes() != blob.size()) {
     return absl::UnavailableError(
         absl::StrCat("the upload ended after ", after.received_bytes(), " of ",
                      blob.size(), " bytes"));
   }
-  base::LogInfo(Label(report.key()), ": uploaded ", blob.size(), " bytes");
+  base::LogInfo(Label(key), ": uploaded ", blob.size(), " bytes");
   return absl::OkStatus();
 }
 

@@ -14,6 +14,13 @@ namespace {
 
 constexpr uint64_t kMaxPemBytes = 64u << 10;
 constexpr uint64_t kMaxTokenBytes = 4096;
+// A coordinator that does not issue signing certificates is asked again.
+constexpr absl::Duration kAskForSignerAgain = absl::Hours(1);
+
+// When two thirds of a certificate's life are over.
+absl::Time RenewalTime(absl::Time not_before, absl::Time not_after) {
+  return not_before + (not_after - not_before) * 2 / 3;
+}
 
 }  // namespace
 
@@ -24,6 +31,7 @@ Enrolment::Enrolment(const ClientOptions& options, StateDir& state,
       state_(state),
       transport_(transport),
       clock_(clock),
+      random_(random),
       sleeper_(sleeper),
       backoff_({.initial = absl::Seconds(1), .max = absl::Seconds(30)},
                random) {}
@@ -88,8 +96,92 @@ absl::Status Enrolment::Use(const std::string& certificate_pem,
   CHOIR_RETURN_IF_ERROR(
       transport_.UseIdentity(certificate_pem, key_pem_.view()));
   expires_at_ = info.not_after;
-  renew_at_ = info.not_before + (info.not_after - info.not_before) * 2 / 3;
+  renew_at_ = RenewalTime(info.not_before, info.not_after);
   return absl::OkStatus();
+}
+
+absl::Status Enrolment::LoadSigner() {
+  CHOIR_ASSIGN_OR_RETURN(ca_certificate_pem_,
+                         base::ReadFile(options_.ca_certificate, 1u << 20));
+  if (!base::FileExists(state_.signing_key_path())) {
+    CHOIR_ASSIGN_OR_RETURN(const crypto::SigningKey key,
+                           crypto::SigningKey::Generate(random_));
+    CHOIR_RETURN_IF_ERROR(key.WriteFile(state_.signing_key_path()));
+  }
+  CHOIR_ASSIGN_OR_RETURN(
+      const crypto::SigningKey key,
+      crypto::SigningKey::ReadFile(state_.signing_key_path()));
+  CHOIR_ASSIGN_OR_RETURN(signing_request_pem_,
+                         crypto::MakeSigningRequest(key, options_.name));
+  renew_signer_at_ = clock_.Now();
+  const std::string path = state_.signing_certificate_path();
+  if (!base::FileExists(path)) return absl::OkStatus();
+  CHOIR_ASSIGN_OR_RETURN(const std::string pem,
+                         base::ReadFile(path, kMaxPemBytes));
+  // One that is of no use is replaced.
+  if (const absl::Status status = UseSigner(pem); !status.ok()) {
+    base::LogWarning(path, ": ", status.message());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Enrolment::UseSigner(const std::string& certificate_pem) {
+  CHOIR_ASSIGN_OR_RETURN(
+      crypto::SigningKey key,
+      crypto::SigningKey::ReadFile(state_.signing_key_path()));
+  CHOIR_ASSIGN_OR_RETURN(
+      std::unique_ptr<secagg::CertifiedSigner> signer,
+      secagg::CertifiedSigner::Create(std::move(key), certificate_pem,
+                                      ca_certificate_pem_));
+  const crypto::SignerInfo& info = signer->info();
+  if (info.name != options_.name) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "a signing certificate for \"", info.name, "\", not for \"",
+        options_.name, "\""));
+  }
+  renew_signer_at_ = RenewalTime(info.not_before, info.not_after);
+  signer_ = std::move(signer);
+  return absl::OkStatus();
+}
+
+absl::Status Enrolment::AdoptSigner(const std::string& certificate_pem) {
+  if (certificate_pem.empty()) {
+    return absl::UnimplementedError(
+        "the coordinator issues no signing certificates");
+  }
+  CHOIR_RETURN_IF_ERROR(UseSigner(certificate_pem));
+  return base::WriteFileAtomic(state_.signing_certificate_path(),
+                               certificate_pem);
+}
+
+const secagg::CertifiedSigner* Enrolment::signer() const {
+  if (signer_ == nullptr || clock_.Now() >= signer_->info().not_after) {
+    return nullptr;
+  }
+  return signer_.get();
+}
+
+void Enrolment::RenewSignerIfDue() {
+  const absl::Time now = clock_.Now();
+  if (now < renew_signer_at_ || signing_request_pem_.empty()) return;
+  v1::RenewCertificateRequest request;
+  request.set_signing_request_pem(signing_request_pem_);
+  const absl::StatusOr<v1::RenewCertificateResponse> response =
+      transport_.RenewCertificate(request);
+  absl::Status status = response.status();
+  if (status.ok()) status = AdoptSigner(response->signing_certificate_pem());
+  if (status.ok()) {
+    base::LogInfo("signing certificate valid until ",
+                  absl::FormatTime(signer_->info().not_after,
+                                   absl::UTCTimeZone()));
+    return;
+  }
+  if (sleeper_.stopping()) return;
+  renew_signer_at_ =
+      now + (KindOf(status) == ErrorKind::kTransient ? absl::Seconds(30)
+                                                     : kAskForSignerAgain);
+  base::LogInfo("no new signing certificate, which secure rounds need: ",
+                Describe(status), "; asked for again later");
 }
 
 absl::Status Enrolment::Adopt(const std::string& certificate_pem) {
@@ -120,6 +212,7 @@ absl::Status Enrolment::Enroll(const std::string& request_pem) {
   request.set_name(options_.name);
   request.set_token(std::string(absl::StripAsciiWhitespace(secret.view())));
   request.set_certificate_request_pem(request_pem);
+  request.set_signing_request_pem(signing_request_pem_);
   bool waiting = false;
   while (!sleeper_.stopping()) {
     const absl::StatusOr<v1::EnrollResponse> response =
@@ -127,7 +220,15 @@ absl::Status Enrolment::Enroll(const std::string& request_pem) {
     if (sleeper_.stopping()) break;
     if (response.ok() && !response->certificate_pem().empty()) {
       crypto::Wipe(*request.mutable_token());
-      return Adopt(response->certificate_pem());
+      CHOIR_RETURN_IF_ERROR(Adopt(response->certificate_pem()));
+      // Without one it is asked for again as soon as it is due.
+      if (const absl::Status status =
+              AdoptSigner(response->signing_certificate_pem());
+          !status.ok()) {
+        base::LogInfo("enrolled without a signing certificate: ",
+                      status.message());
+      }
+      return absl::OkStatus();
     }
     if (response.ok()) {
       if (!waiting) {
@@ -158,6 +259,7 @@ absl::Status Enrolment::EnsureEnrolled() {
   CHOIR_ASSIGN_OR_RETURN(key_pem_, key.ToPem());
   CHOIR_ASSIGN_OR_RETURN(public_key_sha256_, key.PublicKeySha256());
   CHOIR_ASSIGN_OR_RETURN(request_pem_, LoadOrMakeRequest(key));
+  CHOIR_RETURN_IF_ERROR(LoadSigner());
   CHOIR_ASSIGN_OR_RETURN(const bool loaded, LoadCertificate());
   if (!loaded) CHOIR_RETURN_IF_ERROR(Enroll(request_pem_));
   backoff_.Reset();
@@ -174,6 +276,7 @@ absl::Status Enrolment::RenewIfDue() {
         absl::FormatTime(expires_at_, absl::UTCTimeZone()),
         "; ask an operator for a new token and start again"));
   }
+  RenewSignerIfDue();
   if (now < renew_at_) return absl::OkStatus();
   v1::RenewCertificateRequest request;
   request.set_certificate_request_pem(request_pem_);

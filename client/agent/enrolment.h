@@ -2,6 +2,7 @@
 #ifndef CHOIR_CLIENT_AGENT_ENROLMENT_H_
 #define CHOIR_CLIENT_AGENT_ENROLMENT_H_
 
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
@@ -15,12 +16,13 @@
 #include "client/agent/state_dir.h"
 #include "client/transport.h"
 #include "privacy/crypto/identity.h"
+#include "privacy/secagg/identities.h"
 
 namespace choir::client {
 
-// The private key is made here, lies in the state folder (0600) and never
-// leaves it. Everything it does may be cut off and begun again: the same key
-// and request are used. All references outlive the object.
+// The private keys (for connections, and for signing in secure aggregation) are
+// made here, lie in the state folder (0600) and never leave it. Everything it does may be cut off and begun again: the same keys
+// and requests are used. All references outlive the object.
 // Threads: one thread at a time.
 class Enrolment {
  public:
@@ -43,7 +45,18 @@ class Enrolment {
   // Errors: UNAUTHENTICATED once it has expired; KindOf() kFatal ones.
   absl::Status RenewIfDue();
 
+  // Who signs for this client in secure aggregation; null without a valid
+  // signing certificate. Valid until the next call of another method.
+  const secagg::CertifiedSigner* signer() const;
+
  private:
+  // Key, request and, if there is one, certificate for signing.
+  absl::Status LoadSigner();
+  // Takes a signing certificate for the key in the state folder.
+  absl::Status UseSigner(const std::string& certificate_pem);
+  absl::Status AdoptSigner(const std::string& certificate_pem);
+  // What goes wrong is logged and tried again later.
+  void RenewSignerIfDue();
   absl::StatusOr<crypto::PrivateKey> LoadOrMakeKey();
   absl::StatusOr<std::string> LoadOrMakeRequest(const crypto::PrivateKey& key);
   // False if there is none, or only an expired one.
@@ -58,6 +71,7 @@ class Enrolment {
   StateDir& state_;
   Transport& transport_;
   const base::Clock& clock_;
+  base::SecureRandom& random_;
   Sleeper& sleeper_;
   Backoff backoff_;
   crypto::SecretString key_pem_;
@@ -65,6 +79,10 @@ class Enrolment {
   std::string request_pem_;
   absl::Time renew_at_ = absl::InfiniteFuture();
   absl::Time expires_at_ = absl::InfiniteFuture();
+  std::string ca_certificate_pem_;
+  std::string signing_request_pem_;
+  std::unique_ptr<secagg::CertifiedSigner> signer_;
+  absl::Time renew_signer_at_ = absl::InfiniteFuture();
 };
 
 }  // namespace choir::client

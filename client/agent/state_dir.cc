@@ -94,6 +94,7 @@ absl::Status StateDir::Parse(absl::string_view text) {
         File(kStateName), ": not of format ", kStateFormat));
   }
   adapter_digest_ = JsonText(object, "adapter");
+  secure_session_ = JsonText(object, "secure_session");
   const auto pending = object.find("pending");
   if (pending == object.end()) return absl::OkStatus();
   v1::ReportRequest report;
@@ -122,6 +123,7 @@ absl::Status StateDir::CheckUpdate() const {
 absl::Status StateDir::Write() const {
   nlohmann::json object = {{"format", kStateFormat},
                            {"adapter", adapter_digest_}};
+  if (!secure_session_.empty()) object["secure_session"] = secure_session_;
   if (pending_.has_value()) {
     std::string text;
     if (!google::protobuf::util::MessageToJsonString(*pending_, &text).ok()) {
@@ -164,6 +166,11 @@ absl::Status StateDir::ClearPending() {
 
 absl::Status StateDir::SetAdapterDigest(absl::string_view digest) {
   adapter_digest_ = std::string(digest);
+  return Write();
+}
+
+absl::Status StateDir::SetSecureSession(absl::string_view session) {
+  secure_session_ = std::string(session);
   return Write();
 }
 

@@ -4,6 +4,9 @@
 //
 //   lock           held while an agent runs
 //   client.key     0600; client.csr; client.pem
+//   signing.key    0600; signing.pem: for secure aggregation
+//   sessions.seen  secure sessions and their peers' keys, so that none is
+//                  answered twice (privacy/secagg/identities.h)
 //   state.json     what is pending; written atomically
 //   pending.update the bytes of a pending update
 //   blobs/ models/ caches; may be deleted while no agent runs
@@ -38,6 +41,9 @@ class StateDir {
   std::string key_path() const { return File("client.key"); }
   std::string request_path() const { return File("client.csr"); }
   std::string certificate_path() const { return File("client.pem"); }
+  std::string signing_key_path() const { return File("signing.key"); }
+  std::string signing_certificate_path() const { return File("signing.pem"); }
+  std::string history_path() const { return File("sessions.seen"); }
   std::string blobs_path() const { return File("blobs"); }
   std::string models_path() const { return File("models"); }
   std::string update_path() const { return File("pending.update"); }
@@ -54,6 +60,11 @@ class StateDir {
   const std::string& adapter_digest() const { return adapter_digest_; }
   absl::Status SetAdapterDigest(absl::string_view digest);
 
+  // The secure session that was begun last, as hexadecimal digits; empty if
+  // none. Its secrets were in memory only: it is never begun again.
+  const std::string& secure_session() const { return secure_session_; }
+  absl::Status SetSecureSession(absl::string_view session);
+
  private:
   StateDir(std::string path, int lock_fd)
       : path_(std::move(path)), lock_fd_(lock_fd) {}
@@ -67,6 +78,7 @@ class StateDir {
   int lock_fd_;
   absl::optional<v1::ReportRequest> pending_;
   std::string adapter_digest_;
+  std::string secure_session_;
 };
 
 }  // namespace choir::client

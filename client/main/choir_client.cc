@@ -81,7 +81,8 @@ void PrintSummary(const AgentSummary& summary, bool json) {
       "{\"rounds\":", summary.rounds,
       ",\"evaluations\":", summary.evaluations,
       ",\"too_late\":", summary.too_late, ",\"refused\":", summary.refused,
-      ",\"failed\":", summary.failed, ",\"bytes_up\":", summary.bytes_up,
+      ",\"failed\":", summary.failed,
+      ",\"secure_refusals\":", summary.secure_refusals, ",\"bytes_up\":", summary.bytes_up,
       ",\"bytes_down\":", summary.bytes_down,
       ",\"stopped\":", summary.stopped ? "true" : "false", "}");
   if (json) {
@@ -93,6 +94,7 @@ void PrintSummary(const AgentSummary& summary, bool json) {
       absl::StrCat("rounds accepted ", summary.rounds, ", evaluations ",
                    summary.evaluations, ", too late ", summary.too_late,
                    ", refused ", summary.refused, ", failed ", summary.failed,
+                   ", refused by this client ", summary.secure_refusals,
                    "; sent ", summary.bytes_up, " bytes, received ",
                    summary.bytes_down, " bytes\n")
           .c_str());
@@ -164,7 +166,8 @@ int main(int argc, char** argv) {
                  "path.to.field=value, over what the file says; repeatable")
       ->allow_extra_args(false);
   app.add_option("--rounds", options.rounds,
-                 "leave after so many accepted updates (default: never)");
+                 "leave after so many accepted updates (default: never)")
+      ->check(CLI::NonNegativeNumber);
   app.add_flag("--check", options.check,
                "check configuration and data, print both, and leave");
   app.add_flag("--json", options.json, "one JSON document on stdout");
@@ -173,10 +176,8 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
-    return choir::base::PrintError(
-        absl::InvalidArgumentError(
-            absl::StrCat(error.what(), "; see choir-client --help")),
-        options.json, true);
+    return choir::base::PrintUsageError("choir-client", error.what(), argc,
+                                        argv);
   }
   return choir::client::Run(options);
 }

@@ -75,6 +75,12 @@ class GrpcTransport final : public Transport {
     return Call<v1::ReportResponse>(&v1::Coordinator::Stub::Report, request,
                                     options_.call_timeout);
   }
+  absl::StatusOr<v1::SecureExchangeResponse> SecureExchange(
+      const v1::SecureExchangeRequest& request) override {
+    return Call<v1::SecureExchangeResponse>(
+        &v1::Coordinator::Stub::SecureExchange, request,
+        options_.check_in_timeout);
+  }
 
   absl::Status Download(const v1::DownloadRequest& request,
                         const ChunkSink& sink) override {

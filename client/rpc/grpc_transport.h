@@ -18,8 +18,8 @@ struct GrpcTransportOptions {
   std::string server_name;
   // The only CA that is trusted.
   std::string ca_certificate_pem;
-  // Longest wait for an answer; for a check-in (a long poll); and for a
-  // transfer, which resumes where it broke off.
+  // Longest wait for an answer; for a check-in or a secure exchange (long
+  // polls); and for a transfer, which resumes where it broke off.
   absl::Duration call_timeout = absl::Seconds(60);
   absl::Duration check_in_timeout = absl::Minutes(5);
   absl::Duration transfer_timeout = absl::Minutes(10);

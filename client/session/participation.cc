@@ -83,11 +83,15 @@ absl::StatusOr<TaskResult> Train(const v1::TaskPlan& plan,
       CheckOnGrid(update, settings.aggregation.max_magnitude()));
 
   TaskResult result;
-  result.update_bytes = codec::EncodeFlatUpdate(trainer.layout(), update);
   *result.report.mutable_key() = plan.key();
   v1::TrainReport& report = *result.report.mutable_train();
-  report.mutable_update()->set_digest(base::Sha256Hex(result.update_bytes));
-  report.mutable_update()->set_size(result.update_bytes.size());
+  if (plan.has_secure_session()) {
+    result.secure_update = std::move(update);
+  } else {
+    result.update_bytes = codec::EncodeFlatUpdate(trainer.layout(), update);
+    report.mutable_update()->set_digest(base::Sha256Hex(result.update_bytes));
+    report.mutable_update()->set_size(result.update_bytes.size());
+  }
   report.set_num_examples(data.train.size());
   report.set_steps(trained.steps);
   report.set_tokens(trained.tokens);

@@ -26,8 +26,12 @@ struct TaskResult {
   // What to send with Report; its update is to be uploaded before.
   v1::ReportRequest report;
   // The encoded update (proto/codec/flat_update.h); empty unless
-  // report.has_train().
+  // report.has_train() and the round is a plain one.
   std::string update_bytes;
+  // The update itself, if report.has_train() and the plan has a secure session:
+  // it is handed over by that (secure_participation.h), and neither it nor the
+  // report is sent.
+  std::vector<float> secure_update;
 };
 
 // Does the task `plan`: trains from the adapter in `adapter_bytes` (an

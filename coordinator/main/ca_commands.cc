@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "privacy/crypto/authority.h"
+#include "privacy/crypto/signing.h"
 #include "proto/config/job_options.h"
 
 namespace choir::coordinator {
@@ -41,6 +42,35 @@ absl::StatusOr<crypto::CertificateAuthority> OpenCa(
       crypto::PrivateKey key,
       crypto::PrivateKey::ReadFile(base::JoinPath(directory, "ca.key")));
   return crypto::CertificateAuthority::FromPem(pem, std::move(key));
+}
+
+// The key and certificate with which an agent signs in secure aggregation, in
+// NAME.signing.key and NAME.signing.crt; their paths and serial go to `out`.
+absl::Status IssueSigner(const crypto::CertificateAuthority& ca,
+                         const CaIssueOptions& options, absl::Time now,
+                         base::SecureRandom& random, nlohmann::json& out) {
+  const std::string base_path = base::JoinPath(
+      options.directory, absl::StrCat(options.name, ".signing"));
+  const std::string certificate = absl::StrCat(base_path, ".crt");
+  const std::string key_path = absl::StrCat(base_path, ".key");
+  CHOIR_RETURN_IF_ERROR(MustNotExist(certificate));
+  CHOIR_RETURN_IF_ERROR(MustNotExist(key_path));
+  CHOIR_ASSIGN_OR_RETURN(const crypto::SigningKey key,
+                         crypto::SigningKey::Generate(random));
+  CHOIR_ASSIGN_OR_RETURN(const std::string request,
+                         crypto::MakeSigningRequest(key, options.name));
+  CHOIR_ASSIGN_OR_RETURN(
+      const std::string pem,
+      ca.IssueSigner(request, options.name, absl::Hours(24) * options.days,
+                     now, random));
+  CHOIR_ASSIGN_OR_RETURN(const crypto::CertificateInfo info,
+                         crypto::ParseCertificate(pem));
+  CHOIR_RETURN_IF_ERROR(key.WriteFile(key_path));
+  CHOIR_RETURN_IF_ERROR(base::WriteFileAtomic(certificate, pem));
+  out["signing_certificate"] = certificate;
+  out["signing_private_key"] = key_path;
+  out["signing_serial"] = info.serial;
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -109,13 +139,18 @@ absl::StatusOr<nlohmann::json> RunCaIssue(const CaIssueOptions& options,
                          crypto::ParseCertificate(pem));
   CHOIR_RETURN_IF_ERROR(key.WriteFile(key_path));
   CHOIR_RETURN_IF_ERROR(base::WriteFileAtomic(certificate, pem));
-  return nlohmann::json{
+  nlohmann::json out = {
       {"certificate", certificate},
       {"private_key", key_path},
       {"name", info.name},
       {"role", options.role},
       {"serial", info.serial},
       {"expires_unix_seconds", absl::ToUnixSeconds(info.not_after)}};
+  if (issue.role == crypto::Role::kAgent) {
+    CHOIR_RETURN_IF_ERROR(
+        IssueSigner(ca, options, clock.Now(), random, out));
+  }
+  return out;
 }
 
 absl::StatusOr<nlohmann::json> RunCaRevoke(const CaRevokeOptions& options,

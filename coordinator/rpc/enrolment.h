@@ -38,6 +38,7 @@ class Enrolment {
   // made for another name; FAILED_PRECONDITION without the CA's key.
   absl::StatusOr<v1::EnrollResponse> Enroll(const v1::EnrollRequest& request);
 
+  // A certificate for each of the requests that are not empty.
   // RESOURCE_EXHAUSTED if the client had a certificate for another key within
   // the last 5 seconds.
   absl::StatusOr<v1::RenewCertificateResponse> Renew(
@@ -50,16 +51,26 @@ class Enrolment {
   }
 
  private:
-  // The newest certificate of a client, so that a repeated call within a
-  // minute gets the same one and leaves no record.
+  // The newest certificate of a client and its key's digest, so that a repeated
+  // call within a minute gets the same one and leaves no record.
   struct Issued {
-    std::string public_key_sha256;
+    std::string key;
     std::string pem;
     absl::Time at;
   };
 
+  absl::Status CheckAuthority() const;
+  absl::Status CheckPause(
+      const std::string& name, const std::string& key,
+      const absl::flat_hash_map<std::string, Issued>& newest) const;
   absl::Status CheckRequest(const std::string& pem, const std::string& name,
                             crypto::RequestInfo* info) const;
+  // Of a request for a signing certificate.
+  absl::Status CheckSigningRequest(const std::string& pem,
+                                   const std::string& name) const;
+  absl::StatusOr<std::string> IssueSigner(const std::string& request_pem,
+                                          const std::string& name,
+                                          bool renewal);
   absl::StatusOr<std::string> Issue(const std::string& request_pem,
                                     const std::string& name,
                                     const std::string& public_key_sha256,
@@ -72,6 +83,8 @@ class Enrolment {
   const base::Clock& clock_;
   base::SecureRandom& random_;
   absl::flat_hash_map<std::string, Issued> newest_;
+  // Of signing certificates; instead of the key's digest, the request's.
+  absl::flat_hash_map<std::string, Issued> newest_signers_;
 };
 
 }  // namespace choir::rpc

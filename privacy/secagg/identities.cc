@@ -124,11 +124,11 @@ void CertifiedPeers::SetRevoked(absl::flat_hash_set<std::string> serials) {
   revoked_ = std::move(serials);
 }
 
-absl::Status MemoryHistory::Remember(absl::string_view token) {
+absl::Status RecentHistory::Remember(absl::string_view token) {
   return RememberAll({std::string(token)});
 }
 
-absl::Status MemoryHistory::RememberAll(absl::Span<const std::string> tokens) {
+absl::Status RecentHistory::RememberAll(absl::Span<const std::string> tokens) {
   base::MutexLock lock(&mu_);
   CHOIR_ASSIGN_OR_RETURN(std::vector<std::string> entries,
                          NewEntries(tokens, seen_));

@@ -78,9 +78,9 @@ class CertifiedPeers final : public PeerVerifier {
 
 // Remembers the last `capacity` tokens, in memory only: for tests and for
 // virtual clients, which do not outlive their simulation.
-class MemoryHistory final : public SessionHistory {
+class RecentHistory final : public SessionHistory {
  public:
-  explicit MemoryHistory(size_t capacity = 100000) : capacity_(capacity) {}
+  explicit RecentHistory(size_t capacity = 100000) : capacity_(capacity) {}
   absl::Status Remember(absl::string_view token) override;
   absl::Status RememberAll(absl::Span<const std::string> tokens) override;
 

@@ -23,6 +23,7 @@
 #include "client/transport.h"
 #include "privacy/crypto/authority.h"
 #include "privacy/crypto/identity.h"
+#include "privacy/crypto/signing.h"
 
 namespace choir::client {
 
@@ -97,8 +98,12 @@ class FakeCoordinator final : public Transport {
         response.set_pending_approval(true);
         return absl::OkStatus();
       }
-      return Issue(request.certificate_request_pem(),
-                   response.mutable_certificate_pem());
+      const absl::Status issued =
+          Issue(request.certificate_request_pem(),
+                response.mutable_certificate_pem());
+      if (!issued.ok()) return issued;
+      return IssueSigner(request.signing_request_pem(),
+                         response.mutable_signing_certificate_pem());
     });
     if (!status.ok()) return status;
     return response;
@@ -108,6 +113,10 @@ class FakeCoordinator final : public Transport {
       const v1::RenewCertificateRequest& request) override {
     v1::RenewCertificateResponse response;
     const absl::Status status = Around("RenewCertificate", [&] {
+      if (request.certificate_request_pem().empty()) {
+        return IssueSigner(request.signing_request_pem(),
+                           response.mutable_signing_certificate_pem());
+      }
       ++renewals;
       return Issue(request.certificate_request_pem(),
                    response.mutable_certificate_pem());
@@ -241,6 +250,18 @@ class FakeCoordinator final : public Transport {
     return response;
   }
 
+  absl::StatusOr<v1::SecureExchangeResponse> SecureExchange(
+      const v1::SecureExchangeRequest& request) override {
+    v1::SecureExchangeResponse response;
+    const absl::Status status = Around("SecureExchange", [&]() -> absl::Status {
+      exchanges.push_back(request);
+      if (!on_exchange) return absl::AbortedError("there is no such round");
+      return on_exchange(request, &response);
+    });
+    if (!status.ok()) return status;
+    return response;
+  }
+
   void Cancel() override {}
 
   static std::string KeyText(const v1::TaskKey& key) {
@@ -272,6 +293,14 @@ class FakeCoordinator final : public Transport {
   std::vector<uint64_t> download_offsets;
   std::vector<v1::EnrollRequest> enroll_requests;
   std::string identity;
+  // What SecureExchange says.
+  std::function<absl::Status(const v1::SecureExchangeRequest&,
+                             v1::SecureExchangeResponse*)>
+      on_exchange;
+  std::vector<v1::SecureExchangeRequest> exchanges;
+  // Signing certificates asked for while the coordinator knows them.
+  bool issues_signers = true;
+  int signers_issued = 0;
 
  private:
   absl::Status Trouble(const std::string& call, const std::string& when) {
@@ -283,6 +312,18 @@ class FakeCoordinator final : public Transport {
     if (status.ok()) status = effect();
     if (status.ok()) status = Trouble(call, "after");
     return status;
+  }
+  absl::Status IssueSigner(const std::string& request,
+                           std::string* certificate) {
+    if (!issues_signers || request.empty()) return absl::OkStatus();
+    const auto name = crypto::SigningRequestName(request);
+    if (!name.ok()) return name.status();
+    const auto issued =
+        ca_.IssueSigner(request, *name, lifetime, clock_.Now(), random_);
+    if (!issued.ok()) return issued.status();
+    ++signers_issued;
+    *certificate = *issued;
+    return absl::OkStatus();
   }
   absl::Status Issue(const std::string& request, std::string* certificate) {
     const auto info = crypto::ParseCertificateRequest(request);
