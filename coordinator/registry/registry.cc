@@ -79,9 +79,11 @@ absl::Status Registry::Apply(const v1::JournalRecord& record) {
         entry.client.name = issued.name();
         entry.client.state = ClientState::kEnrolled;
       }
-      entry.client.serial = issued.serial();
-      entry.client.certificate_expires =
-          absl::FromUnixSeconds(issued.expires_unix_seconds());
+      if (!issued.signing()) {
+        entry.client.serial = issued.serial();
+        entry.client.certificate_expires =
+            absl::FromUnixSeconds(issued.expires_unix_seconds());
+      }
       entry.serials.insert(issued.serial());
       return absl::OkStatus();
     }

@@ -94,7 +94,8 @@ class Registry {
       absl::string_view by) const;
 
   // OK, or PERMISSION_DENIED with the reason: the client was revoked, or the
-  // certificate is older than the client's last enrolment.
+  // certificate (for connections or for signing) is older than the client's
+  // last enrolment.
   absl::Status CheckAgent(absl::string_view name,
                           absl::string_view serial) const;
 
