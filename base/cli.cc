@@ -60,6 +60,17 @@ int PrintError(const absl::Status& status, bool json, bool usage) {
   return usage ? kExitUsage : kExitFailed;
 }
 
+int PrintUsageError(absl::string_view program, absl::string_view what,
+                    int argc, const char* const* argv) {
+  bool json = false;
+  for (int i = 1; i < argc; ++i) {
+    json = json || absl::string_view(argv[i]) == "--json";
+  }
+  return PrintError(absl::InvalidArgumentError(
+                        absl::StrCat(what, "; see ", program, " --help")),
+                    json, /*usage=*/true);
+}
+
 std::string JsonQuote(absl::string_view text) {
   std::string quoted = "\"";
   while (!text.empty()) {

@@ -193,10 +193,7 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
-    bool json = false;
-    for (int i = 1; i < argc; ++i) json |= std::string(argv[i]) == "--json";
-    return base::PrintError(absl::InvalidArgumentError(error.what()), json,
-                            /*usage=*/true);
+    return base::PrintUsageError("choir-audit", error.what(), argc, argv);
   }
   return RunVerb(app.get_subcommands().front()->get_name(), options);
 }

@@ -87,15 +87,8 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    // With --json, errors of the command line are a document too.
     if (error.get_exit_code() == 0) return app.exit(error);
-    const std::vector<std::string> words(argv, argv + argc);
-    const bool json =
-        std::find(words.begin(), words.end(), "--json") != words.end();
-    return base::PrintError(
-        absl::InvalidArgumentError(
-            absl::StrCat(error.what(), "; see choir-coordinator --help")),
-        json, /*usage=*/true);
+    return base::PrintUsageError("choir-coordinator", error.what(), argc, argv);
   }
   if (flags.verbose) base::SetLogLevel(base::LogLevel::kDebug);
   absl::StatusOr<DaemonRun> run = Resolve(flags);

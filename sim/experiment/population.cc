@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/sha256.h"
 #include "base/status_macros.h"
 
 namespace choir::sim {
@@ -93,6 +94,26 @@ absl::StatusOr<size_t> Population::Find(absl::string_view name) const {
     return absl::NotFoundError(absl::StrCat("no virtual client '", name, "'"));
   }
   return static_cast<size_t>(found - clients_.begin());
+}
+
+std::string Population::Digest() const {
+  base::Sha256 hash;
+  const auto add = [&hash](absl::string_view text) {
+    hash.Update(absl::StrCat(text.size(), ":"));
+    hash.Update(text);
+  };
+  for (const Client& client : clients_) {
+    add(client.name);
+    for (const auto* part : {&client.train, &client.heldout}) {
+      hash.Update(absl::StrCat(part->size(), ";"));
+      for (const client::RawExample& example : *part) {
+        add(example.text);
+        add(example.prompt);
+        add(example.response);
+      }
+    }
+  }
+  return base::ToHex(hash.Finish());
 }
 
 std::shared_ptr<const client::LocalData> Population::Encoded(

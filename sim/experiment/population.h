@@ -44,6 +44,8 @@ class Population {
   absl::StatusOr<size_t> Find(absl::string_view name) const;
   uint64_t train_examples() const { return train_examples_; }
   uint64_t heldout_examples() const { return heldout_examples_; }
+  // SHA-256, hexadecimal, of all clients' names and examples.
+  std::string Digest() const;
   // Examples of clients that were too small.
   uint64_t left_out() const { return left_out_; }
 

@@ -20,10 +20,23 @@ namespace choir::sim {
 namespace {
 
 constexpr char kResolvedName[] = "resolved.toml";
+// SHA-256 of the clients' examples: a run goes on with the data it began with.
+constexpr char kDataName[] = "data.sha256";
 constexpr char kMetricsName[] = "metrics.jsonl";
 
+absl::Status CheckSameData(const std::string& path,
+                           const std::string& digest) {
+  CHOIR_ASSIGN_OR_RETURN(const std::string before, base::ReadFile(path));
+  if (before == digest) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the data are not those that the run was begun with (SHA-256 ", digest,
+      ", ", path, " says ", before,
+      "); bring them back or give another --out to begin anew"));
+}
+
 absl::Status PrepareFolder(const ExperimentOptions& options,
-                           const RunOptions& run) {
+                           const RunOptions& run,
+                           const std::string& data_digest) {
   const std::string resolved = base::JoinPath(run.out_dir, kResolvedName);
   const bool begun = base::FileExists(resolved);
   if (run.resume) {
@@ -34,7 +47,8 @@ absl::Status PrepareFolder(const ExperimentOptions& options,
     }
     v1::ExperimentConfig before;
     CHOIR_RETURN_IF_ERROR(config::LoadTomlFile(resolved, {}, &before));
-    return CheckResumable(before, ToProto(options));
+    CHOIR_RETURN_IF_ERROR(CheckResumable(before, ToProto(options)));
+    return CheckSameData(base::JoinPath(run.out_dir, kDataName), data_digest);
   }
   if (base::FileExists(run.out_dir)) {
     CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> entries,
@@ -47,6 +61,9 @@ absl::Status PrepareFolder(const ExperimentOptions& options,
     }
   }
   CHOIR_RETURN_IF_ERROR(base::MakeDirectories(run.out_dir));
+  CHOIR_RETURN_IF_ERROR(
+      base::WriteFileAtomic(base::JoinPath(run.out_dir, kDataName), data_digest,
+                            base::Durability::kProcessCrash));
   return base::WriteFileAtomic(resolved, config::ToToml(ToProto(options)),
                                base::Durability::kProcessCrash);
 }
@@ -147,7 +164,8 @@ absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& given,
         parts.base,
         model::BaseModel::Load(options.job.base_model, options.device));
   }
-  CHOIR_RETURN_IF_ERROR(PrepareFolder(options, run));
+  CHOIR_RETURN_IF_ERROR(
+      PrepareFolder(options, run, parts.population->Digest()));
 
   base::WallClock clock;
   RunResult result;

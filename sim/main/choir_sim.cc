@@ -194,8 +194,6 @@ void AddExperimentFlags(CLI::App& command, Flags& flags) {
                      "Experiment file, or a name that `choir-sim list` shows")
       ->required();
   command.add_option("--seed", flags.seed, "Replaces job.seed");
-  command.add_option("--workers", flags.workers,
-                     "Threads that train virtual clients");
   command
       .add_option("--set", flags.set,
                   "path.to.field=value, for example job.rounds.count=3")
@@ -213,6 +211,8 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   CLI::App* run = app.add_subcommand("run", "Run an experiment");
   AddExperimentFlags(*run, flags);
+  run->add_option("--workers", flags.workers,
+                  "Threads that train virtual clients");
   run->add_option("--out", flags.out_dir,
                   "Folder to write (default out/<job name>)");
   run->add_flag("--resume", flags.resume,
@@ -232,16 +232,13 @@ int Main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
-    for (int i = 1; i < argc; ++i) flags.json |= std::string(argv[i]) == "--json";
-    return FailUsage(absl::InvalidArgumentError(absl::StrCat(
-                         error.what(), "; see choir-sim --help")),
-                     flags);
+    return base::PrintUsageError("choir-sim", error.what(), argc, argv);
   }
   CLI::App* used = run->parsed() ? run : pooled;
   if (!list->parsed()) {
     flags.seed_given = used->count("--seed") > 0;
-    flags.workers_given = used->count("--workers") > 0;
   }
+  flags.workers_given = run->count("--workers") > 0;
   if (list->parsed()) return ListCommand(flags);
   base::StopSignal::Install();
   return run->parsed() ? RunCommand(flags) : PooledCommand(flags);

@@ -237,6 +237,22 @@ TEST_F(SimulationTest, AFolderWithARunIsNotOverwritten) {
             absl::StatusCode::kNotFound);
 }
 
+TEST_F(SimulationTest, GoesOnOnlyWithTheDataItBeganWith) {
+  ASSERT_TRUE(Run("out", {}).ok());
+  RunOptions resume;
+  resume.resume = true;
+  const std::string data = base::JoinPath(dir_, "data.jsonl");
+  const std::string before = *base::ReadFile(data);
+  std::string after = before;
+  after.replace(after.find("number 7"), 8, "number 8");
+  ASSERT_TRUE(base::WriteFileAtomic(data, after).ok());
+  const absl::Status changed = Run("out", {}, resume).status();
+  EXPECT_EQ(changed.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(changed.message()), HasSubstr("data"));
+  ASSERT_TRUE(base::WriteFileAtomic(data, before).ok());
+  EXPECT_TRUE(Run("out", {}, resume).ok());
+}
+
 TEST_F(SimulationTest, RefusesACohortLargerThanThePopulation) {
   const absl::Status status =
       Run("big", {"job.rounds.cohort_size=7"}).status();
