@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/blocking_counter.h"
 #include "absl/types/optional.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
@@ -39,6 +39,26 @@ class FirstError {
   base::Mutex mu_;
   int position_ ABSL_GUARDED_BY(mu_) = INT32_MAX;
   absl::Status status_ ABSL_GUARDED_BY(mu_);
+};
+
+// Threads that are still at work. Shared with them: the last one touches it
+// after the waiting thread has gone on.
+class Countdown {
+ public:
+  explicit Countdown(int count) : left_(count) {}
+  void Done() {
+    base::MutexLock lock(&mu_);
+    --left_;
+  }
+  void Wait() {
+    base::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(
+        +[](int* left) { return *left == 0; }, &left_));
+  }
+
+ private:
+  base::Mutex mu_;
+  int left_ ABSL_GUARDED_BY(mu_);
 };
 
 // One thread's part of the work.
@@ -164,14 +184,14 @@ absl::Status RemoveMasks(const ServerFacts& facts, Harvest& harvest,
   if (pool == nullptr) {
     work(harvest.sum);
   } else {
-    absl::BlockingCounter running(workers);
+    const auto running = std::make_shared<Countdown>(workers);
     for (int i = 0; i < workers; ++i) {
-      pool->Add([&, i](int) {
+      pool->Add([&, i, running](int) {
         work(i == 0 ? harvest.sum : parts[i - 1]);
-        running.DecrementCount();
+        running->Done();
       });
     }
-    running.Wait();
+    running->Wait();
   }
   for (CollectedShares& collected : harvest.collected) {
     crypto::Wipe(collected.shares);

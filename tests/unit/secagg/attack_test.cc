@@ -1,0 +1,565 @@
+// Attacks on single updates. Each must fail as things are, and succeed once the
+// defence that it is up against is switched off in the test: by a verifier that
+// believes everything, a history that forgets, or a second copy of clients with
+// the same secrets, which makes them act twice.
+#include <cmath>
+#include <numeric>
+
+#include "base/sim_random.h"
+#include "gtest/gtest.h"
+#include "privacy/crypto/key_agreement.h"
+#include "privacy/secagg/contribution.h"
+#include "privacy/secagg/shamir.h"
+#include "privacy/secagg/transcript.h"
+#include "tests/support/secagg_world.h"
+
+namespace choir::secagg {
+namespace {
+
+using v1::SecureRefusal;
+
+// -------------------------------------------------- what an update reveals ----
+
+double Correlation(const std::vector<double>& a, const std::vector<double>& b) {
+  const double n = static_cast<double>(a.size());
+  const double mean_a = std::accumulate(a.begin(), a.end(), 0.0) / n;
+  const double mean_b = std::accumulate(b.begin(), b.end(), 0.0) / n;
+  double ab = 0, aa = 0, bb = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    ab += (a[i] - mean_a) * (b[i] - mean_b);
+    aa += (a[i] - mean_a) * (a[i] - mean_a);
+    bb += (b[i] - mean_b) * (b[i] - mean_b);
+  }
+  return ab / std::sqrt(aa * bb);
+}
+
+// A linear layer's gradient for one example is g x^T and g: the input is the
+// quotient of the two, exactly.
+TEST(LinearLayerTest, ThePlainUpdateIsTheInputTheMaskedOneIsNoise) {
+  constexpr int kInputs = 400, kOutputs = 6;
+  base::SimRandom random(11);
+  std::vector<double> x(kInputs);
+  for (double& value : x) value = random.Normal();
+  std::vector<float> update;
+  for (int row = 0; row < kOutputs; ++row) {
+    const double g = 0.5 + random.Uniform();
+    for (const double value : x) update.push_back(static_cast<float>(g * value));
+    update.push_back(static_cast<float>(g));
+  }
+  ContributionSpec spec;
+  spec.num_parameters = update.size();
+  spec.max_clients = 5;
+  const MaskedVector plain =
+      *EncodeContribution(spec, {absl::MakeConstSpan(update)});
+
+  WorldOptions options;
+  options.modulus_bits = plain.modulus_bits();
+  options.length = plain.length();
+  World world(options);
+  Federation federation = Advertise(world);
+  federation.clients[0] = world.Client(0, plain);
+  world.history(0).ForgetAll();
+  ASSERT_FALSE(federation.clients[0].Start().refused());
+  ASSERT_TRUE(AnswerPhase(world, federation, {}).ok());
+  ASSERT_TRUE(federation.server->Close().ok());
+  const auto step = federation.clients[0].Handle(
+      *federation.server->MessageFor(world.name(0)));
+  const MaskedVector masked = *MaskedVector::Decode(step->payload);
+
+  const auto guess = [&](const MaskedVector& seen) {
+    std::vector<double> out;
+    for (int i = 0; i < kInputs; ++i) {
+      out.push_back(static_cast<double>(seen.Signed(i)) /
+                    static_cast<double>(seen.Signed(kInputs)));
+    }
+    return out;
+  };
+  const std::vector<double> from_plain = guess(plain);
+  for (int i = 0; i < kInputs; ++i) {
+    EXPECT_NEAR(from_plain[i], x[i], 1e-5 * (1 + std::abs(x[i])));
+  }
+  EXPECT_LT(std::abs(Correlation(guess(masked), x)), 4 / std::sqrt(kInputs));
+}
+
+// Chi-square over 256 values of 8 bits, by the normal approximation: deviations
+// of a fair source beyond 6 happen once in 10^9.
+double ChiSquareDeviations(const MaskedVector& vector, int shift) {
+  std::vector<double> count(256);
+  for (uint64_t i = 0; i < vector.length(); ++i) {
+    ++count[(vector[i] >> shift) & 255];
+  }
+  const double expected = static_cast<double>(vector.length()) / 256;
+  double chi = 0;
+  for (const double c : count) chi += (c - expected) * (c - expected) / expected;
+  return (chi - 255) / std::sqrt(2 * 255.0);
+}
+
+TEST(UniformityTest, MaskedUploadsOfAConstantAreUniform) {
+  for (const int bits : {20, 32, 45}) {
+    WorldOptions options;
+    options.modulus_bits = bits;
+    options.length = 100000;
+    World world(options);
+    MaskedVector constant(bits, options.length);
+    for (uint64_t i = 0; i < options.length; ++i) constant.Set(i, 12345);
+    EXPECT_GT(ChiSquareDeviations(constant, 0), 1000);  // the test can fail
+    Federation federation = Advertise(world);
+    world.history(0).ForgetAll();
+    federation.clients[0] = world.Client(0, constant);
+    ASSERT_FALSE(federation.clients[0].Start().refused());
+    ASSERT_TRUE(AnswerPhase(world, federation, {}).ok());
+    ASSERT_TRUE(federation.server->Close().ok());
+    const auto step = federation.clients[0].Handle(
+        *federation.server->MessageFor(world.name(0)));
+    const MaskedVector masked = *MaskedVector::Decode(step->payload);
+    for (const int shift : {0, bits / 2 - 4, bits - 8}) {
+      EXPECT_LT(std::abs(ChiSquareDeviations(masked, shift)), 6)
+          << bits << " bits, shift " << shift;
+    }
+  }
+}
+
+// ------------------------------------------------------- false peers ----
+
+// The coordinator puts clients of its own in the place of all the others, with
+// keys and certificates that it made itself.
+absl::optional<MaskedVector> SurroundVictim(World& world,
+                                            SecureRefusal::Reason* refused) {
+  WorldOptions options;
+  options.seed = 666;
+  World fakes(options);
+  fakes.session = world.session;
+  GullibleVerifier gullible;
+  fakes.set_verifier(gullible);
+  Federation federation;
+  for (int i = 0; i < 5; ++i) {
+    federation.clients.push_back(i == 0 ? world.Client(0)
+                                        : fakes.Client(i, fakes.Input(i)));
+    federation.keys.push_back(
+        federation.clients.back().Start().message.advertise());
+  }
+  federation.server =
+      *ServerSession::Create(world.session, 0, federation.keys, gullible);
+  ServerSession& server = *federation.server;
+  while (server.phase() != Phase::kDone) {
+    for (int i = 0; i < 5; ++i) {
+      const auto step =
+          federation.clients[i].Handle(*server.MessageFor(fakes.name(i)));
+      if (step->refused()) {
+        *refused = step->message.refusal().reason();
+        return absl::nullopt;
+      }
+      EXPECT_TRUE(
+          server.Receive(fakes.name(i), step->message, step->payload).ok());
+    }
+    EXPECT_TRUE(server.Close().ok());
+  }
+  MaskedVector stolen = *server.Sum(nullptr);
+  for (int i = 1; i < 5; ++i) {
+    const MaskedVector known = fakes.Input(i);
+    for (uint64_t k = 0; k < stolen.length(); ++k) {
+      stolen.Set(k, stolen[k] - known[k]);
+    }
+  }
+  return stolen;
+}
+
+TEST(KeySubstitutionTest, FailsWithCertificatesAndSucceedsWithout) {
+  SecureRefusal::Reason reason = SecureRefusal::REASON_UNSPECIFIED;
+  World careful(WorldOptions{});
+  EXPECT_FALSE(SurroundVictim(careful, &reason).has_value());
+  EXPECT_EQ(reason, SecureRefusal::BAD_PEER_KEY);
+
+  World careless(WorldOptions{});
+  GullibleVerifier gullible;
+  careless.set_verifier(gullible);
+  const auto stolen = SurroundVictim(careless, &reason);
+  ASSERT_TRUE(stolen.has_value());
+  EXPECT_EQ(Difference(*stolen, careless.PlainSum({careless.name(0)})), "");
+}
+
+// ------------------------------------------------------- split rosters ----
+
+// The coordinator makes two cohorts out of one, to learn two small sums.
+TEST(SplitRosterTest, HalvesBelowTheMinimumAreRefused) {
+  for (const bool defended : {true, false}) {
+    WorldOptions options;
+    options.clients = 8;
+    options.min_clients = defended ? 8 : 4;
+    options.dropout_fraction = 0;
+    World world(options);
+    Federation federation = Advertise(world);
+    // A coordinator that has no minimum of its own.
+    v1::SecureSession lax = world.session;
+    lax.mutable_assumptions()->set_min_clients(4);
+    auto half = ServerSession::Create(
+        defended ? lax : world.session, 0,
+        {federation.keys.begin(), federation.keys.begin() + 4},
+        world.verifier());
+    ASSERT_TRUE(half.ok());
+    const auto step =
+        federation.clients[0].Handle(*half->MessageFor(world.name(0)));
+    EXPECT_EQ(step->refused(), defended);
+    if (!defended) continue;
+    EXPECT_EQ(step->message.refusal().reason(),
+              SecureRefusal::ROSTER_TOO_SMALL);
+  }
+}
+
+// Or tells the halves different things and mixes what they answer: they cannot
+// open each other's shares, and nobody sends a vector.
+TEST(SplitRosterTest, HalvesToldDifferentRostersDoNotShare) {
+  for (const bool split : {true, false}) {
+    WorldOptions options;
+    options.clients = 8;
+    World world(options);
+    Federation federation = Advertise(world);
+    auto other = *ServerSession::Create(world.session, split ? 1 : 0,
+                                        federation.keys, world.verifier());
+    ServerSession& server = *federation.server;
+    for (int i = 0; i < 8; ++i) {
+      ServerSession& told = i < 4 ? server : other;
+      const auto step =
+          federation.clients[i].Handle(*told.MessageFor(world.name(i)));
+      ASSERT_TRUE(step->message.has_share());
+      ASSERT_TRUE(server.Receive(world.name(i), step->message, "").ok());
+    }
+    ASSERT_TRUE(server.Close().ok());
+    for (int i = 0; i < 8; ++i) {
+      const auto step =
+          federation.clients[i].Handle(*server.MessageFor(world.name(i)));
+      if (split) {
+        EXPECT_EQ(step->message.refusal().reason(), SecureRefusal::BAD_SHARE);
+      } else {
+        EXPECT_TRUE(step->message.has_masked());
+      }
+    }
+  }
+}
+
+// -------------------------------------------------------------- replay ----
+
+// A session run twice with the same masks gives the difference of two updates.
+TEST(ReplayTest, TheDifferenceOfUpdatesLeaksOnlyToAClientThatForgets) {
+  World world(WorldOptions{});
+  Federation federation = Advertise(world);
+  const auto roster = *federation.server->MessageFor(world.name(0));
+  ASSERT_TRUE(AnswerPhase(world, federation, {}).ok());
+  ASSERT_TRUE(federation.server->Close().ok());
+  const auto shares = *federation.server->MessageFor(world.name(0));
+  const MaskedVector first = *MaskedVector::Decode(
+      federation.clients[0].Handle(shares)->payload);
+
+  MaskedVector next_round(20, 17);
+  for (uint64_t k = 0; k < 17; ++k) next_round.Set(k, 1000 * k);
+  // As things are.
+  ClientSession again = world.Client(0, next_round);
+  EXPECT_EQ(again.Start().message.refusal().reason(), SecureRefusal::REPLAYED);
+
+  // Without a history, and with the secrets of before.
+  world.history(0).ForgetAll();
+  ClientSession forgetful = world.Client(0, next_round);
+  ASSERT_FALSE(forgetful.Start().refused());
+  ASSERT_TRUE(forgetful.Handle(roster)->message.has_share());
+  const auto step = forgetful.Handle(shares);
+  ASSERT_TRUE(step->message.has_masked());
+  const MaskedVector second = *MaskedVector::Decode(step->payload);
+  const MaskedVector input = world.Input(0);
+  for (uint64_t k = 0; k < 17; ++k) {
+    MaskedVector difference(20, 1);
+    difference.Set(0, second[k] - first[k] + input[k]);
+    EXPECT_EQ(difference[0], next_round[k]);
+  }
+
+  // Without a history, but with fresh secrets: it is not in the old roster.
+  world.history(0).ForgetAll();
+  ClientSession fresh = world.Client(0, next_round, /*life=*/1);
+  ASSERT_FALSE(fresh.Start().refused());
+  EXPECT_EQ(fresh.Handle(roster)->message.refusal().reason(),
+            SecureRefusal::NOT_IN_ROSTER);
+}
+
+// -------------------------------------------------- model inconsistency ----
+
+// All but the victim get a model whose gradient is zero; the sum would be the
+// victim's update.
+TEST(ModelInconsistencyTest, TheSumIsTheVictimsOnlyIfNobodyChecksTheModel) {
+  for (const bool defended : {true, false}) {
+    World world(WorldOptions{});
+    Federation federation;
+    std::vector<std::unique_ptr<SeededRandom>> randoms;
+    for (int i = 0; i < 5; ++i) {
+      randoms.push_back(std::make_unique<SeededRandom>(i));
+      ClientExpectations expectations = world.expectations();
+      // What it really trained with.
+      if (i > 0 && defended) expectations.model_digest = "dead model";
+      federation.clients.emplace_back(
+          world.session, expectations,
+          i == 0 ? world.Input(0) : MaskedVector(20, 17),
+          world.Environment(i, *randoms.back()));
+      const ClientStep step = federation.clients.back().Start();
+      if (i > 0 && defended) {
+        EXPECT_EQ(step.message.refusal().reason(), SecureRefusal::OTHER_MODEL);
+      } else {
+        federation.keys.push_back(step.message.advertise());
+      }
+    }
+    if (defended) continue;
+    federation.server = *ServerSession::Create(
+        world.session, 0, federation.keys, world.verifier());
+    while (federation.server->phase() != Phase::kDone) {
+      ASSERT_TRUE(AnswerPhase(world, federation, {}).ok());
+      ASSERT_TRUE(federation.server->Close().ok());
+    }
+    EXPECT_EQ(Difference(*federation.server->Sum(nullptr),
+                         world.PlainSum({world.name(0)})),
+              "");
+  }
+}
+
+// Nor does it help to tell each client the model that it has: they sign
+// different sessions, and do not take each other's keys.
+TEST(ModelInconsistencyTest, ClientsOfDifferentModelsAreNoPeers) {
+  World world(WorldOptions{});
+  Federation federation = Advertise(world);
+  v1::SecureSession dead = world.session;
+  dead.set_model_digest("dead model");
+  ClientExpectations expectations = world.expectations();
+  expectations.model_digest = "dead model";
+  SeededRandom random(5);
+  MemoryHistory history;
+  ClientSession other(dead, expectations, world.Input(1),
+                      {world.signer(1), world.verifier(), history, random});
+  federation.keys[1] = other.Start().message.advertise();
+  auto server = *ServerSession::Create(world.session, 0, federation.keys,
+                                       world.verifier());
+  EXPECT_EQ(federation.clients[0]
+                .Handle(*server.MessageFor(world.name(0)))
+                ->message.refusal()
+                .reason(),
+            SecureRefusal::BAD_PEER_KEY);
+}
+
+// ------------------------------------------------- both secrets of one ----
+
+// A curious session of six, taken to the point where client 0 has sent its
+// vector and the others may be asked to unmask.
+class BothSecretsTest : public ::testing::Test {
+ protected:
+  static constexpr int kClients = 6;
+
+  BothSecretsTest() {
+    WorldOptions options;
+    options.clients = kClients;
+    options.adversary = v1::SecureAssumptions::CURIOUS;
+    options.corrupt_fraction = 0.3;
+    options.dropout_fraction = 0.2;
+    world_ = std::make_unique<World>(options);
+    federation_ = Advertise(*world_);
+    for (int i = 0; i < kClients; ++i) {
+      rosters_.push_back(*federation_.server->MessageFor(world_->name(i)));
+    }
+    EXPECT_TRUE(AnswerPhase(*world_, federation_, {}).ok());
+    EXPECT_TRUE(federation_.server->Close().ok());
+    for (int i = 0; i < kClients; ++i) {
+      received_.push_back(*federation_.server->MessageFor(world_->name(i)));
+      payloads_.push_back(federation_.clients[i].Handle(received_[i])->payload);
+    }
+    threshold_ = federation_.server->parameters().threshold;
+  }
+
+  int Position(int i) const {
+    return static_cast<int>(rosters_[i].roster().position());
+  }
+  // What client i is told: the victim has survived, or has not.
+  v1::SecureServerMessage Request(bool victim_alive) const {
+    std::vector<bool> alive(kClients, true);
+    alive[Position(0)] = victim_alive;
+    v1::SecureServerMessage message;
+    v1::Survivors& survivors = *message.mutable_unmask()->mutable_survivors();
+    survivors.set_survivors(PackPositions(alive));
+    survivors.set_sharers(PackPositions(std::vector<bool>(kClients, true)));
+    return message;
+  }
+  // The same client once more: one that answers twice.
+  ClientSession Copy(int i) {
+    world_->history(i).ForgetAll();
+    ClientSession copy = world_->Client(i);
+    EXPECT_FALSE(copy.Start().refused());
+    EXPECT_TRUE(copy.Handle(rosters_[i])->message.has_share());
+    EXPECT_TRUE(copy.Handle(received_[i])->message.has_masked());
+    return copy;
+  }
+  // Notes the share of the victim that a client reveals.
+  void Note(int i, const absl::optional<ClientStep>& step) {
+    ASSERT_TRUE(step.has_value());
+    for (const auto& share : step->message.unmask().shares()) {
+      if (static_cast<int>(share.peer()) != Position(0)) continue;
+      auto& to = share.has_self_mask() ? self_mask_ : mask_key_;
+      to.emplace_back(Position(i) + 1, share.has_self_mask()
+                                           ? share.self_mask()
+                                           : share.mask_key());
+    }
+  }
+  using Shares = std::vector<std::pair<uint32_t, std::string>>;
+  // The secret that the first `threshold` shares give, or none.
+  absl::optional<std::string> Combine(const Shares& shares) const {
+    if (static_cast<int>(shares.size()) < threshold_) return absl::nullopt;
+    std::vector<uint32_t> points;
+    std::vector<absl::string_view> values;
+    for (int i = 0; i < threshold_; ++i) {
+      points.push_back(shares[i].first);
+      values.push_back(shares[i].second);
+    }
+    return std::string(
+        SecretCombiner::Create(points)->Combine(values)->view());
+  }
+  void TakeOffPairMasks(const std::string& private_key, MaskedVector& vector) {
+    const auto key = crypto::X25519Key::FromPrivate(private_key);
+    for (const auto& peer : rosters_[0].roster().neighbours()) {
+      const auto agreed = key->Agree(peer.keys().mask_public_key());
+      const int other = static_cast<int>(peer.peer());
+      ASSERT_TRUE(vector
+                      .AddMask(PairMaskKey(agreed->view(),
+                                           rosters_[0].roster().context(),
+                                           Position(0), other)
+                                   ->view(),
+                               other < Position(0)
+                                   ? MaskedVector::Sign::kSubtract
+                                   : MaskedVector::Sign::kAdd)
+                      .ok());
+    }
+  }
+  void TakeOffSelfMask(const std::string& seed, MaskedVector& vector) {
+    ASSERT_TRUE(
+        vector
+            .AddMask(SelfMaskKey(seed, rosters_[0].roster().context(),
+                                 Position(0))
+                         ->view(),
+                     MaskedVector::Sign::kSubtract)
+            .ok());
+  }
+  std::vector<uint64_t> VictimsInput() const {
+    return world_->PlainSum({world_->name(0)});
+  }
+
+  std::unique_ptr<World> world_;
+  Federation federation_;
+  std::vector<v1::SecureServerMessage> rosters_;
+  std::vector<v1::SecureServerMessage> received_;
+  std::vector<std::string> payloads_;
+  int threshold_ = 0;
+  Shares self_mask_;
+  Shares mask_key_;
+};
+
+TEST_F(BothSecretsTest, ClientsAnswerOnceSoThatOnlyOneKindComesTogether) {
+  // Some are told that the victim lives, the others that it does not; then each
+  // is asked for the other kind as well.
+  for (int alive = 0; alive <= 5; ++alive) {
+    self_mask_.clear();
+    mask_key_.clear();
+    for (int i = 1; i < kClients; ++i) {
+      ClientSession client = Copy(i);
+      Note(i, client.Handle(Request(i <= alive)));
+      EXPECT_EQ(client.Handle(Request(i > alive))->message.refusal().reason(),
+                SecureRefusal::OUT_OF_ORDER);
+    }
+    // The victim itself, which holds a share of its own mask.
+    ClientSession victim = Copy(0);
+    Note(0, victim.Handle(Request(true)));
+    EXPECT_FALSE(Combine(self_mask_).has_value() &&
+                 Combine(mask_key_).has_value())
+        << alive;
+  }
+}
+
+TEST_F(BothSecretsTest, ClientsThatAnswerTwiceGiveTheVictimAway) {
+  for (int i = 1; i < kClients; ++i) {
+    ClientSession copy = Copy(i);
+    Note(i, federation_.clients[i].Handle(Request(true)));
+    Note(i, copy.Handle(Request(false)));
+  }
+  ASSERT_TRUE(Combine(self_mask_) && Combine(mask_key_));
+  MaskedVector vector = *MaskedVector::Decode(payloads_[0]);
+  TakeOffPairMasks(*Combine(mask_key_), vector);
+  TakeOffSelfMask(*Combine(self_mask_), vector);
+  EXPECT_EQ(Difference(vector, VictimsInput()), "");
+}
+
+// The victim's vector arrives after it was declared lost, and its mask key is
+// known: its own mask still covers it.
+TEST_F(BothSecretsTest, ALateVectorIsCoveredByItsOwnMask) {
+  for (int i = 1; i < kClients; ++i) {
+    Note(i, federation_.clients[i].Handle(Request(false)));
+  }
+  ASSERT_TRUE(Combine(mask_key_).has_value());
+  EXPECT_TRUE(self_mask_.empty());
+  MaskedVector late = *MaskedVector::Decode(payloads_[0]);
+  TakeOffPairMasks(*Combine(mask_key_), late);
+  EXPECT_NE(Difference(late, VictimsInput()), "");
+  // It is that mask, and nothing else, that covers it.
+  for (int i = 1; i < kClients; ++i) Note(i, Copy(i).Handle(Request(true)));
+  TakeOffSelfMask(*Combine(self_mask_), late);
+  EXPECT_EQ(Difference(late, VictimsInput()), "");
+  // Nor does the victim help: told that it is lost, it refuses.
+  EXPECT_EQ(federation_.clients[0]
+                .Handle(Request(false))
+                ->message.refusal()
+                .reason(),
+            SecureRefusal::DECLARED_DROPPED);
+}
+
+// With confirmation, two views of who survived lead to no answer at all.
+TEST(SplitViewTest, NoShareLeavesAClientWithoutEnoughSignatures) {
+  WorldOptions options;
+  options.clients = 9;
+  options.dropout_fraction = 0.3;
+  World world(options);
+  Federation federation = Advertise(world);
+  const int victim = static_cast<int>(
+      federation.server->MessageFor(world.name(0))->roster().position());
+  for (int phase = 0; phase < 2; ++phase) {
+    ASSERT_TRUE(AnswerPhase(world, federation, {}).ok());
+    ASSERT_TRUE(federation.server->Close().ok());
+  }
+  ServerSession& server = *federation.server;
+  const v1::SecureServerMessage all = *server.MessageFor(world.name(0));
+  v1::SecureServerMessage without = all;
+  std::vector<bool> alive(9, true);
+  alive[victim] = false;
+  without.mutable_survivors()->set_survivors(PackPositions(alive));
+  // Four see the victim alive, four see it lost.
+  std::vector<std::string> signatures(9);
+  for (int i = 0; i < 9; ++i) {
+    const auto step = federation.clients[i].Handle(i < 5 ? all : without);
+    ASSERT_TRUE(step->message.has_confirm());
+    signatures[i] = step->message.confirm().signature();
+  }
+  std::vector<int> client_at(9);
+  World positions(options);
+  Federation again = Advertise(positions);
+  for (int i = 0; i < 9; ++i) {
+    client_at[again.server->MessageFor(world.name(i))->roster().position()] = i;
+  }
+  for (int i = 0; i < 9; ++i) {
+    v1::SecureServerMessage request;
+    v1::UnmaskRequest& unmask = *request.mutable_unmask();
+    *unmask.mutable_survivors() =
+        i < 5 ? all.survivors() : without.survivors();
+    for (int position = 0; position < 9; ++position) {
+      const int signer = client_at[position];
+      if (signer == i || (i >= 5 && position == victim)) continue;
+      auto& signature = *unmask.add_signatures();
+      signature.set_peer(position);
+      signature.set_signature(signatures[signer]);
+    }
+    EXPECT_EQ(
+        federation.clients[i].Handle(request)->message.refusal().reason(),
+        SecureRefusal::NOT_CONFIRMED)
+        << i;
+  }
+}
+
+}  // namespace
+}  // namespace choir::secagg
