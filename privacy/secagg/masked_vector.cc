@@ -18,7 +18,7 @@ namespace {
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
               "words and masks are the machine's own byte order");
 
-constexpr char kMagic[4] = {'C', 'H', 'M', '1'};
+constexpr char kMagic[4] = {'C', 'H', 'V', '1'};
 // Twice this fits into the first-level cache of any processor in use.
 constexpr size_t kBufferBytes = 8192;
 
@@ -151,7 +151,7 @@ absl::StatusOr<absl::string_view> CheckEncoding(absl::string_view bytes,
   if (bytes.size() < kMaskedVectorHeaderBytes ||
       std::memcmp(bytes.data(), kMagic, sizeof(kMagic)) != 0) {
     return absl::InvalidArgumentError(
-        "not a masked vector: it does not begin with \"CHM1\"");
+        "not a masked vector: it does not begin with \"CHV1\"");
   }
   const uint32_t modulus_bits = LoadAs<uint32_t>(bytes.data() + 4);
   *length = LoadAs<uint64_t>(bytes.data() + 8);

@@ -1,7 +1,7 @@
 // Vectors of integers modulo 2^bits: masking, adding, and their bytes.
 //
 // Encoding, little-endian (docs/wire_format.md):
-//   "CHM1"              4 bytes
+//   "CHV1"              4 bytes
 //   modulus_bits        uint32
 //   number of elements  uint64
 //   elements            modulus_bits each, lowest bits first, without gaps; the

@@ -66,7 +66,7 @@ TEST(MaskedVectorTest, EncodesWithoutGaps) {
   vector.Set(1, 0x123);
   vector.Set(2, 0xfff);
   EXPECT_EQ(absl::BytesToHexString(vector.Encode()),
-            "43484d31"          // CHM1
+            "43485631"          // CHV1
             "0c000000"          // 12 bits
             "0300000000000000"  // 3 elements
             "bc3a12ff0f");
