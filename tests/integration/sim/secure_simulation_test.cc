@@ -186,6 +186,7 @@ TEST_F(SecureSimulationTest, GroupsGoThroughARobustRule) {
       Run("groups", Secure({"job.secure_aggregation.group_size=3",
                             "job.secure_aggregation.dropout_fraction=0",
                             "job.secure_aggregation.min_clients=3",
+                            "job.rounds.min_survivors=9",
                             "job.secure_aggregation.group_rule=median"}));
   EXPECT_EQ(groups.survivors.size(), 3u);
 }
