@@ -47,6 +47,12 @@ class MaskedVector {
   // vector only. Cost: the cipher's, nothing is stored.
   enum class Sign { kAdd, kSubtract };
   absl::Status AddMask(absl::string_view key, Sign sign);
+  // Likewise for many, several of them in one pass over the words.
+  struct Mask {
+    absl::string_view key;
+    Sign sign = Sign::kAdd;
+  };
+  absl::Status AddMasks(absl::Span<const Mask> masks);
 
   // CHECKs that modulus and length are equal.
   void Add(const MaskedVector& other);
