@@ -49,8 +49,9 @@ void JobLoop::SecureExchange(const std::string& client,
     next_exchange_timer_ = std::min(next_exchange_timer_, waiting.until);
     return;
   }
-  absl::StatusOr<v1::SecureServerMessage> message = said.status();
-  if (said.ok()) message = *std::move(*said);
+  absl::StatusOr<v1::SecureServerMessage> message =
+      said.ok() ? absl::StatusOr<v1::SecureServerMessage>(*std::move(*said))
+                : said.status();
   if (Ends(message)) board_.Done(client, request.key());
   if (!message.ok()) return answer(message.status());
   v1::SecureExchangeResponse response;
