@@ -170,23 +170,37 @@ __attribute__((target("avx2"))) size_t CombineFourWithAvx2(
 }
 #endif
 
+// All streams for a piece of the words, then for the next piece: words come from
+// memory once, however many masks there are.
 template <typename T>
-void ApplyFour(std::vector<crypto::AesCtrStream>& streams, const T* negate,
-               std::vector<T>& words) {
+void ApplyAll(std::vector<crypto::AesCtrStream>& streams,
+              const std::vector<bool>& subtract, std::vector<T>& words) {
   alignas(64) uint8_t buffers[kTogether][kBufferBytes];
   constexpr size_t kWords = kBufferBytes / sizeof(T);
   for (size_t done = 0; done < words.size(); done += kWords) {
     const size_t n = std::min(kWords, words.size() - done);
-    for (size_t k = 0; k < kTogether; ++k) {
-      streams[k].Next(absl::MakeSpan(buffers[k], n * sizeof(T)));
-    }
-    size_t begin = 0;
+    T* const piece = words.data() + done;
+    size_t next = 0;
+    for (; next + kTogether <= streams.size(); next += kTogether) {
+      T negate[kTogether];
+      for (size_t k = 0; k < kTogether; ++k) {
+        streams[next + k].Next(absl::MakeSpan(buffers[k], n * sizeof(T)));
+        negate[k] = subtract[next + k] ? static_cast<T>(~T{0}) : 0;
+      }
+      size_t begin = 0;
 #if defined(__x86_64__)
-    if (HasAvx2()) {
-      begin = CombineFourWithAvx2(words.data() + done, buffers, negate, n);
-    }
+      if (HasAvx2()) begin = CombineFourWithAvx2(piece, buffers, negate, n);
 #endif
-    CombineFour(words.data() + done, buffers, negate, begin, n);
+      CombineFour(piece, buffers, negate, begin, n);
+    }
+    for (; next < streams.size(); ++next) {
+      streams[next].Next(absl::MakeSpan(buffers[0], n * sizeof(T)));
+      if (subtract[next]) {
+        Combine<T, false>(piece, buffers[0], n);
+      } else {
+        Combine<T, true>(piece, buffers[0], n);
+      }
+    }
   }
   std::memset(buffers, 0, sizeof(buffers));
   __asm__ __volatile__("" : : "r"(buffers) : "memory");
@@ -297,25 +311,25 @@ absl::Status MaskedVector::AddMask(absl::string_view key, Sign sign) {
 }
 
 absl::Status MaskedVector::AddMasks(absl::Span<const Mask> masks) {
-  for (; masks.size() >= kTogether; masks.remove_prefix(kTogether)) {
+  // Ciphers at work at the same time: about 100 KB of them.
+  constexpr size_t kMostStreams = 128;
+  while (!masks.empty()) {
+    const size_t count = std::min(kMostStreams, masks.size());
     std::vector<crypto::AesCtrStream> streams;
-    uint32_t negate32[kTogether];
-    uint64_t negate64[kTogether];
-    for (size_t k = 0; k < kTogether; ++k) {
+    std::vector<bool> subtract;
+    streams.reserve(count);
+    for (const Mask& mask : masks.subspan(0, count)) {
       CHOIR_ASSIGN_OR_RETURN(crypto::AesCtrStream stream,
-                             crypto::AesCtrStream::Create(masks[k].key));
+                             crypto::AesCtrStream::Create(mask.key));
       streams.push_back(std::move(stream));
-      negate64[k] = masks[k].sign == Sign::kSubtract ? ~uint64_t{0} : 0;
-      negate32[k] = static_cast<uint32_t>(negate64[k]);
+      subtract.push_back(mask.sign == Sign::kSubtract);
     }
     if (modulus_bits_ <= 32) {
-      ApplyFour(streams, negate32, words32_);
+      ApplyAll(streams, subtract, words32_);
     } else {
-      ApplyFour(streams, negate64, words64_);
+      ApplyAll(streams, subtract, words64_);
     }
-  }
-  for (const Mask& mask : masks) {
-    CHOIR_RETURN_IF_ERROR(AddMask(mask.key, mask.sign));
+    masks.remove_prefix(count);
   }
   return absl::OkStatus();
 }

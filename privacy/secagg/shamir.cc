@@ -81,6 +81,30 @@ __attribute__((target("pclmul,sse4.1"))) FieldElement MultiplyWithClmul(
           static_cast<uint64_t>(_mm_extract_epi64(out, 1))};
 }
 
+// Product of x_i and all x_j - x_i: small factors are multiplied without
+// reduction, `together` of them in 64 bits, before the long multiplication.
+__attribute__((target("pclmul,sse4.1"))) FieldElement DenominatorWithClmul(
+    absl::Span<const uint32_t> points, size_t i, int together) {
+  FieldElement product{1, 0};
+  __m128i few = _mm_cvtsi64_si128(points[i]);
+  int count = 1;
+  for (size_t j = 0; j < points.size(); ++j) {
+    if (j == i) continue;
+    const __m128i factor = _mm_cvtsi64_si128(points[i] ^ points[j]);
+    if (count < together) {
+      few = _mm_clmulepi64_si128(few, factor, 0x00);
+      ++count;
+      continue;
+    }
+    product = MultiplyWithClmul(
+        product, {static_cast<uint64_t>(_mm_cvtsi128_si64(few)), 0});
+    few = factor;
+    count = 1;
+  }
+  return MultiplyWithClmul(
+      product, {static_cast<uint64_t>(_mm_cvtsi128_si64(few)), 0});
+}
+
 bool HasClmul() {
   static const bool has =
       __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1");
@@ -173,6 +197,22 @@ absl::StatusOr<std::vector<crypto::SecretString>> SplitSecret(
   return shares;
 }
 
+namespace {
+
+FieldElement Denominator(absl::Span<const uint32_t> points, size_t i,
+                         int together) {
+#if defined(__x86_64__)
+  if (HasClmul()) return DenominatorWithClmul(points, i, together);
+#endif
+  FieldElement product{points[i], 0};
+  for (size_t j = 0; j < points.size(); ++j) {
+    if (j != i) product = MultiplyByPoint(product, points[i] ^ points[j]);
+  }
+  return product;
+}
+
+}  // namespace
+
 absl::StatusOr<SecretCombiner> SecretCombiner::Create(
     absl::Span<const uint32_t> points) {
   CHOIR_RETURN_IF_ERROR(CheckPoints(points));
@@ -181,17 +221,12 @@ absl::StatusOr<SecretCombiner> SecretCombiner::Create(
   // product of all x_j over x_i * product of (x_j - x_i).
   FieldElement all{1, 0};
   std::vector<FieldElement> below(n);
+  uint32_t bits = 0;
+  for (const uint32_t point : points) bits |= point;
+  const int together = 64 / (32 - __builtin_clz(bits));
   for (size_t i = 0; i < n; ++i) {
     all = MultiplyByPoint(all, points[i]);
-    below[i] = {points[i], 0};
-  }
-  // Neighbouring products do not wait for each other in this order.
-  for (size_t j = 0; j < n; ++j) {
-    for (size_t i = 0; i < n; ++i) {
-      if (i != j) {
-        below[i] = FieldMultiply(below[i], {points[i] ^ points[j], 0});
-      }
-    }
+    below[i] = Denominator(points, i, together);
   }
   // All inverses from one: prefix[i] is the product of below[0..i).
   std::vector<FieldElement> prefix(n + 1);
