@@ -120,14 +120,15 @@ void Apply(crypto::AesCtrStream& stream, bool add, std::vector<T>& words) {
   __asm__ __volatile__("" : : "r"(buffer) : "memory");
 }
 
-// Masks that are added in one pass. Their buffers, words and OpenSSL's zeros fit
-// into the first-level cache together.
+// Masks that are added in one pass. Their buffers, words and OpenSSL's zeros
+// fit into the first-level cache together.
 constexpr size_t kTogether = 4;
 
-// words[i] += sum over the masks of +-mask[i]; `negate` is all ones to subtract.
+// words[i] += sum over the masks of +-mask[i]; `negate` is all ones to
+// subtract.
 template <typename T>
-void CombineFour(T* words, const uint8_t (*mask)[kBufferBytes],
-                 const T* negate, size_t begin, size_t n) {
+void CombineFour(T* words, const uint8_t (*mask)[kBufferBytes], const T* negate,
+                 size_t begin, size_t n) {
   for (size_t i = begin; i < n; ++i) {
     T sum = words[i];
     for (size_t k = 0; k < kTogether; ++k) {
@@ -170,8 +171,8 @@ __attribute__((target("avx2"))) size_t CombineFourWithAvx2(
 }
 #endif
 
-// All streams for a piece of the words, then for the next piece: words come from
-// memory once, however many masks there are.
+// All streams for a piece of the words, then for the next piece: words come
+// from memory once, however many masks there are.
 template <typename T>
 void ApplyAll(std::vector<crypto::AesCtrStream>& streams,
               const std::vector<bool>& subtract, std::vector<T>& words) {
@@ -250,9 +251,9 @@ absl::StatusOr<absl::string_view> CheckEncoding(absl::string_view bytes,
   *bits = static_cast<int>(modulus_bits);
   const absl::string_view packed = bytes.substr(kMaskedVectorHeaderBytes);
   if (*length > packed.size() || PackedBytes(*bits, *length) != packed.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a masked vector of ", *length, " elements of ", *bits, " bits in ",
-        packed.size(), " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a masked vector of ", *length, " elements of ", *bits,
+                     " bits in ", packed.size(), " bytes"));
   }
   const int used = static_cast<int>(*length % 8 * modulus_bits % 8);
   if (used != 0 && static_cast<uint8_t>(packed.back()) >> used != 0) {
@@ -335,8 +336,7 @@ absl::Status MaskedVector::AddMasks(absl::Span<const Mask> masks) {
 }
 
 void MaskedVector::Add(const MaskedVector& other) {
-  CHOIR_CHECK(modulus_bits_ == other.modulus_bits_ &&
-              length_ == other.length_);
+  CHOIR_CHECK(modulus_bits_ == other.modulus_bits_ && length_ == other.length_);
   for (uint64_t i = 0; i < words32_.size(); ++i) {
     words32_[i] += other.words32_[i];
   }
@@ -351,12 +351,17 @@ absl::Status MaskedVector::AddEncoded(absl::string_view bytes) {
   CHOIR_ASSIGN_OR_RETURN(const absl::string_view packed,
                          CheckEncoding(bytes, &bits, &length));
   if (bits != modulus_bits_ || length != length_) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a masked vector of ", length, " elements of ", bits,
-        " bits where one of ", length_, " elements of ", modulus_bits_,
-        " bits is needed"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a masked vector of ", length, " elements of ", bits,
+                     " bits where one of ", length_, " elements of ",
+                     modulus_bits_, " bits is needed"));
   }
-  if (modulus_bits_ <= 32) {
+  const uint8_t* const words = reinterpret_cast<const uint8_t*>(packed.data());
+  if (modulus_bits_ == 32) {
+    Combine<uint32_t, true>(words32_.data(), words, length);
+  } else if (modulus_bits_ == 64) {
+    Combine<uint64_t, true>(words64_.data(), words, length);
+  } else if (modulus_bits_ < 32) {
     Unpack(packed, bits, length, [this](uint64_t i, uint64_t value) {
       words32_[i] += static_cast<uint32_t>(value);
     });
@@ -374,6 +379,14 @@ std::string MaskedVector::Encode() const {
   std::memcpy(out.data() + 4, &bits, 4);
   std::memcpy(out.data() + 8, &length_, 8);
   char* at = out.data() + kMaskedVectorHeaderBytes;
+  if (length_ > 0 && (modulus_bits_ == 32 || modulus_bits_ == 64)) {
+    // Words are elements.
+    std::memcpy(at,
+                modulus_bits_ == 32 ? static_cast<const void*>(words32_.data())
+                                    : words64_.data(),
+                out.size() - kMaskedVectorHeaderBytes);
+    return out;
+  }
   char* const end = out.data() + out.size();
   unsigned __int128 waiting = 0;
   int filled = 0;

@@ -60,10 +60,10 @@ FieldElement MultiplyByPoint(FieldElement a, uint32_t point) {
 // Products of the processor's instruction, which takes constant time.
 __attribute__((target("pclmul,sse4.1"))) FieldElement MultiplyWithClmul(
     FieldElement a, FieldElement b) {
-  const __m128i x = _mm_set_epi64x(static_cast<int64_t>(a.high),
-                                   static_cast<int64_t>(a.low));
-  const __m128i y = _mm_set_epi64x(static_cast<int64_t>(b.high),
-                                   static_cast<int64_t>(b.low));
+  const __m128i x =
+      _mm_set_epi64x(static_cast<int64_t>(a.high), static_cast<int64_t>(a.low));
+  const __m128i y =
+      _mm_set_epi64x(static_cast<int64_t>(b.high), static_cast<int64_t>(b.low));
   const __m128i reduction = _mm_set_epi64x(0, kReduction);
   const __m128i middle = _mm_xor_si128(_mm_clmulepi64_si128(x, y, 0x01),
                                        _mm_clmulepi64_si128(x, y, 0x10));
@@ -101,8 +101,8 @@ __attribute__((target("pclmul,sse4.1"))) FieldElement DenominatorWithClmul(
     few = factor;
     count = 1;
   }
-  return MultiplyWithClmul(
-      product, {static_cast<uint64_t>(_mm_cvtsi128_si64(few)), 0});
+  return MultiplyWithClmul(product,
+                           {static_cast<uint64_t>(_mm_cvtsi128_si64(few)), 0});
 }
 
 bool HasClmul() {
@@ -161,9 +161,9 @@ absl::StatusOr<std::vector<crypto::SecretString>> SplitSecret(
     absl::string_view secret, absl::Span<const uint32_t> points, int threshold,
     base::SecureRandom& random) {
   if (secret.size() != kSecretBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a secret of ", secret.size(), " bytes; shared ones have ",
-        kSecretBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a secret of ", secret.size(), " bytes; shared ones have ",
+                     kSecretBytes));
   }
   if (threshold < 1 || static_cast<size_t>(threshold) > points.size()) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -173,9 +173,9 @@ absl::StatusOr<std::vector<crypto::SecretString>> SplitSecret(
   // The secret, then threshold - 1 random coefficients, 32 bytes each.
   std::string plain(kSecretBytes * threshold, '\0');
   std::memcpy(plain.data(), secret.data(), kSecretBytes);
-  random.Fill(absl::MakeSpan(
-      reinterpret_cast<uint8_t*>(plain.data()) + kSecretBytes,
-      plain.size() - kSecretBytes));
+  random.Fill(
+      absl::MakeSpan(reinterpret_cast<uint8_t*>(plain.data()) + kSecretBytes,
+                     plain.size() - kSecretBytes));
   const crypto::SecretString coefficients(std::move(plain));
   std::vector<crypto::SecretString> shares;
   shares.reserve(points.size());
@@ -249,20 +249,18 @@ absl::StatusOr<SecretCombiner> SecretCombiner::Create(
 absl::StatusOr<crypto::SecretString> SecretCombiner::Combine(
     absl::Span<const absl::string_view> shares) const {
   if (shares.size() != points_.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        shares.size(), " shares for ", points_.size(), " points"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(shares.size(), " shares for ", points_.size(), " points"));
   }
   FieldElement value[2];
   for (size_t i = 0; i < shares.size(); ++i) {
     if (shares[i].size() != kSecretBytes) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "a share of ", shares[i].size(), " bytes; they have ",
-          kSecretBytes));
+          "a share of ", shares[i].size(), " bytes; they have ", kSecretBytes));
     }
     for (size_t half = 0; half < 2; ++half) {
-      value[half] =
-          Plus(value[half],
-               FieldMultiply(coefficients_[i], Load(shares[i], half)));
+      value[half] = Plus(
+          value[half], FieldMultiply(coefficients_[i], Load(shares[i], half)));
     }
   }
   std::string secret(kSecretBytes, '\0');

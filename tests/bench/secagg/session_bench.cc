@@ -6,8 +6,8 @@
 //   rounds   n = 100 and 1,000 end to end: time of each phase, bytes per client
 //            beside the formula of docs/secure_aggregation.md
 //
-// Work of one thread is measured in its processor time. With --check the program
-// fails if a ratio or a byte count is off its limit.
+// Work of one thread is measured in its processor time. With --check the
+// program fails if a ratio or a byte count is off its limit.
 #include <malloc.h>
 #include <time.h>
 #include <unistd.h>
@@ -144,8 +144,8 @@ struct Recording {
   std::map<Phase, std::vector<Answer>> answers;
 };
 
-constexpr std::array<Phase, 4> kPhases = {Phase::kShareKeys, Phase::kMaskedInput,
-                                          Phase::kConfirm, Phase::kUnmask};
+constexpr std::array<Phase, 4> kPhases = {
+    Phase::kShareKeys, Phase::kMaskedInput, Phase::kConfirm, Phase::kUnmask};
 
 // One client's bytes, and all clients' and the coordinator's time, by phase.
 struct Figures {
@@ -165,14 +165,13 @@ Figures RunRecorded(World& world, const std::string& folder,
   Figures figures;
   std::vector<ClientSession> clients;
   for (int i = 0; i < world.size(); ++i) {
-    clients.push_back(
-        world.Client(i, MaskedVector(32, words)));
+    clients.push_back(world.Client(i, MaskedVector(32, words)));
     ClientStep step;
-    figures.advertise_client += ThreadSeconds([&] { step = clients[i].Start(); });
+    figures.advertise_client +=
+        ThreadSeconds([&] { step = clients[i].Start(); });
     figures.advertise_server += ThreadSeconds([&] {
       CHOIR_CHECK(CheckAdvertisement(world.session, world.name(i),
-                                     step.message.advertise(),
-                                     world.verifier())
+                                     step.message.advertise(), world.verifier())
                       .ok());
     });
     figures.keys_bytes = step.message.advertise().ByteSizeLong();
@@ -201,8 +200,8 @@ Figures RunRecorded(World& world, const std::string& folder,
         figures.up[name] += step->message.ByteSizeLong() + step->payload.size();
       }
       figures.server[phase] += ThreadSeconds([&] {
-        CHOIR_CHECK(server->Receive(world.name(i), step->message, step->payload)
-                        .ok());
+        CHOIR_CHECK(
+            server->Receive(world.name(i), step->message, step->payload).ok());
       });
       Recording::Answer answer{world.name(i), step->message, ""};
       if (!step->payload.empty() && !folder.empty()) {
@@ -211,7 +210,8 @@ Figures RunRecorded(World& world, const std::string& folder,
       }
       recording->answers[phase].push_back(std::move(answer));
     }
-    figures.server[phase] += ThreadSeconds([&] { CHOIR_CHECK(server->Close().ok()); });
+    figures.server[phase] +=
+        ThreadSeconds([&] { CHOIR_CHECK(server->Close().ok()); });
   }
   for (int i = 0; i < world.size(); ++i) figures.stayed += !Silent(i);
   for (auto* sums : {&figures.up, &figures.down}) {
@@ -253,8 +253,8 @@ void CheckBytes(int clients, const Figures& figures) {
   const double a = static_cast<double>(figures.keys_bytes);
   const double vector = 16 + std::ceil(kWords * 32 / 8.0);
   const double up = a + 98 * k + vector + 70 + 68 + 38 * k;
-  const double down = 34 * n + (a + 6) * k + 98 * k + n / 8 + n / 4 + n / 4 +
-                      70 * t;
+  const double down =
+      34 * n + (a + 6) * k + 98 * k + n / 8 + n / 4 + n / 4 + 70 * t;
   double measured_up = 0, measured_down = 0;
   for (const auto& [name, bytes] : figures.up) measured_up += bytes;
   for (const auto& [name, bytes] : figures.down) measured_down += bytes;
@@ -329,8 +329,7 @@ void BenchServer(const Recording& recording, const World& world,
     const Replay replay = ReplayServer(world, recording);
     double processor = 0;
     generators.push_back(Seconds([&] {
-      processor =
-          ProcessSeconds([&] { Generate(masks, kWords, Threads()); });
+      processor = ProcessSeconds([&] { Generate(masks, kWords, Threads()); });
     }));
     ratios.push_back(replay.sum_processor / processor);
     sums.push_back(replay.sum);
@@ -342,8 +341,10 @@ void BenchServer(const Recording& recording, const World& world,
   const double shares = n * k * (92 + 36) + n * 4096.0;
   std::printf(
       "\nserver, %d threads: %lld masks; removing them %.0f ms, the bare "
-      "generator %.0f ms;\n  checking and adding %d masked vectors as they come "
-      "%.0f ms on one thread\n  memory at most %.1f MB above the start; vectors "
+      "generator %.0f ms;\n  checking and adding %d masked vectors as they "
+      "come "
+      "%.0f ms on one thread\n  memory at most %.1f MB above the start; "
+      "vectors "
       "of one sum per thread and one upload %.1f MB, shares and keys %.1f MB; "
       "all vectors would be %.0f MB\n",
       Threads(), static_cast<long long>(masks), 1e3 * Median(sums),
@@ -383,10 +384,10 @@ void BenchClient(uint64_t words) {
   const v1::SecureServerMessage roster = *server.MessageFor(world.name(0));
   // Certificates are checked once, not in every round.
   for (const auto& peer : roster.roster().neighbours()) {
-    CHOIR_CHECK(world.verifier()
-                    .PublicKeyOf(peer.keys().client(),
-                                 peer.keys().certificate())
-                    .ok());
+    CHOIR_CHECK(
+        world.verifier()
+            .PublicKeyOf(peer.keys().client(), peer.keys().certificate())
+            .ok());
   }
   absl::optional<ClientStep> step;
   const double share = ThreadSeconds([&] { step = client.Handle(roster); });
@@ -412,7 +413,8 @@ void BenchClient(uint64_t words) {
   v1::SecureServerMessage survivors;
   survivors.mutable_survivors()->set_survivors(everybody);
   survivors.mutable_survivors()->set_sharers(everybody);
-  const double confirm = ThreadSeconds([&] { step = client.Handle(survivors); });
+  const double confirm =
+      ThreadSeconds([&] { step = client.Handle(survivors); });
   CHOIR_CHECK(step->message.has_confirm());
   v1::SecureServerMessage request;
   *request.mutable_unmask()->mutable_survivors() = survivors.survivors();
