@@ -108,6 +108,10 @@ void Apply(crypto::AesCtrStream& stream, bool add, std::vector<T>& words) {
   constexpr size_t kWords = kBufferBytes / sizeof(T);
   for (size_t done = 0; done < words.size(); done += kWords) {
     const size_t n = std::min(kWords, words.size() - done);
+    // Words come from memory while the cipher is at work.
+    for (size_t i = 0; i < n; i += 64 / sizeof(T)) {
+      __builtin_prefetch(words.data() + done + i, 1, 2);
+    }
     stream.Next(absl::MakeSpan(buffer, n * sizeof(T)));
     if (add) {
       Combine<T, true>(words.data() + done, buffer, n);
