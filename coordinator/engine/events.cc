@@ -69,7 +69,7 @@ void Engine::Impl::On(const ClientArrived& event, Outcome& outcome) {
   const Cohort* cohort = nullptr;
   if (const auto* training = std::get_if<Training>(&state_.phase())) {
     cohort = &training->cohort;
-    answered_.erase(event.client);  // its keys are gone
+    if (!closing_) answered_.erase(event.client);  // its keys are gone
   } else if (const auto* evaluating =
                  std::get_if<Evaluating>(&state_.phase())) {
     cohort = &evaluating->cohort;

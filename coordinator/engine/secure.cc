@@ -187,6 +187,16 @@ bool Engine::Impl::StepReady(const Training& training, Outcome& outcome) {
       base::DeriveSeed(options.seed,
                        {"groups", absl::StrCat(close.key.round()),
                         absl::StrCat(close.key.attempt())}));
+  const size_t wanted =
+      static_cast<size_t>(options.secure_aggregation.min_groups());
+  if (groups.size() < wanted) {
+    if (!over && ready < training.cohort.pending.size()) return false;
+    LoseRound(absl::StrCat("the ", ready, " clients that were ready make only ",
+                           groups.size(), " of the ", wanted,
+                           " groups needed, of at least ", group_size),
+              outcome);
+    return true;
+  }
   for (size_t i = 0; i < groups.size(); ++i) {
     for (const std::string& client : groups[i]) {
       close.members[client] =

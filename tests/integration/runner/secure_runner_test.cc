@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
+#include "base/sim_random.h"
 #include "coordinator/aggregate/group_rule.h"
 #include "coordinator/runner/secure_round.h"
 #include "coordinator/runner/update_sum.h"
@@ -239,6 +240,98 @@ TEST_F(SecureRunnerTest, RepeatedMessagesChangeNothing) {
   EXPECT_EQ(Aggregate(round),
             fleet->PlainSum(1, SurvivorsOf(round)).Encode());
   EXPECT_EQ(MaskedBlobs(), 0);
+}
+
+// One message of one client of 24 is lost, comes twice, comes too late or
+// comes broken: the round is committed with the exact sum, at the first try.
+TEST_F(SecureRunnerTest, ARoundOf24SurvivesWhateverBefallsOneMessage) {
+  enum class Fault { kLost, kTwice, kLate, kBroken };
+  base::SimRandom random(24);
+  for (const absl::string_view phase :
+       {engine::kAdvertiseKeys, engine::kShareKeys, engine::kMaskedInput,
+        engine::kConfirm, engine::kUnmask}) {
+    for (const Fault fault :
+         {Fault::kLost, Fault::kTwice, Fault::kLate, Fault::kBroken}) {
+      config::JobOptions job = Job(1, 24, 20);
+      job.name = absl::StrCat("job-", phase, static_cast<int>(fault));
+      const std::string victim = absl::StrCat("c", 100 + random.Below(24));
+      SCOPED_TRACE(absl::StrCat(job.name, " ", victim));
+      auto fleet = Fleet(job);
+      v1::SecureExchangeRequest late;
+      fleet->vanishes = [&](const std::string& client, const v1::TaskKey&,
+                            absl::string_view its) {
+        return client == victim && its == phase && fault == Fault::kLost;
+      };
+      fleet->tamper = [&](const std::string& client,
+                          v1::SecureExchangeRequest& request,
+                          std::string& payload) {
+        if (client != victim || PhaseOf(request.message()) != phase) return;
+        late = request;
+        if (fault == Fault::kTwice) {
+          if (!payload.empty()) {
+            ASSERT_TRUE(store_->blobs().Put(payload).ok());
+          }
+          EXPECT_TRUE(fleet->runner().PostSecure(client, request).ok());
+        } else if (fault == Fault::kBroken) {
+          v1::SecureExchangeRequest broken = request;
+          std::string bytes = request.message().SerializeAsString();
+          bytes[bytes.size() - 3] ^= 0x20;
+          v1::SecureClientMessage message;
+          if (!message.ParseFromString(bytes)) return;
+          *broken.mutable_message() = message;
+          // Whoever notices; the right one follows.
+          fleet->runner().PostSecure(client, broken).status().IgnoreError();
+        } else if (fault == Fault::kLate) {
+          request.mutable_key()->set_attempt(99);
+        }
+      };
+      const absl::Status ran = fleet->Run();
+      ASSERT_TRUE(ran.ok()) << ran;
+      const std::vector<v1::RoundCommitted> rounds = Committed(*fleet);
+      ASSERT_THAT(rounds, SizeIs(1));
+      EXPECT_EQ(rounds[0].attempt(), 1u);
+      EXPECT_GE(rounds[0].survivors_size(), 23);
+      EXPECT_EQ(Aggregate(rounds[0]),
+                fleet->PlainSum(1, SurvivorsOf(rounds[0])).Encode());
+      if (fault == Fault::kLate) {
+        EXPECT_FALSE(fleet->runner().PostSecure(victim, late).ok());
+      }
+    }
+  }
+}
+
+TEST_F(SecureRunnerTest, ADiskThatIsFullNowAndThenCostsNothing) {
+  FaultyStore store(*store::Store::Open(
+      base::JoinPath(folder_.path(), "faulty"),
+      base::Durability::kProcessCrash, clock_));
+  base::SimRandom random(3);
+  store.append_fault = [&](bool after) {
+    return !after && random.Below(3) == 0 && store.appends > 2
+               ? absl::ResourceExhaustedError("disk full")
+               : absl::OkStatus();
+  };
+  store.put_fault = [&] {
+    return random.Below(10) == 0 && store.appends > 2
+               ? absl::ResourceExhaustedError("disk full")
+               : absl::OkStatus();
+  };
+  const config::JobOptions job = Job(3, 5, 5);
+  SecureFleet fleet(Names(5), store, clock_, 77);
+  ASSERT_TRUE(fleet.Start(job).ok());
+  int failures = 0;
+  for (int turn = 0; turn < 2000 && !fleet.runner().finished(); ++turn) {
+    const absl::Status turned = fleet.Turn();
+    failures += turned.ok() ? 0 : 1;
+    clock_.Advance(absl::Milliseconds(1));
+  }
+  ASSERT_TRUE(fleet.runner().finished());
+  EXPECT_GT(failures, 5);
+  for (const v1::RoundCommitted& round : Committed(fleet)) {
+    EXPECT_EQ(round.attempt(), 1u);
+    EXPECT_EQ(*store.blobs().Read(round.aggregate().digest()),
+              fleet.PlainSum(round.round(), SurvivorsOf(round)).Encode());
+  }
+  EXPECT_THAT(Committed(fleet), SizeIs(3));
 }
 
 TEST_F(SecureRunnerTest, ACoordinatorKilledInAnyPhaseBeginsTheAttemptAnew) {

@@ -291,6 +291,19 @@ TEST(EngineSecureTest, FewerGroupsThanTheRuleNeedsLosesTheRound) {
               HasSubstr("only 2 of the 3 groups that median needs"));
 }
 
+TEST(EngineSecureTest, TooFewReadyForTheGroupsLosesTheRoundAtOnce) {
+  config::JobOptions options = SecureJob(1, 12, 5);
+  options.secure_aggregation.group_size = 6;
+  options.secure_aggregation.group_rule = config::GroupRule::kMean;
+  FakeWorld world(options);
+  world.ArriveAll(ClientNames(12));
+  EachSpeaks(world, {"c100", "c101", "c102", "c103", "c104"});
+  ASSERT_TRUE(world.FireTimer());
+  EXPECT_THAT(Last(world).round_lost().reason(),
+              HasSubstr("5 clients that were ready make only 0 of the 1"));
+  EXPECT_THAT(Phases(world), IsEmpty());
+}
+
 TEST(EngineSecureTest, GroupsDependOnSeedAndNamesAlone) {
   config::JobOptions options = SecureJob(1, 12, 9);
   options.secure_aggregation.group_size = 4;
