@@ -114,6 +114,7 @@ class Grammar {
                       const v1::SecurePhaseClosed& record);
   void CheckGroups(const Job& job, const Secure& secure,
                    const v1::SecurePhaseClosed& record);
+  void CheckFormation(const Job& job, const v1::SecurePhaseClosed& record);
   void CloseGroups(Secure& secure, const v1::SecurePhaseClosed& record);
   void CheckSecureSurvivors(const Job& job, const v1::RoundCommitted& record,
                             Step& step);

@@ -4,7 +4,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/sha256.h"
+#include "base/sim_random.h"
 #include "coordinator/audit/grammar.h"
+#include "coordinator/selection/selection.h"
 #include "privacy/secagg/parameters.h"
 
 namespace choir::audit {
@@ -129,6 +131,35 @@ void Grammar::CheckGroups(const Job& job, const Secure& secure,
   }
 }
 
+// The coordinator does not choose who is summed with whom: groups follow from
+// the job's seed and from who is ready.
+void Grammar::CheckFormation(const Job& job,
+                             const v1::SecurePhaseClosed& record) {
+  if (!job.options.has_value()) return;
+  const int group_size = job.options->secure_aggregation.group_size;
+  std::set<std::string> ready;
+  std::map<std::string, uint32_t> actual;
+  for (const auto& client : record.clients()) {
+    ready.insert(client.client());
+    actual[client.client()] = client.group();
+  }
+  const v1::TaskKey& key = record.key();
+  const auto groups = selection::FormGroups(
+      ready, group_size,
+      base::DeriveSeed(job.options->seed,
+                       {"groups", absl::StrCat(key.round()),
+                        absl::StrCat(key.attempt())}));
+  std::map<std::string, uint32_t> drawn;
+  for (size_t i = 0; i < groups.size(); ++i) {
+    for (const std::string& client : groups[i]) {
+      drawn[client] = group_size == 0 ? 0 : static_cast<uint32_t>(i + 1);
+    }
+  }
+  if (drawn != actual) {
+    Wrong("the groups are not those that the job's seed draws");
+  }
+}
+
 // What is lost leaves; who is masked is in the sum.
 void Grammar::CloseGroups(Secure& secure,
                           const v1::SecurePhaseClosed& record) {
@@ -176,6 +207,7 @@ void Grammar::On(const v1::SecurePhaseClosed& record) {
   }
   CheckAccounted(secure, record);
   CheckGroups(*job, secure, record);
+  if (record.phase() == kFirstPhase) CheckFormation(*job, record);
   CloseGroups(secure, record);
   secure.phase = PhaseAfter(secure.phase, secure.session.assumptions());
 }

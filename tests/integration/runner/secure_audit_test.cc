@@ -237,6 +237,18 @@ TEST_F(SecureAuditTest, AnotherCombinationOfGroupsIsFound) {
   });
   EXPECT_FALSE(twice.ok);
   EXPECT_THAT(twice.reason, HasSubstr("not the median"));
+  const audit::VerifyReport chosen = VerifyEdited([](Records& records) {
+    v1::SecurePhaseClosed& phase = Phase(records, "advertise_keys");
+    for (int i = 1; i < phase.clients_size(); ++i) {
+      const uint32_t first = phase.clients(0).group();
+      if (phase.clients(i).group() == first) continue;
+      phase.mutable_clients(0)->set_group(phase.clients(i).group());
+      phase.mutable_clients(i)->set_group(first);
+      return;
+    }
+  });
+  EXPECT_FALSE(chosen.ok);
+  EXPECT_THAT(chosen.reason, HasSubstr("not those that the job's seed draws"));
   const audit::VerifyReport fewer = VerifyEdited([](Records& records) {
     Committed(records).mutable_group_aggregates()->RemoveLast();
   });
