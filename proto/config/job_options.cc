@@ -8,53 +8,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
+#include "proto/config/field_checks.h"
 #include "proto/config/toml_config.h"
 
 namespace choir::config {
 namespace {
-
-constexpr const char* kLinearLayers[] = {"down_proj", "gate_proj", "k_proj",
-                                         "o_proj",    "q_proj",    "up_proj",
-                                         "v_proj"};
-
-template <typename T>
-absl::Status Refuse(absl::string_view field, const T& value,
-                    absl::string_view limit) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("'job.", field, "' is ", value, "; ", limit, " is needed"));
-}
-
-// The value, if set, else `otherwise`; refused outside [least, most].
-absl::StatusOr<int> Count(bool set, uint64_t value, int otherwise,
-                          absl::string_view field, int least, int most) {
-  if (!set) return otherwise;
-  if (value < static_cast<uint64_t>(least) ||
-      value > static_cast<uint64_t>(most)) {
-    return Refuse(field, value,
-                  absl::StrCat("a number from ", least, " to ", most));
-  }
-  return static_cast<int>(value);
-}
-
-enum class Bound { kOpen, kClosed };
-
-// The value, if set, else `otherwise`; refused unless finite and within the
-// bounds.
-absl::StatusOr<double> Real(bool set, double value, double otherwise,
-                            absl::string_view field, double least,
-                            Bound at_least, double most, Bound at_most) {
-  if (!set) return otherwise;
-  const bool above =
-      at_least == Bound::kClosed ? value >= least : value > least;
-  const bool below = at_most == Bound::kClosed ? value <= most : value < most;
-  if (!std::isfinite(value) || !above || !below) {
-    return Refuse(
-        field, value,
-        absl::StrCat("a number in ", at_least == Bound::kClosed ? "[" : "(",
-                     least, ", ", most, at_most == Bound::kClosed ? "]" : ")"));
-  }
-  return value;
-}
 
 constexpr double kHuge = 1e12;
 
@@ -207,11 +165,6 @@ absl::StatusOr<EvaluationOptions> ResolveEvaluation(
 
 }  // namespace
 
-double AdapterOptions::scale() const {
-  return alpha / (rank_stabilized ? std::sqrt(static_cast<double>(rank))
-                                  : static_cast<double>(rank));
-}
-
 int RoundsOptions::num_to_select() const {
   return static_cast<int>(std::ceil(cohort_size * over_selection));
 }
@@ -226,42 +179,6 @@ bool IsValidName(absl::string_view name) {
     return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' ||
            c == '_' || c == '.';
   });
-}
-
-absl::StatusOr<AdapterOptions> ResolveAdapter(const v1::AdapterConfig& config) {
-  AdapterOptions options;
-  CHOIR_ASSIGN_OR_RETURN(options.rank, Count(config.has_rank(), config.rank(),
-                                             8, "adapter.rank", 1, 4096));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.alpha,
-      Real(config.has_alpha(), config.alpha(), 2.0 * options.rank,
-           "adapter.alpha", 0, Bound::kOpen, 1e6, Bound::kClosed));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.dropout,
-      Real(config.has_dropout(), config.dropout(), 0, "adapter.dropout", 0,
-           Bound::kClosed, 1, Bound::kOpen));
-  options.rank_stabilized = config.rank_stabilized();
-  options.target_modules.assign(config.target_modules().begin(),
-                                config.target_modules().end());
-  if (options.target_modules.empty()) {
-    options.target_modules.assign(std::begin(kLinearLayers),
-                                  std::end(kLinearLayers));
-  }
-  std::sort(options.target_modules.begin(), options.target_modules.end());
-  for (size_t i = 0; i < options.target_modules.size(); ++i) {
-    const std::string& module = options.target_modules[i];
-    if (i > 0 && module == options.target_modules[i - 1]) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "'job.adapter.target_modules' names \"", module, "\" twice"));
-    }
-    if (std::find(std::begin(kLinearLayers), std::end(kLinearLayers), module) ==
-        std::end(kLinearLayers)) {
-      return Refuse(
-          "adapter.target_modules", absl::StrCat("\"", module, "\""),
-          absl::StrCat("one of ", absl::StrJoin(kLinearLayers, ", ")));
-    }
-  }
-  return options;
 }
 
 absl::StatusOr<TrainingOptions> ResolveTraining(
@@ -350,10 +267,20 @@ absl::StatusOr<JobOptions> ResolveJob(const v1::JobConfig& config) {
   }
   options.base_model = config.model().base();
   CHOIR_ASSIGN_OR_RETURN(options.adapter, ResolveAdapter(config.adapter()));
+  if (options.adapter.kind == AdapterKind::kFrozenA &&
+      !config.adapter().has_frozen_seed()) {
+    options.adapter.frozen_seed = DefaultFrozenSeed(options.seed);
+  }
   CHOIR_ASSIGN_OR_RETURN(options.training, ResolveTraining(config.training()));
   CHOIR_ASSIGN_OR_RETURN(options.rounds, ResolveRounds(config.rounds()));
   CHOIR_ASSIGN_OR_RETURN(options.aggregation,
                          ResolveAggregation(config.aggregation()));
+  if (options.adapter.kind == AdapterKind::kLofit &&
+      options.aggregation.server_momentum > 0) {
+    return Refuse("aggregation.server_momentum",
+                  options.aggregation.server_momentum,
+                  "0 with adapter.kind \"lofit\", whose heads are chosen once,");
+  }
   CHOIR_ASSIGN_OR_RETURN(options.evaluation,
                          ResolveEvaluation(config.evaluation()));
   return options;
@@ -372,18 +299,6 @@ v1::JobConfig ToProto(const JobOptions& options) {
       static_cast<uint32_t>(options.evaluation.every));
   config.mutable_evaluation()->set_cohort_size(
       static_cast<uint32_t>(options.evaluation.cohort_size));
-  return config;
-}
-
-v1::AdapterConfig ToProto(const AdapterOptions& options) {
-  v1::AdapterConfig config;
-  config.set_rank(static_cast<uint32_t>(options.rank));
-  config.set_alpha(options.alpha);
-  config.set_dropout(options.dropout);
-  config.set_rank_stabilized(options.rank_stabilized);
-  for (const std::string& module : options.target_modules) {
-    config.add_target_modules(module);
-  }
   return config;
 }
 

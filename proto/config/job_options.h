@@ -14,13 +14,31 @@
 
 namespace choir::config {
 
+// What model/adapter/adapter_layout.h says each one computes.
+enum class AdapterKind { kLora, kDora, kFrozenA, kIa3, kLofit };
+// "lora", "dora", "frozen_a", "ia3", "lofit".
+absl::string_view AdapterKindName(AdapterKind kind);
+
 struct AdapterOptions {
+  AdapterKind kind = AdapterKind::kLora;
+  // The next four: of LoRA, DoRA and frozen A (no dropout with DoRA).
   int rank = 8;
   double alpha = 16.0;
   double dropout = 0.0;
   bool rank_stabilized = false;
-  // Last parts of the names of the adapted linear layers, sorted.
+  // Last parts of the names of the adapted linear layers, sorted. Empty with
+  // LoFiT, which adapts the attention heads' outputs.
   std::vector<std::string> target_modules;
+  uint64_t frozen_seed = 0;  // of A with kFrozenA
+  // With kIa3: those of target_modules that scale their input; sorted.
+  std::vector<std::string> feedforward_modules;
+  int lofit_heads = 0;  // 0: 3 in 100
+  double lofit_l1 = 5e-4;
+  // True for the kinds that have factors A and B.
+  bool has_lora() const {
+    return kind == AdapterKind::kLora || kind == AdapterKind::kDora ||
+           kind == AdapterKind::kFrozenA;
+  }
   // What the product B*A is multiplied by: alpha/rank or alpha/sqrt(rank).
   double scale() const;
 };
