@@ -11,11 +11,20 @@ target_precompile_headers(
 # a hundred times slower.
 choir_library(
   choir_model_kernels
-  SOURCES transformer/blas.cc transformer/cpu_kernels.cc optimizer.cc
-  LIBS choir_base ${CMAKE_DL_LIBS})
+  SOURCES quantize/quantized_matmul.cc transformer/attention_kernels.cc
+          transformer/blas.cc transformer/cpu_kernels.cc
+          transformer/row_kernels.cc optimizer.cc
+  LIBS choir_model_quantize choir_base ${CMAKE_DL_LIBS})
 target_compile_options(
   choir_model_kernels PRIVATE -O3 -fopenmp-simd -ffp-contract=fast
                               -fno-math-errno -fno-trapping-math)
+
+choir_library(
+  choir_model_attention
+  SOURCES transformer/attention.cc transformer/attention_blockwise.cc
+          transformer/attention_reference.cc
+  LIBS choir_model_kernels)
+choir_uses_torch(choir_model_attention)
 
 choir_library(
   choir_model
@@ -29,7 +38,7 @@ choir_library(
           transformer/llama.cc
           transformer/ops.cc
           transformer/ops_reference.cc
-  LIBS choir_model_core choir_model_kernels)
+  LIBS choir_model_core choir_model_attention choir_model_kernels)
 choir_uses_torch(choir_model)
 
 choir_library(choir_model_commands SOURCES main/commands.cc LIBS choir_model)

@@ -9,7 +9,6 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
-#include "model/transformer/cpu_kernels.h"
 
 namespace choir::model {
 namespace {
@@ -207,46 +206,9 @@ KvCache Llama::NewCache(int64_t capacity) const {
 at::Tensor Llama::CachedAttention(size_t block, const at::Tensor& q,
                                   const at::Tensor& k, const at::Tensor& v,
                                   Kernels kernels, KvCache& cache) const {
-  const int64_t tokens = q.size(0);
-  const int64_t total = cache.length + tokens;
-  at::Tensor keys = cache.keys[block];
-  at::Tensor values = cache.values[block];
-  values.narrow(0, cache.length, tokens).copy_(v);
-  if (UseFused(kernels, q)) {
-    const int64_t ldk = k.size(1);
-    const float* c = cosine_.data_ptr<float>();
-    const float* s = sine_.data_ptr<float>();
-    at::Tensor qr = at::empty_like(q);
-    Rotate(q.data_ptr<float>(), c, s, cache.length, tokens, sizes_.heads,
-           sizes_.head_dim, 1.0f, qr.data_ptr<float>());
-    Rotate(k.data_ptr<float>(), c, s, cache.length, tokens, sizes_.kv_heads,
-           sizes_.head_dim, 1.0f, keys.data_ptr<float>() + cache.length * ldk);
-    at::Tensor out = at::empty_like(q);
-    at::Tensor log_sum = at::empty({tokens, sizes_.heads}, at::kFloat);
-    CausalAttention({sizes_.heads, sizes_.kv_heads, sizes_.head_dim, tokens,
-                     total},
-                    qr.data_ptr<float>(), keys.data_ptr<float>(),
-                    values.data_ptr<float>(), out.data_ptr<float>(),
-                    log_sum.data_ptr<float>());
-    return out;
-  }
-  const at::Tensor positions = at::arange(
-      cache.length, total, at::TensorOptions().dtype(at::kLong).device(device()));
-  const at::Tensor qr =
-      RotateReference(q, cosine_, sine_, positions, sizes_.heads);
-  keys.narrow(0, cache.length, tokens)
-      .copy_(RotateReference(k, cosine_, sine_, positions, sizes_.kv_heads));
-  const auto spread = [&](const at::Tensor& x, int64_t heads) {
-    return x.view({1, x.size(0), heads, sizes_.head_dim})
-        .transpose(1, 2)
-        .repeat_interleave(sizes_.heads / heads, 1);
-  };
-  const at::Tensor qs = spread(qr, sizes_.heads);
-  const at::Tensor ks = spread(keys.narrow(0, 0, total), sizes_.kv_heads);
-  const at::Tensor vs = spread(values.narrow(0, 0, total), sizes_.kv_heads);
-  return compat::CausalAttentionWithPast(qs, ks, vs)
-      .transpose(1, 2)
-      .reshape({tokens, sizes_.heads * sizes_.head_dim});
+  return CachedRotaryAttention(
+      kernels, q, k, v, cosine_, sine_,
+      {cache.keys[block], cache.values[block], cache.length}, sizes_);
 }
 
 at::Tensor Llama::Decode(absl::Span<const int32_t> ids,

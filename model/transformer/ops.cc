@@ -282,81 +282,6 @@ class SwiGluFn : public Function<SwiGluFn> {
   }
 };
 
-// x with every sequence rotated from position 0 on.
-at::Tensor RotatePacked(const at::Tensor& x, const at::Tensor& cosine,
-                        const at::Tensor& sine, at::IntArrayRef starts,
-                        int64_t heads, float sign) {
-  const at::Tensor out = NewFloats(x.sizes());
-  const int64_t width = x.size(1);
-  for (size_t i = 0; i + 1 < starts.size(); ++i) {
-    const int64_t at = starts[i] * width;
-    Rotate(Data(x) + at, Data(cosine), Data(sine), 0, starts[i + 1] - starts[i],
-           heads, width / heads, sign, Mutable(out) + at);
-  }
-  return out;
-}
-
-class RotaryAttentionFn : public Function<RotaryAttentionFn> {
- public:
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q,
-                            const at::Tensor& k, const at::Tensor& v,
-                            const at::Tensor& cosine, const at::Tensor& sine,
-                            const std::vector<int64_t>& starts,
-                            std::vector<int64_t> sizes) {
-    AttentionShape shape{sizes[0], sizes[1], sizes[2], 0, 0};
-    const at::Tensor qr =
-        RotatePacked(q, cosine, sine, starts, shape.heads, 1.0f);
-    const at::Tensor kr =
-        RotatePacked(k, cosine, sine, starts, shape.kv_heads, 1.0f);
-    const at::Tensor out = NewFloats(q.sizes());
-    const at::Tensor log_sum = NewFloats({q.size(0), shape.heads});
-    const int64_t ldq = q.size(1);
-    const int64_t ldk = k.size(1);
-    for (size_t i = 0; i + 1 < starts.size(); ++i) {
-      const int64_t s = starts[i];
-      shape.queries = shape.keys = starts[i + 1] - s;
-      CausalAttention(shape, Data(qr) + s * ldq, Data(kr) + s * ldk,
-                      Data(v) + s * ldk, Mutable(out) + s * ldq,
-                      Mutable(log_sum) + s * shape.heads);
-    }
-    ctx->save_for_backward({qr, kr, v, out, log_sum, cosine, sine});
-    ctx->saved_data["starts"] = starts;
-    ctx->saved_data["sizes"] = sizes;
-    return out;
-  }
-
-  static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor& qr = saved[0];
-    const at::Tensor& kr = saved[1];
-    const at::Tensor& v = saved[2];
-    const std::vector<int64_t> starts =
-        ctx->saved_data["starts"].toIntVector();
-    const std::vector<int64_t> sizes = ctx->saved_data["sizes"].toIntVector();
-    AttentionShape shape{sizes[0], sizes[1], sizes[2], 0, 0};
-    const at::Tensor grad = grads[0].contiguous();
-    const at::Tensor grad_q = at::zeros(qr.sizes(), at::kFloat);
-    const at::Tensor grad_k = at::zeros(kr.sizes(), at::kFloat);
-    const at::Tensor grad_v = at::zeros(v.sizes(), at::kFloat);
-    const int64_t ldq = qr.size(1);
-    const int64_t ldk = kr.size(1);
-    for (size_t i = 0; i + 1 < starts.size(); ++i) {
-      const int64_t s = starts[i];
-      shape.queries = shape.keys = starts[i + 1] - s;
-      CausalAttentionBackward(
-          shape, Data(grad) + s * ldq, Data(qr) + s * ldq, Data(kr) + s * ldk,
-          Data(v) + s * ldk, Data(saved[3]) + s * ldq,
-          Data(saved[4]) + s * shape.heads, Mutable(grad_q) + s * ldq,
-          Mutable(grad_k) + s * ldk, Mutable(grad_v) + s * ldk);
-    }
-    return {RotatePacked(grad_q, saved[5], saved[6], starts, shape.heads,
-                         -1.0f),
-            RotatePacked(grad_k, saved[5], saved[6], starts, shape.kv_heads,
-                         -1.0f),
-            grad_v, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
-  }
-};
-
 // Makes the gradients on the way forward, while a slice of logits is at hand.
 class LinearCrossEntropyFn : public Function<LinearCrossEntropyFn> {
  public:
@@ -410,11 +335,6 @@ class LinearCrossEntropyFn : public Function<LinearCrossEntropyFn> {
 
 }  // namespace
 
-bool UseFused(Kernels kernels, const at::Tensor& x) {
-  return kernels == Kernels::kFused && x.device().is_cpu() &&
-         x.scalar_type() == at::kFloat;
-}
-
 std::vector<at::Tensor> LinearGroup(Kernels kernels, const at::Tensor& x,
                                     const std::vector<LinearParts>& layers,
                                     const LoraUse& lora) {
@@ -457,19 +377,6 @@ at::Tensor SwiGlu(Kernels kernels, const at::Tensor& gate,
                   const at::Tensor& up) {
   if (!UseFused(kernels, gate)) return at::silu(gate) * up;
   return SwiGluFn::apply(gate, up);
-}
-
-at::Tensor RotaryAttention(Kernels kernels, const at::Tensor& q,
-                           const at::Tensor& k, const at::Tensor& v,
-                           const at::Tensor& cosine, const at::Tensor& sine,
-                           const SequenceStarts& starts,
-                           const AttentionSizes& sizes) {
-  if (!UseFused(kernels, q)) {
-    return RotaryAttentionReference(q, k, v, cosine, sine, starts, sizes);
-  }
-  return RotaryAttentionFn::apply(
-      q, k, v, cosine, sine, starts,
-      std::vector<int64_t>{sizes.heads, sizes.kv_heads, sizes.head_dim});
 }
 
 at::Tensor LinearCrossEntropy(Kernels kernels, const at::Tensor& hidden,
