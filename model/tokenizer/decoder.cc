@@ -89,19 +89,19 @@ int ByteOfToken(const std::string& token) {
   return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
-void Decoder::AddReplace(std::string pattern, std::string content) {
+void TokenDecoder::AddReplace(std::string pattern, std::string content) {
   CHOIR_CHECK(!pattern.empty());
   steps_.push_back({Kind::kReplace, std::move(pattern), std::move(content)});
 }
-void Decoder::AddByteFallback() { steps_.push_back({Kind::kByteFallback}); }
-void Decoder::AddFuse() { steps_.push_back({Kind::kFuse}); }
-void Decoder::AddStrip(std::string content, size_t start, size_t stop) {
+void TokenDecoder::AddByteFallback() { steps_.push_back({Kind::kByteFallback}); }
+void TokenDecoder::AddFuse() { steps_.push_back({Kind::kFuse}); }
+void TokenDecoder::AddStrip(std::string content, size_t start, size_t stop) {
   CHOIR_CHECK(!content.empty());
   steps_.push_back({Kind::kStrip, "", std::move(content), start, stop});
 }
-void Decoder::AddByteLevel() { steps_.push_back({Kind::kByteLevel}); }
+void TokenDecoder::AddByteLevel() { steps_.push_back({Kind::kByteLevel}); }
 
-std::string Decoder::Decode(std::vector<std::string> tokens) const {
+std::string TokenDecoder::Decode(std::vector<std::string> tokens) const {
   if (steps_.empty()) return absl::StrJoin(tokens, " ");
   for (const Step& step : steps_) {
     switch (step.kind) {

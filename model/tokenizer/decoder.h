@@ -9,7 +9,7 @@ namespace choir::model {
 
 // Steps in order, each over a list of tokens. Without steps the tokens are
 // joined by a space. Threads: safe once built.
-class Decoder {
+class TokenDecoder {
  public:
   // Replaces every `pattern`, which is not empty, in each token.
   void AddReplace(std::string pattern, std::string content);

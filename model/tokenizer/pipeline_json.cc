@@ -164,7 +164,7 @@ absl::Status ParsePreTokenizer(const json& part, PreTokenizer& out) {
   return absl::OkStatus();
 }
 
-absl::Status ParseDecoder(const json& part, Decoder& out) {
+absl::Status ParseDecoder(const json& part, TokenDecoder& out) {
   if (part.is_null()) return absl::OkStatus();
   CHOIR_ASSIGN_OR_RETURN(const std::string type, TextMember(part, "type"));
   if (type == "Sequence") {

@@ -22,7 +22,7 @@ namespace choir::model {
 // Null JSON is a part that does nothing.
 absl::Status ParseNormalizer(const nlohmann::json& json, Normalizer& out);
 absl::Status ParsePreTokenizer(const nlohmann::json& json, PreTokenizer& out);
-absl::Status ParseDecoder(const nlohmann::json& json, Decoder& out);
+absl::Status ParseDecoder(const nlohmann::json& json, TokenDecoder& out);
 
 // The ids of the template before and after a single text.
 struct TemplateIds {

@@ -79,7 +79,7 @@ class Tokenizer {
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
   BpeModel model_;
-  Decoder decoder_;
+  TokenDecoder decoder_;
   std::vector<int32_t> prefix_ids_;  // the template before and after a text
   std::vector<int32_t> suffix_ids_;
   std::vector<std::string> id_to_token_;
