@@ -184,6 +184,9 @@ absl::StatusOr<AdapterOptions> ResolveAdapter(const v1::AdapterConfig& config) {
       options.lofit_l1,
       Real(config.has_lofit_l1(), config.lofit_l1(), options.lofit_l1,
            "adapter.lofit_l1", 0, Bound::kClosed, 1e3, Bound::kClosed));
+  CHOIR_ASSIGN_OR_RETURN(options.num_labels,
+                         Count(config.has_num_labels(), config.num_labels(), 0,
+                               "adapter.num_labels", 0, kMaxLabels));
   return options;
 }
 
@@ -208,6 +211,9 @@ v1::AdapterConfig ToProto(const AdapterOptions& options) {
   if (options.kind == AdapterKind::kLofit) {
     config.set_lofit_heads(static_cast<uint32_t>(options.lofit_heads));
     config.set_lofit_l1(options.lofit_l1);
+  }
+  if (options.num_labels > 0) {
+    config.set_num_labels(static_cast<uint32_t>(options.num_labels));
   }
   return config;
 }

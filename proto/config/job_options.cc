@@ -16,62 +16,6 @@ namespace {
 
 constexpr double kHuge = 1e12;
 
-absl::Status ResolveSteps(const v1::TrainingConfig& config,
-                          TrainingOptions& options) {
-  if (config.has_local_steps() && config.has_local_epochs()) {
-    return absl::InvalidArgumentError(
-        "'job.training.local_steps' and 'job.training.local_epochs' are both "
-        "set; set one of them");
-  }
-  CHOIR_ASSIGN_OR_RETURN(options.local_steps,
-                         Count(config.has_local_steps(), config.local_steps(),
-                               0, "training.local_steps", 1, 1000000000));
-  CHOIR_ASSIGN_OR_RETURN(options.local_epochs,
-                         Count(config.has_local_epochs(), config.local_epochs(),
-                               config.has_local_steps() ? 0 : 1,
-                               "training.local_epochs", 1, 1000000));
-  return absl::OkStatus();
-}
-
-absl::Status ResolveOptimizer(const v1::TrainingConfig& config,
-                              TrainingOptions& options) {
-  const std::string name =
-      config.has_optimizer() ? config.optimizer() : "adamw";
-  if (name == "adamw") {
-    options.optimizer = OptimizerKind::kAdamW;
-  } else if (name == "sgd") {
-    options.optimizer = OptimizerKind::kSgd;
-  } else {
-    return Refuse("training.optimizer", absl::StrCat("\"", name, "\""),
-                  "\"adamw\" or \"sgd\"");
-  }
-  const bool adamw = options.optimizer == OptimizerKind::kAdamW;
-  CHOIR_ASSIGN_OR_RETURN(
-      options.learning_rate,
-      Real(config.has_learning_rate(), config.learning_rate(),
-           adamw ? 1e-3 : 0.1, "training.learning_rate", 0, Bound::kOpen, 1e3,
-           Bound::kClosed));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.weight_decay,
-      Real(config.has_weight_decay(), config.weight_decay(), 0,
-           "training.weight_decay", 0, Bound::kClosed, 10, Bound::kClosed));
-  CHOIR_ASSIGN_OR_RETURN(options.beta1, Real(config.has_beta1(), config.beta1(),
-                                             0.9, "training.beta1", 0,
-                                             Bound::kClosed, 1, Bound::kOpen));
-  CHOIR_ASSIGN_OR_RETURN(options.beta2, Real(config.has_beta2(), config.beta2(),
-                                             0.999, "training.beta2", 0,
-                                             Bound::kClosed, 1, Bound::kOpen));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.epsilon,
-      Real(config.has_epsilon(), config.epsilon(), 1e-8, "training.epsilon", 0,
-           Bound::kOpen, 1, Bound::kClosed));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.momentum,
-      Real(config.has_momentum(), config.momentum(), 0, "training.momentum", 0,
-           Bound::kClosed, 1, Bound::kOpen));
-  return absl::OkStatus();
-}
-
 absl::Status ResolveSelection(const v1::RoundsConfig& config,
                               RoundsOptions& options) {
   const std::string name =
@@ -181,39 +125,6 @@ bool IsValidName(absl::string_view name) {
   });
 }
 
-absl::StatusOr<TrainingOptions> ResolveTraining(
-    const v1::TrainingConfig& config) {
-  TrainingOptions options;
-  const std::string objective =
-      config.has_objective() ? config.objective() : "sft";
-  if (objective == "sft") {
-    options.objective = Objective::kSupervised;
-  } else if (objective == "causal_lm") {
-    options.objective = Objective::kCausalLm;
-  } else {
-    return Refuse("training.objective", absl::StrCat("\"", objective, "\""),
-                  "\"sft\" or \"causal_lm\"");
-  }
-  CHOIR_RETURN_IF_ERROR(ResolveOptimizer(config, options));
-  CHOIR_ASSIGN_OR_RETURN(options.batch_size,
-                         Count(config.has_batch_size(), config.batch_size(), 8,
-                               "training.batch_size", 1, 1000000));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.gradient_accumulation,
-      Count(config.has_gradient_accumulation(), config.gradient_accumulation(),
-            1, "training.gradient_accumulation", 1, 1000000));
-  CHOIR_RETURN_IF_ERROR(ResolveSteps(config, options));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.max_grad_norm,
-      Real(config.has_max_grad_norm(), config.max_grad_norm(), 1,
-           "training.max_grad_norm", 0, Bound::kClosed, kHuge, Bound::kClosed));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.max_sequence_length,
-      Count(config.has_max_sequence_length(), config.max_sequence_length(), 256,
-            "training.max_sequence_length", 2, 10000000));
-  return options;
-}
-
 absl::StatusOr<AggregationOptions> ResolveAggregation(
     const v1::AggregationConfig& config) {
   AggregationOptions options;
@@ -272,6 +183,13 @@ absl::StatusOr<JobOptions> ResolveJob(const v1::JobConfig& config) {
     options.adapter.frozen_seed = DefaultFrozenSeed(options.seed);
   }
   CHOIR_ASSIGN_OR_RETURN(options.training, ResolveTraining(config.training()));
+  const int labels = static_cast<int>(options.training.labels.size());
+  if (config.adapter().has_num_labels() &&
+      options.adapter.num_labels != labels) {
+    return Refuse("adapter.num_labels", options.adapter.num_labels,
+                  absl::StrCat("the number of training.labels, ", labels, ","));
+  }
+  options.adapter.num_labels = labels;
   CHOIR_ASSIGN_OR_RETURN(options.rounds, ResolveRounds(config.rounds()));
   CHOIR_ASSIGN_OR_RETURN(options.aggregation,
                          ResolveAggregation(config.aggregation()));
@@ -299,32 +217,6 @@ v1::JobConfig ToProto(const JobOptions& options) {
       static_cast<uint32_t>(options.evaluation.every));
   config.mutable_evaluation()->set_cohort_size(
       static_cast<uint32_t>(options.evaluation.cohort_size));
-  return config;
-}
-
-v1::TrainingConfig ToProto(const TrainingOptions& options) {
-  v1::TrainingConfig config;
-  config.set_objective(
-      options.objective == Objective::kSupervised ? "sft" : "causal_lm");
-  config.set_optimizer(options.optimizer == OptimizerKind::kAdamW ? "adamw"
-                                                                  : "sgd");
-  config.set_learning_rate(options.learning_rate);
-  config.set_weight_decay(options.weight_decay);
-  config.set_beta1(options.beta1);
-  config.set_beta2(options.beta2);
-  config.set_epsilon(options.epsilon);
-  config.set_momentum(options.momentum);
-  config.set_batch_size(static_cast<uint32_t>(options.batch_size));
-  config.set_gradient_accumulation(
-      static_cast<uint32_t>(options.gradient_accumulation));
-  if (options.local_steps > 0) {
-    config.set_local_steps(static_cast<uint32_t>(options.local_steps));
-  } else {
-    config.set_local_epochs(static_cast<uint32_t>(options.local_epochs));
-  }
-  config.set_max_grad_norm(options.max_grad_norm);
-  config.set_max_sequence_length(
-      static_cast<uint32_t>(options.max_sequence_length));
   return config;
 }
 

@@ -34,6 +34,8 @@ struct AdapterOptions {
   std::vector<std::string> feedforward_modules;
   int lofit_heads = 0;  // 0: 3 in 100
   double lofit_l1 = 5e-4;
+  // Outputs of the classification head that is part of the adapter; 0: none.
+  int num_labels = 0;
   // True for the kinds that have factors A and B.
   bool has_lora() const {
     return kind == AdapterKind::kLora || kind == AdapterKind::kDora ||
@@ -43,7 +45,34 @@ struct AdapterOptions {
   double scale() const;
 };
 
-enum class Objective { kSupervised, kCausalLm };
+enum class Objective { kSupervised, kCausalLm, kDpo, kClassification };
+// "sft", "causal_lm", "dpo", "classification".
+absl::string_view ObjectiveName(Objective objective);
+
+// What model/transformer/attention.h says each one computes.
+enum class AttentionChoice { kAuto, kExact, kBlockwise, kBlockSparse };
+// "auto", "exact", "blockwise", "block_sparse".
+absl::string_view AttentionName(AttentionChoice attention);
+
+struct BlockSparseOptions {
+  int block = 64;
+  int local_blocks = 4;
+  int global_blocks = 1;
+  int stride = 8;  // 0: none
+};
+
+struct DpoOptions {
+  double beta = 0.1;
+  double label_smoothing = 0.0;
+};
+
+// Of sparsity-accelerated training; max_rate 0: off.
+struct SparsityOptions {
+  double max_rate = 0.0;
+  int stages = 4;
+  int measure_every = 16;
+};
+
 enum class OptimizerKind { kAdamW, kSgd };
 
 struct TrainingOptions {
@@ -62,6 +91,11 @@ struct TrainingOptions {
   int local_epochs = 1;
   double max_grad_norm = 1.0;  // L2; 0: off
   int max_sequence_length = 256;
+  AttentionChoice attention = AttentionChoice::kAuto;
+  BlockSparseOptions block_sparse;
+  DpoOptions dpo;
+  std::vector<std::string> labels;  // of kClassification, in their order
+  SparsityOptions sparsity;
 };
 
 enum class Selection { kUniform, kPoisson };

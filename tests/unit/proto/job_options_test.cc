@@ -5,6 +5,7 @@
 
 #include <limits>
 
+#include "absl/strings/str_cat.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "proto/config/toml_config.h"
 
@@ -120,6 +121,69 @@ TEST(ResolveJobTest, LofitTakesNoServerMomentum) {
   config.mutable_aggregation()->set_server_momentum(0.9);
   EXPECT_THAT(std::string(ResolveJob(config).status().message()),
               HasSubstr("aggregation.server_momentum"));
+}
+
+TEST(ResolveJobTest, EveryObjectiveAndAttentionSurvivesToProto) {
+  const char* const tables[] = {
+      "objective = \"sft\"",
+      "objective = \"causal_lm\"\nattention = \"blockwise\"",
+      "objective = \"dpo\"\n[training.dpo]\nbeta = 0.3\nlabel_smoothing = 0.1",
+      "objective = \"classification\"\nlabels = [\"good\", \"bad\"]",
+      "attention = \"block_sparse\"\n[training.block_sparse]\nblock = 32",
+      "[training.sparsity]\nmax_rate = 0.5\nstages = 3\nmeasure_every = 4",
+  };
+  for (const char* table : tables) {
+    v1::JobConfig config;
+    const std::string text =
+        absl::StrCat(ToToml(Minimal()), "\n[training]\n", table, "\n");
+    ASSERT_TRUE(ParseToml(text, "t", {}, &config).ok()) << text;
+    const auto options = ResolveJob(config);
+    ASSERT_TRUE(options.ok()) << options.status();
+    const auto again = ResolveJob(ToProto(*options));
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(
+        ToProto(*options), ToProto(*again)));
+    EXPECT_EQ(again->training.objective, options->training.objective);
+    EXPECT_EQ(again->training.labels, options->training.labels);
+    EXPECT_EQ(again->adapter.num_labels,
+              static_cast<int>(options->training.labels.size()));
+    EXPECT_EQ(again->training.dpo.beta, options->training.dpo.beta);
+    EXPECT_EQ(again->training.sparsity.stages,
+              options->training.sparsity.stages);
+    EXPECT_EQ(again->training.block_sparse.block,
+              options->training.block_sparse.block);
+  }
+}
+
+TEST(ResolveJobTest, RefusesTrainingSettingsThatNobodyWouldRead) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"[training.dpo]\nbeta = 0.3", "training.dpo"},
+      {"objective = \"dpo\"\n[training.dpo]\nbeta = 0.0", "dpo.beta"},
+      {"objective = \"dpo\"\n[training.dpo]\nlabel_smoothing = 0.5",
+       "label_smoothing"},
+      {"labels = [\"a\", \"b\"]", "training.labels"},
+      {"objective = \"classification\"", "training.labels"},
+      {"objective = \"classification\"\nlabels = [\"a\"]", "training.labels"},
+      {"objective = \"classification\"\nlabels = [\"a\", \"a\"]", "twice"},
+      {"attention = \"fast\"", "training.attention"},
+      {"[training.block_sparse]\nblock = 64", "block_sparse"},
+      {"attention = \"block_sparse\"\n[training.block_sparse]\nlocal_blocks = "
+       "0",
+       "local_blocks"},
+      {"[training.sparsity]\nmax_rate = 0.95", "max_rate"},
+      {"[training.sparsity]\nmax_rate = 0.5\nstages = 1", "stages"},
+      {"[adapter]\nnum_labels = 3", "num_labels"},
+  };
+  for (const auto& [table, field] : cases) {
+    v1::JobConfig config;
+    const std::string text =
+        absl::StrCat(ToToml(Minimal()), "\n[training]\n", table, "\n");
+    ASSERT_TRUE(ParseToml(text, "t", {}, &config).ok()) << text;
+    const auto options = ResolveJob(config);
+    EXPECT_EQ(options.status().code(), absl::StatusCode::kInvalidArgument)
+        << text;
+    EXPECT_THAT(std::string(options.status().message()), HasSubstr(field));
+  }
 }
 
 TEST(ResolveJobTest, ToProtoIsAFixedPoint) {
