@@ -13,7 +13,8 @@ choir_library(
   choir_model_kernels
   SOURCES quantize/quantized_matmul.cc transformer/attention_kernels.cc
           transformer/blas.cc transformer/cpu_kernels.cc
-          transformer/row_kernels.cc optimizer.cc
+          transformer/moe_kernels.cc transformer/row_kernels.cc
+          optimizer.cc
   LIBS choir_model_quantize choir_base ${CMAKE_DL_LIBS})
 target_compile_options(
   choir_model_kernels PRIVATE -O3 -fopenmp-simd -ffp-contract=fast
@@ -35,9 +36,12 @@ choir_library(
           pretrain.cc
           pretrain_data.cc
           trainer.cc
-          transformer/llama.cc
+          transformer/decoder.cc
+          transformer/linear.cc
+          transformer/moe.cc
           transformer/ops.cc
           transformer/ops_reference.cc
+          transformer/rotary.cc
   LIBS choir_model_core choir_model_attention choir_model_kernels)
 choir_uses_torch(choir_model)
 

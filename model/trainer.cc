@@ -54,27 +54,17 @@ class LoraTrainer final : public Trainer {
   LoraTrainer(std::shared_ptr<const LoadedModel> base,
               const config::AdapterOptions& adapter, codec::Layout layout)
       : base_(std::move(base)), adapter_(adapter), layout_(std::move(layout)) {
-    const Llama& llama = base_->llama();
+    const Decoder& decoder = base_->decoder();
     const int64_t n = layout_.num_elements();
     const auto options =
-        at::TensorOptions().dtype(at::kFloat).device(llama.device());
+        at::TensorOptions().dtype(at::kFloat).device(decoder.device());
     flat_ = at::zeros({n}, options);
     flat_gradient_ = at::zeros({n}, options);
-    bank_ = BindLora(llama.config(), layout_, flat_, adapter_.scale());
+    bank_ = BindLora(decoder.config(), layout_, flat_, adapter_.scale());
     const LoraBank gradients =
-        BindLora(llama.config(), layout_, flat_gradient_, 1.0);
-    for (size_t b = 0; b < bank_.blocks.size(); ++b) {
-      for (int slot = 0; slot < kNumSlots; ++slot) {
-        LoraBank::Pair& pair = bank_.blocks[b][slot];
-        if (!pair.a.defined()) continue;
-        // Gradients gather in one flat vector: a gradient that is already
-        // there is added to in place.
-        pair.a.set_requires_grad(true);
-        pair.b.set_requires_grad(true);
-        pair.a.mutable_grad() = gradients.blocks[b][slot].a;
-        pair.b.mutable_grad() = gradients.blocks[b][slot].b;
-      }
-    }
+        BindLora(decoder.config(), layout_, flat_gradient_, 1.0);
+    // Gradients gather in one flat vector.
+    GatherGradients(gradients, bank_);
     gradient_.resize(n);
   }
 
@@ -140,7 +130,7 @@ absl::Status LoraTrainer::Check(size_t num_parameters,
   if (examples.empty()) {
     return absl::InvalidArgumentError("there are no examples to work on");
   }
-  const int64_t vocabulary = base_->llama().config().vocab_size;
+  const int64_t vocabulary = base_->decoder().config().vocab_size;
   int64_t predictions = 0;
   for (size_t i = 0; i < examples.size(); ++i) {
     for (const int32_t id : examples[i].ids) {
@@ -177,7 +167,7 @@ absl::StatusOr<double> LoraTrainer::Step(
     absl::Span<const Example* const> examples,
     const config::TrainingOptions& options, int64_t predictions,
     uint64_t dropout_seed) {
-  const Llama& llama = base_->llama();
+  const Decoder& decoder = base_->decoder();
   ForwardOptions forward;
   forward.lora = &bank_;
   forward.dropout = adapter_.dropout;
@@ -186,10 +176,10 @@ absl::StatusOr<double> LoraTrainer::Step(
   const size_t batch_size = static_cast<size_t>(options.batch_size);
   for (size_t i = 0; i < examples.size(); i += batch_size) {
     const PackedBatch batch = PackExamples(examples.subspan(i, batch_size),
-                                           MaxLength(options), llama.device());
+                                           MaxLength(options), decoder.device());
     if (batch.predictions == 0) continue;
     forward.dropout_seed = dropout_seed + i * 1000003;
-    const at::Tensor part = llama.Loss(batch, forward, 1.0 / predictions);
+    const at::Tensor part = decoder.Loss(batch, forward, 1.0 / predictions);
     const double value = part.item<double>();
     if (!std::isfinite(value)) {
       return absl::AbortedError(
@@ -310,10 +300,10 @@ absl::StatusOr<EvalResult> LoraTrainer::EvaluateImpl(
       chosen.push_back(&example);
     }
     const PackedBatch batch =
-        PackExamples(chosen, MaxLength(options), base_->llama().device());
+        PackExamples(chosen, MaxLength(options), base_->decoder().device());
     if (batch.predictions > 0) {
       result.loss_sum +=
-          base_->llama().Loss(batch, forward, 1.0).item<double>();
+          base_->decoder().Loss(batch, forward, 1.0).item<double>();
       result.tokens += static_cast<uint64_t>(batch.predictions);
     }
     if (progress) CHOIR_RETURN_IF_ERROR(progress(step + 1, steps));
@@ -334,7 +324,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
     return absl::InvalidArgumentError("a trainer needs a loaded base model");
   }
   CHOIR_ASSIGN_OR_RETURN(codec::Layout layout,
-                         AdapterLayout(loaded->llama().config(), adapter));
+                         AdapterLayout(loaded->decoder().config(), adapter));
   return TorchGuard("making a trainer",
                     [&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
                       return std::make_unique<LoraTrainer>(

@@ -26,10 +26,23 @@ class Tokenizer;
 struct Example {
   std::vector<int32_t> ids;
   int32_t loss_begin = 1;
+  // DPO: ids is the answer that was chosen, after its prompt; these are the
+  // other one and its loss_begin.
+  std::vector<int32_t> rejected;
+  int32_t rejected_begin = 1;
+  int32_t label = -1;  // classification: index of the class
 };
 
 // "auto" picks CUDA if a device is there.
 enum class DeviceKind { kAuto, kCpu, kCuda };
+
+struct LoadOptions {
+  DeviceKind device = DeviceKind::kAuto;
+  // Of a mixture of experts, those to hold; empty: all. Tokens are then routed
+  // among them alone, with weights made anew. Adapters have tensors for them
+  // alone.
+  std::vector<int64_t> experts;
+};
 
 // A base model's weights in memory (or mapped), frozen. Threads: safe; share
 // one among all trainers of a process.
@@ -39,7 +52,13 @@ class BaseModel {
   // INVALID_ARGUMENT for an unreadable or unknown one, listing what is wrong;
   // FAILED_PRECONDITION if kCuda is asked for and there is no device.
   static absl::StatusOr<std::shared_ptr<const BaseModel>> Load(
-      const std::string& directory, DeviceKind device);
+      const std::string& directory, const LoadOptions& options);
+  static absl::StatusOr<std::shared_ptr<const BaseModel>> Load(
+      const std::string& directory, DeviceKind device) {
+    LoadOptions options;
+    options.device = device;
+    return Load(directory, options);
+  }
   virtual ~BaseModel() = default;
   virtual const Tokenizer& tokenizer() const = 0;
   virtual int max_positions() const = 0;

@@ -20,6 +20,7 @@
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "model/adapter/peft_folder.h"
+#include "model/checkpoint/families.h"
 #include "model/checkpoint/model_config.h"
 #include "model/checkpoint/safetensors.h"
 #include "model/generate.h"
@@ -67,15 +68,15 @@ absl::StatusOr<Adapted> Load(const CommonOptions& common, bool with_tokenizer) {
       adapted.model,
       LoadedModel::LoadFolder(common.model, device, with_tokenizer));
   if (!common.adapter.empty()) {
-    const Llama& llama = adapted.model->llama();
+    const Decoder& decoder = adapted.model->decoder();
     CHOIR_ASSIGN_OR_RETURN(const PeftAdapter adapter,
-                           ReadPeftFolder(common.adapter, llama.config()));
+                           ReadPeftFolder(common.adapter, decoder.config()));
     at::Tensor flat =
         at::empty({static_cast<int64_t>(adapter.values.size())}, at::kFloat);
     std::copy(adapter.values.begin(), adapter.values.end(),
               flat.data_ptr<float>());
-    adapted.lora = BindLora(llama.config(), adapter.layout,
-                            flat.to(llama.device()), adapter.options.scale());
+    adapted.lora = BindLora(decoder.config(), adapter.layout,
+                            flat.to(decoder.device()), adapter.options.scale());
   }
   return adapted;
 }
@@ -118,7 +119,7 @@ absl::StatusOr<std::vector<Example>> EvalExamples(const EvalOptions& options,
   std::vector<Example> examples;
   if (!options.ids.empty()) {
     CHOIR_ASSIGN_OR_RETURN(auto rows,
-                           ReadIds(options.ids, model.llama().config()));
+                           ReadIds(options.ids, model.decoder().config()));
     for (auto& row : rows) examples.push_back({std::move(row), 1});
     return examples;
   }
@@ -166,21 +167,29 @@ absl::Status RunInspect(const CommonOptions& common) {
       LoadedModel::LoadFolder(common.model, DeviceKind::kCpu, false));
   (void)model;
   Json json;
-  json["family"] = "llama";
-  json["architecture"] = config.architecture;
+  json["family"] = std::string(FamilyName(config.family));
+  json["architecture"] = std::string(ArchitectureName(config.family));
   json["parameters"] = config.num_parameters();
   json["layers"] = config.num_layers;
-  json["experts"] = 0;
+  json["experts"] = config.moe.num_experts;
+  if (config.moe.num_experts > 0) {
+    json["experts_per_token"] = config.moe.experts_per_token;
+    json["expert_intermediate_size"] = config.moe.intermediate_size;
+    json["active_parameters"] = config.num_active_parameters();
+  }
   json["hidden_size"] = config.hidden_size;
   json["intermediate_size"] = config.intermediate_size;
   json["heads"] = config.num_heads;
   json["kv_heads"] = config.num_kv_heads;
   json["head_dim"] = config.head_dim;
   json["vocab_size"] = config.vocab_size;
+  if (config.sliding_window > 0) {
+    json["sliding_window"] = config.sliding_window;
+  }
   json["context"] = config.max_positions;
   json["tied_head"] = config.tie_word_embeddings;
   json["dtype"] = config.torch_dtype;
-  json["lora_targets"] = LinearKinds();
+  json["lora_targets"] = LinearKinds(config);
   if (common.json) {
     Print(json);
     return absl::OkStatus();
@@ -231,7 +240,7 @@ absl::Status RunEval(const CommonOptions& common, const EvalOptions& options) {
                          EvalExamples(options, *adapted.model));
   return TorchGuard("evaluation", [&]() -> absl::Status {
     at::NoGradGuard no_grad;
-    const Llama& llama = adapted.model->llama();
+    const Decoder& decoder = adapted.model->decoder();
     ForwardOptions forward;
     forward.lora = adapted.bank();
     double loss = 0.0;
@@ -240,16 +249,16 @@ absl::Status RunEval(const CommonOptions& common, const EvalOptions& options) {
     for (const Example& example : examples) {
       const Example* const one[] = {&example};
       const PackedBatch batch =
-          PackExamples(one, adapted.model->max_positions(), llama.device());
+          PackExamples(one, adapted.model->max_positions(), decoder.device());
       if (batch.predictions > 0) {
-        loss += llama.Loss(batch, forward, 1.0).item<double>();
+        loss += decoder.Loss(batch, forward, 1.0).item<double>();
         tokens += batch.predictions;
       }
       if (options.logits.empty()) continue;
-      PackedBatch whole = PackWhole(example.ids, llama.device());
+      PackedBatch whole = PackWhole(example.ids, decoder.device());
       whole.rows = at::full({1}, static_cast<int64_t>(example.ids.size()) - 1,
-                            at::kLong).to(llama.device());
-      const at::Tensor row = llama.Logits(whole, forward).cpu().contiguous();
+                            at::kLong).to(decoder.device());
+      const at::Tensor row = decoder.Logits(whole, forward).cpu().contiguous();
       last.push_back(std::vector<float>(
           row.data_ptr<float>(), row.data_ptr<float>() + row.numel()));
     }
@@ -278,7 +287,7 @@ absl::Status RunGenerate(const CommonOptions& common,
                          const GenerateFlags& flags) {
   CHOIR_ASSIGN_OR_RETURN(const Adapted adapted, Load(common, true));
   const Tokenizer& tokenizer = adapted.model->tokenizer();
-  const ModelConfig& config = adapted.model->llama().config();
+  const ModelConfig& config = adapted.model->decoder().config();
   std::vector<int32_t> prompt = tokenizer.Encode(flags.prompt, false);
   if (tokenizer.bos_id()) prompt.insert(prompt.begin(), *tokenizer.bos_id());
   GenerateOptions options;
@@ -290,7 +299,7 @@ absl::Status RunGenerate(const CommonOptions& common,
   if (tokenizer.eos_id()) options.stop_ids.push_back(*tokenizer.eos_id());
   const absl::Time start = absl::Now();
   CHOIR_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                         Generate(adapted.model->llama(), adapted.bank(),
+                         Generate(adapted.model->decoder(), adapted.bank(),
                                   prompt, options));
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
   CHOIR_ASSIGN_OR_RETURN(const std::string text,
@@ -328,7 +337,7 @@ absl::Status RunPretrain(const CommonOptions& common, PretrainFlags flags) {
                      config.num_heads));
   }
   config.head_dim = config.hidden_size / config.num_heads;
-  config.rms_norm_eps = 1e-5;
+  config.norm_eps = 1e-5;
   config.tie_word_embeddings = true;
   // The reader of config.json knows what fits together.
   CHOIR_ASSIGN_OR_RETURN(

@@ -7,7 +7,7 @@
 
 #include "absl/types/span.h"
 #include "model/trainer.h"
-#include "model/transformer/llama.h"
+#include "model/transformer/decoder.h"
 
 namespace choir::model {
 

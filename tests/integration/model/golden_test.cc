@@ -35,7 +35,7 @@ void ExpectNear(const at::Tensor& row, const nlohmann::json& expected,
   }
 }
 
-double MeanLoss(const Llama& llama, const LoraBank* lora,
+double MeanLoss(const Decoder& decoder, const LoraBank* lora,
                 const nlohmann::json& rows) {
   std::vector<Example> examples;
   for (const auto& row : rows) {
@@ -46,7 +46,7 @@ double MeanLoss(const Llama& llama, const LoraBank* lora,
   const PackedBatch batch = PackExamples(pointers, 1 << 20, at::kCPU);
   ForwardOptions options;
   options.lora = lora;
-  return llama.Loss(batch, options, 1.0).item<double>() /
+  return decoder.Loss(batch, options, 1.0).item<double>() /
          static_cast<double>(batch.predictions);
 }
 
@@ -56,14 +56,14 @@ TEST(StoriesGoldenTest, TokensLogitsLossAndGreedyText) {
   const auto model =
       LoadedModel::LoadFolder(folder, DeviceKind::kCpu, true);
   ASSERT_TRUE(model.ok()) << model.status();
-  const Llama& llama = (*model)->llama();
+  const Decoder& decoder = (*model)->decoder();
   const Tokenizer& tokenizer = (*model)->tokenizer();
   const nlohmann::json expected =
       ReadJson(base::JoinPath(folder, "expected.json"));
   for (const auto& prompt : expected["prompts"]) {
     const auto ids = prompt["ids"].get<std::vector<int32_t>>();
     EXPECT_EQ(tokenizer.Encode(prompt["text"].get<std::string>(), true), ids);
-    const at::Tensor logits = llama.Logits(PackWhole(ids, at::kCPU), {});
+    const at::Tensor logits = decoder.Logits(PackWhole(ids, at::kCPU), {});
     ExpectNear(logits[-1], prompt["last_logits"], 1e-4);
   }
   for (const auto& greedy : expected["greedy"]) {
@@ -72,12 +72,12 @@ TEST(StoriesGoldenTest, TokensLogitsLossAndGreedyText) {
         ids.begin(), ids.begin() + greedy["prompt_tokens"].get<int>());
     GenerateOptions options;
     options.max_tokens = static_cast<int>(ids.size() - prompt.size());
-    const auto made = Generate(llama, nullptr, prompt, options);
+    const auto made = Generate(decoder, nullptr, prompt, options);
     ASSERT_TRUE(made.ok()) << made.status();
     EXPECT_EQ(*made, ids);
   }
   for (const auto& text : expected["mean_loss"]) {
-    EXPECT_NEAR(MeanLoss(llama, nullptr,
+    EXPECT_NEAR(MeanLoss(decoder, nullptr,
                          nlohmann::json::array({text["ids"]})),
                 text["mean_nll_nats_per_token"].get<double>(), 1e-4);
   }
@@ -92,13 +92,13 @@ class LlamaGoldenTest : public ::testing::Test {
     ASSERT_TRUE(model.ok()) << model.status();
     model_ = *model;
     auto adapter = ReadPeftFolder(base::JoinPath(folder, "adapter"),
-                                  model_->llama().config());
+                                  model_->decoder().config());
     ASSERT_TRUE(adapter.ok()) << adapter.status();
     adapter_ = *std::move(adapter);
     expected_ = ReadJson(base::JoinPath(folder, "expected.json"));
   }
   LoraBank Bank(const at::Tensor& flat) {
-    return BindLora(model_->llama().config(), adapter_.layout, flat,
+    return BindLora(model_->decoder().config(), adapter_.layout, flat,
                     adapter_.options.scale());
   }
   at::Tensor Flat() {
@@ -115,14 +115,14 @@ class LlamaGoldenTest : public ::testing::Test {
 TEST_F(LlamaGoldenTest, LogitsAndLossWithScaledRotation) {
   const auto& rows = expected_["ids"];
   for (size_t i = 0; i < rows.size(); ++i) {
-    const at::Tensor logits = model_->llama().Logits(
+    const at::Tensor logits = model_->decoder().Logits(
         PackWhole(rows[i].get<std::vector<int32_t>>(), at::kCPU), {});
     ExpectNear(logits[-1], expected_["logits_last"][i], 2e-4);
     if (i == 0) {
       ExpectNear(logits[7], expected_["logits_first_row_pos7"], 2e-4);
     }
   }
-  EXPECT_NEAR(MeanLoss(model_->llama(), nullptr, rows),
+  EXPECT_NEAR(MeanLoss(model_->decoder(), nullptr, rows),
               expected_["mean_nll"].get<double>(), 1e-4);
 }
 
@@ -132,22 +132,13 @@ TEST_F(LlamaGoldenTest, AdapterGivesItsLogitsAndGradients) {
   ForwardOptions options;
   options.lora = &bank;
   for (size_t i = 0; i < rows.size(); ++i) {
-    const at::Tensor logits = model_->llama().Logits(
+    const at::Tensor logits = model_->decoder().Logits(
         PackWhole(rows[i].get<std::vector<int32_t>>(), at::kCPU), options);
     ExpectNear(logits[-1], expected_["lora"]["logits_last"][i], 2e-4);
   }
   at::Tensor gradient = at::zeros_like(Flat());
   const LoraBank gradients = Bank(gradient);
-  for (size_t b = 0; b < bank.blocks.size(); ++b) {
-    for (int slot = 0; slot < kNumSlots; ++slot) {
-      auto& pair = bank.blocks[b][slot];
-      if (!pair.a.defined()) continue;
-      pair.a.set_requires_grad(true);
-      pair.b.set_requires_grad(true);
-      pair.a.mutable_grad() = gradients.blocks[b][slot].a;
-      pair.b.mutable_grad() = gradients.blocks[b][slot].b;
-    }
-  }
+  GatherGradients(gradients, bank);
   std::vector<Example> examples;
   for (const auto& row : rows) {
     examples.push_back({row.get<std::vector<int32_t>>(), 1});
@@ -156,7 +147,7 @@ TEST_F(LlamaGoldenTest, AdapterGivesItsLogitsAndGradients) {
   for (const Example& example : examples) pointers.push_back(&example);
   const PackedBatch batch = PackExamples(pointers, 128, at::kCPU);
   const at::Tensor loss =
-      model_->llama().Loss(batch, options, 1.0 / batch.predictions);
+      model_->decoder().Loss(batch, options, 1.0 / batch.predictions);
   EXPECT_NEAR(loss.item<double>(), expected_["lora"]["mean_nll"].get<double>(),
               1e-4);
   torch::autograd::backward({loss}, {});
