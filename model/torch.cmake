@@ -32,12 +32,16 @@ choir_library(
   SOURCES generate.cc
           loaded_model.cc
           objective/encode.cc
+          objective/losses.cc
           objective/packing.cc
+          objective/sparsity.cc
           pretrain.cc
           pretrain_data.cc
           trainer.cc
           transformer/decoder.cc
           transformer/linear.cc
+          transformer/linear_nll.cc
+          transformer/mlp_channels.cc
           transformer/moe.cc
           transformer/ops.cc
           transformer/ops_reference.cc

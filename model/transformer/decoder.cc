@@ -163,11 +163,19 @@ std::vector<at::Tensor> Decoder::Apply(size_t b, size_t first, size_t count,
     if (options.lora == nullptr) continue;
     layers[i].adapter = &options.lora->blocks[b][first + i];
   }
+  return ApplyUses(b, layers, x, group, pass);
+}
+
+std::vector<at::Tensor> Decoder::ApplyUses(size_t b,
+                                           absl::Span<const LinearUse> layers,
+                                           const at::Tensor& x, int group,
+                                           const Pass& pass) const {
+  const ForwardOptions& options = pass.options;
   LoraUse use;
   if (options.lora != nullptr) use.scale = options.lora->scale;
   use.dropout = options.dropout;
-  use.seed =
-      GroupSeed(options.dropout_seed, b, group, linear[first].spec.expert);
+  use.seed = GroupSeed(options.dropout_seed, b, group,
+                       layers[0].layer->spec.expert);
   return ApplyLinear(options.kernels, x, layers, use);
 }
 
@@ -210,15 +218,33 @@ at::Tensor Decoder::Attention(size_t b, const at::Tensor& normed,
 
 at::Tensor Decoder::Mlp(size_t b, const at::Tensor& normed,
                         const Pass& pass) const {
+  const ForwardOptions& options = pass.options;
   const size_t first = config_.fused_qkv ? 2 : 4;
-  if (config_.gated_mlp) {
-    const std::vector<at::Tensor> gate_up = Apply(b, first, 2, normed, 2, pass);
-    return Apply(b, first + 2, 1,
-                 SwiGlu(pass.options.kernels, gate_up[0], gate_up[1]), 3,
-                 pass)[0];
+  const size_t inputs = config_.gated_mlp ? 2 : 1;
+  absl::Span<const Linear> layers =
+      absl::MakeConstSpan(weights_.blocks[b].linear).subspan(first);
+  absl::Span<const LinearAdapter> adapters;
+  if (options.lora != nullptr) {
+    adapters = absl::MakeConstSpan(options.lora->blocks[b]).subspan(first);
   }
-  const at::Tensor up = Apply(b, first, 1, normed, 2, pass)[0];
-  return Apply(b, first + 1, 1, Activate(config_.activation, up), 3, pass)[0];
+  KeptMlp kept;
+  if (options.channels != nullptr && options.channels->kept[b].defined()) {
+    kept = KeepChannels(layers, adapters, options.channels->kept[b]);
+    layers = kept.layers;
+    adapters = kept.adapters;
+  }
+  std::vector<LinearUse> uses(layers.size());
+  for (size_t i = 0; i < uses.size(); ++i) {
+    uses[i] = {&layers[i], adapters.empty() ? nullptr : &adapters[i]};
+  }
+  const absl::Span<const LinearUse> all = uses;
+  const std::vector<at::Tensor> in =
+      ApplyUses(b, all.first(inputs), normed, 2, pass);
+  const at::Tensor activation =
+      config_.gated_mlp ? SwiGlu(options.kernels, in[0], in[1])
+                        : Activate(config_.activation, in[0]);
+  if (options.activity != nullptr) options.activity->Add(b, activation);
+  return ApplyUses(b, all.last(1), activation, 3, pass)[0];
 }
 
 at::Tensor Decoder::Experts(size_t b, const at::Tensor& normed,

@@ -14,6 +14,7 @@
 #include "model/checkpoint/model_config.h"
 #include "model/torch_compat.h"
 #include "model/transformer/linear.h"
+#include "model/transformer/mlp_channels.h"
 #include "model/transformer/moe.h"
 #include "model/transformer/ops.h"
 #include "model/transformer/rotary.h"
@@ -68,6 +69,9 @@ struct ForwardOptions {
   // Mixture of experts; each may be null. The log is filled anew.
   RouterLog* router_log = nullptr;
   const RouterBias* router_bias = nullptr;
+  // Of dense feed-forward layers; each may be null. Activity is added to.
+  const MlpChannels* channels = nullptr;
+  ChannelActivity* activity = nullptr;
 };
 
 // Keys and values of the tokens so far, one sequence.
@@ -129,6 +133,10 @@ class Decoder {
   std::vector<at::Tensor> Apply(size_t b, size_t first, size_t count,
                                 const at::Tensor& x, int group,
                                 const Pass& pass) const;
+  // The same for layers of block b wherever they are.
+  std::vector<at::Tensor> ApplyUses(size_t b, absl::Span<const LinearUse> layers,
+                                    const at::Tensor& x, int group,
+                                    const Pass& pass) const;
   std::pair<at::Tensor, at::Tensor> AddNorm(const Stream& in,
                                             const NormWeights& norm,
                                             Kernels kernels) const;
