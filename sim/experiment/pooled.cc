@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/files.h"
 #include "base/sha256.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
@@ -41,6 +42,7 @@ absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
   const absl::Time begin = absl::Now();
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<Population> population,
                          Population::Create(options.clients));
+  CHOIR_RETURN_IF_ERROR(population->Check(options.job.training));
   if (population->heldout_examples() == 0) {
     return absl::InvalidArgumentError(
         "no held-out examples to measure on; raise clients.data.holdout");
@@ -61,8 +63,16 @@ absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
   config::TrainingOptions training = options.job.training;
   training.local_steps = steps;
   training.local_epochs = 0;
-  std::vector<float> parameters = model::InitialAdapter(
-      trainer->layout(), base::DeriveSeed(options.job.seed, {"adapter"}));
+  CHOIR_ASSIGN_OR_RETURN(
+      const model::ModelConfig config,
+      model::LoadModelConfig(
+          base::JoinPath(options.job.base_model, "config.json")));
+  CHOIR_ASSIGN_OR_RETURN(
+      std::vector<float> parameters,
+      model::InitialAdapterOf(
+          options.job.base_model, config, options.job.adapter,
+          trainer->layout(),
+          base::DeriveSeed(options.job.seed, {"adapter"})));
 
   PooledResult result;
   CHOIR_ASSIGN_OR_RETURN(
