@@ -4,9 +4,11 @@
 #include <limits>
 #include <queue>
 #include <tuple>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "model/tokenizer/unicode.h"
 
 namespace choir::model {
@@ -32,12 +34,15 @@ std::string CharacterString(uint32_t code_point) {
 
 }  // namespace
 
-absl::StatusOr<BpeModel> BpeModel::Create(const BpeOptions& options) {
+absl::StatusOr<BpeModel> BpeModel::Create(BpeOptions options) {
   BpeModel model;
-  model.vocab_ = options.vocab;
+  model.vocab_ = std::move(options.vocab);
   model.fuse_unk_ = options.fuse_unk;
   model.byte_fallback_ = options.byte_fallback;
   model.ignore_merges_ = options.ignore_merges;
+  model.prefix_ = options.continuing_subword_prefix;
+  model.suffix_ = options.end_of_word_suffix;
+  model.has_affixes_ = !model.prefix_.empty() || !model.suffix_.empty();
   const auto find = [&model](absl::string_view token) {
     const auto found = model.vocab_.find(token);
     return found == model.vocab_.end() ? -1 : found->second;
@@ -54,7 +59,8 @@ absl::StatusOr<BpeModel> BpeModel::Create(const BpeOptions& options) {
     const auto& [left, right] = options.merges[rank];
     const int32_t left_id = find(left);
     const int32_t right_id = find(right);
-    const int32_t id = find(absl::StrCat(left, right));
+    const int32_t id = find(absl::StrCat(
+        left, absl::StripPrefix(right, options.continuing_subword_prefix)));
     if (left_id < 0 || right_id < 0 || id < 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("merge ", rank, " ('", left, "' and '", right,
@@ -78,7 +84,8 @@ void BpeModel::FindNeighbours(const BpeOptions& options) {
   absl::flat_hash_set<int32_t> opaque(fallback_ids_.begin(),
                                       fallback_ids_.end());
   opaque.insert(unk_id_);
-  can_cut_ = !ignore_merges_;
+  can_cut_ = !ignore_merges_ && !has_affixes_;
+  if (!can_cut_) return;
   for (const auto& [left, right] : options.merges) {
     if (opaque.contains(vocab_.at(left)) || opaque.contains(vocab_.at(right))) {
       can_cut_ = false;
@@ -98,6 +105,12 @@ void BpeModel::FindNeighbours(const BpeOptions& options) {
     if (c.length != token.size()) continue;
     neighbours_.insert(CharactersKey(c.code_point, kInvalidCodePoint));
   }
+}
+
+std::optional<int32_t> BpeModel::TokenToId(absl::string_view token) const {
+  const auto found = vocab_.find(token);
+  if (found == vocab_.end()) return std::nullopt;
+  return found->second;
 }
 
 size_t BpeModel::IndependentEnd(absl::string_view text, size_t begin,
@@ -157,12 +170,19 @@ void BpeModel::EncodeCharacters(absl::string_view word,
     const Utf8Char c = DecodeUtf8(word, i);
     const absl::string_view character = word.substr(i, c.length);
     i += c.length;
-    const auto found = vocab_.find(character);
+    std::string affixed;
+    absl::string_view symbol = character;
+    if (has_affixes_) {
+      affixed = absl::StrCat(i == c.length ? "" : prefix_, character,
+                             i == word.size() ? suffix_ : "");
+      symbol = affixed;
+    }
+    const auto found = vocab_.find(symbol);
     if (found != vocab_.end()) {
       ids.push_back(found->second);
       after_unknown = false;
     } else {
-      AppendUnknown(character, after_unknown, ids);
+      AppendUnknown(symbol, after_unknown, ids);
     }
   }
   MergeSymbols(begin, ids);
@@ -176,6 +196,10 @@ void BpeModel::EncodeBytes(absl::string_view word,
       ids.push_back(whole->second);
       return;
     }
+  }
+  if (has_affixes_) {
+    EncodeCharacters(BytesToAlphabet(word), ids);
+    return;
   }
   const size_t begin = ids.size();
   bool after_unknown = false;

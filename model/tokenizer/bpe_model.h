@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +24,10 @@ struct BpeOptions {
   bool fuse_unk = false;  // a run of unknown characters is one token
   bool byte_fallback = false;  // unknown characters become "<0x..>" tokens
   bool ignore_merges = false;  // a word in the vocabulary is taken whole
+  // Before every character but a word's first, and after its last. A join
+  // leaves out the prefix of its right part.
+  std::string continuing_subword_prefix;
+  std::string end_of_word_suffix;
 };
 
 // Threads: safe, nothing changes after Create.
@@ -30,7 +35,8 @@ class BpeModel {
  public:
   BpeModel() = default;
   // INVALID_ARGUMENT names the merge or token that does not fit.
-  static absl::StatusOr<BpeModel> Create(const BpeOptions& options);
+  static absl::StatusOr<BpeModel> Create(BpeOptions options);
+  std::optional<int32_t> TokenToId(absl::string_view token) const;
 
   // Appends the ids of a word of UTF-8 characters; an invalid byte is an
   // unknown character.
@@ -40,6 +46,9 @@ class BpeModel {
   // reach across, because no token has the two characters side by side.
   size_t IndependentEnd(absl::string_view text, size_t begin,
                         size_t end) const;
+
+  // Can words of characters be cut by IndependentEnd at all?
+  bool can_cut() const { return can_cut_; }
 
   // Appends the ids of a word of bytes, by GPT-2's alphabet.
   void EncodeBytes(absl::string_view word, std::vector<int32_t>& ids) const;
@@ -71,6 +80,9 @@ class BpeModel {
   bool fuse_unk_ = false;
   bool byte_fallback_ = false;
   bool ignore_merges_ = false;
+  std::string prefix_;  // of a character that continues a word
+  std::string suffix_;  // of one that ends it
+  bool has_affixes_ = false;
 };
 
 }  // namespace choir::model

@@ -37,14 +37,6 @@ absl::Status ParseVocab(const nlohmann::json& json, BpeOptions& out);
 // "left right" into the two.
 absl::Status ParseMerge(absl::string_view text, BpeOptions& out);
 
-// Members with a default; INVALID_ARGUMENT for another type.
-absl::StatusOr<bool> BoolMember(const nlohmann::json& json, const char* key,
-                                bool fallback);
-absl::StatusOr<std::string> TextMember(const nlohmann::json& json,
-                                       const char* key);
-// Null if there is none.
-const nlohmann::json& Member(const nlohmann::json& json, const char* key);
-
 // Ids are below this.
 inline constexpr int32_t kMaxTokenId = 1 << 22;
 
