@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "model/objective/packing.h"
 #include "model/transformer/linear_nll.h"
@@ -138,6 +139,68 @@ int64_t LossUnits(config::Objective objective, const Example& example,
   return 0;
 }
 
+int64_t TotalUnits(const LossContext& context,
+                   absl::Span<const Example* const> examples) {
+  int64_t units = 0;
+  for (const Example* example : examples) {
+    units +=
+        LossUnits(context.options.objective, *example, context.max_length);
+  }
+  return units;
+}
+
+int64_t TotalTokens(const LossContext& context,
+                    absl::Span<const Example* const> examples) {
+  int64_t tokens = 0;
+  for (const Example* example : examples) {
+    for (const auto* ids : {&example->ids, &example->rejected}) {
+      tokens += std::min<int64_t>(static_cast<int64_t>(ids->size()),
+                                  context.max_length);
+    }
+  }
+  return tokens;
+}
+
+absl::Status CheckForLoss(absl::Span<const Example> examples,
+                          const LossContext& context) {
+  const config::TrainingOptions& options = context.options;
+  const int64_t labels = context.score.defined() ? context.score.size(0) : 0;
+  const bool classify =
+      options.objective == config::Objective::kClassification;
+  if (classify && labels != static_cast<int64_t>(options.labels.size())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "training.labels lists ", options.labels.size(),
+        " labels, but the adapter's head has ", labels, " outputs"));
+  }
+  const int64_t vocabulary = context.decoder.config().vocab_size;
+  const auto outside = [vocabulary](int32_t id) {
+    return id < 0 || id >= vocabulary;
+  };
+  int64_t units = 0;
+  for (size_t i = 0; i < examples.size(); ++i) {
+    const Example& example = examples[i];
+    if (std::any_of(example.ids.begin(), example.ids.end(), outside) ||
+        std::any_of(example.rejected.begin(), example.rejected.end(),
+                    outside)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "example ", i, " has a token id outside the model's vocabulary of ",
+          vocabulary, "; use the model's own tokenizer"));
+    }
+    if (classify && (example.label < 0 || example.label >= labels)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("example ", i, " has label number ", example.label,
+                       "; the adapter's head has ", labels, " outputs"));
+    }
+    units += LossUnits(options.objective, example, context.max_length);
+  }
+  if (units > 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "none of the ", examples.size(), " examples has ",
+      options.objective == config::Objective::kDpo ? "two answers to compare"
+                                                   : "a token to predict",
+      " within max_sequence_length ", context.max_length));
+}
+
 at::Tensor ObjectiveLoss(const LossContext& context,
                          const ForwardOptions& forward,
                          absl::Span<const Example* const> examples,
@@ -155,7 +218,8 @@ at::Tensor ObjectiveLoss(const LossContext& context,
     }
     default:
       return context.decoder.Loss(
-          PackExamples(examples, context.max_length, context.decoder.device()),
+          PackExamples(examples, context.max_length, context.decoder.device(),
+                       context.whole_examples),
           forward, weight);
   }
 }

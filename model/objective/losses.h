@@ -14,6 +14,7 @@
 
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "model/torch_compat.h"
 #include "model/trainer.h"
@@ -35,7 +36,19 @@ struct LossContext {
   const config::TrainingOptions& options;
   int max_length = 0;
   at::Tensor score;  // [labels, hidden]; of classification
+  bool whole_examples = false;  // of PackExamples
 };
+
+int64_t TotalUnits(const LossContext& context,
+                   absl::Span<const Example* const> examples);
+// Tokens that a pass over `examples` computes.
+int64_t TotalTokens(const LossContext& context,
+                    absl::Span<const Example* const> examples);
+
+// INVALID_ARGUMENT for ids outside the vocabulary, labels without an output in
+// the head, and if nothing can be learnt from any of `examples`.
+absl::Status CheckForLoss(absl::Span<const Example> examples,
+                          const LossContext& context);
 
 // `weight` times the sum of the losses of all units of `examples`, a float64
 // scalar that carries gradients. At least one example must have a unit.
