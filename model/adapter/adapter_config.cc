@@ -22,6 +22,9 @@ using nlohmann::ordered_json;
 
 constexpr int kMostRank = 1 << 16;
 constexpr char kChoirKey[] = "choir";
+constexpr char kCausalTask[] = "CAUSAL_LM";
+constexpr char kClassifierTask[] = "SEQ_CLS";
+constexpr char kHead[] = "score";
 
 // True for what PEFT writes when a setting is not used.
 bool IsUnset(const json& value) {
@@ -32,7 +35,7 @@ bool IsUnset(const json& value) {
 // Settings that change what an adapter computes and that Choir does not have.
 // fan_in_fan_out is not among them: it says how the base stores a weight.
 constexpr const char* kUnsupported[] = {
-    "use_qalora",        "lora_bias",       "modules_to_save",
+    "use_qalora",        "lora_bias",
     "layers_to_transform", "rank_pattern",  "alpha_pattern",
     "layer_replication", "trainable_token_indices", "exclude_modules",
     "target_parameters", "alora_invocation_tokens", "layers_pattern",
@@ -137,6 +140,21 @@ void ReadIa3(const json& document, AdapterConfigFile& file,
       Names(*found, "feedforward_modules", problems);
 }
 
+// PEFT lists "classifier", too, for classifiers of other families.
+void ReadHead(const json& document, AdapterConfigFile& file,
+              Problems& problems) {
+  const auto saved = document.find("modules_to_save");
+  if (saved == document.end() || IsUnset(*saved)) return;
+  for (const std::string& name : Names(*saved, "modules_to_save", problems)) {
+    if (name == kHead) {
+      file.has_head = true;
+    } else if (name != "classifier") {
+      problems.push_back(absl::StrCat("modules_to_save names '", name,
+                                      "'; only score can be saved whole"));
+    }
+  }
+}
+
 void ReadLofit(const json& document, AdapterConfigFile& file,
                Problems& problems) {
   file.options.kind = AdapterKind::kLofit;
@@ -199,6 +217,16 @@ ordered_json Number(double value) {
   return value;
 }
 
+// Beside the adapter, a classifier's head is trained whole.
+ordered_json ModulesToSave(const config::AdapterOptions& options) {
+  if (options.num_labels == 0) return nullptr;
+  return ordered_json::array({kHead});
+}
+
+const char* TaskType(const config::AdapterOptions& options) {
+  return options.num_labels == 0 ? kCausalTask : kClassifierTask;
+}
+
 void WriteLora(const config::AdapterOptions& options, ordered_json& out) {
   out["bias"] = "none";
   out["fan_in_fan_out"] = false;
@@ -208,14 +236,14 @@ void WriteLora(const config::AdapterOptions& options, ordered_json& out) {
   out["layers_to_transform"] = nullptr;
   out["lora_alpha"] = Number(options.alpha);
   out["lora_dropout"] = options.dropout;
-  out["modules_to_save"] = nullptr;
+  out["modules_to_save"] = ModulesToSave(options);
   out["peft_type"] = "LORA";
   out["r"] = options.rank;
   out["rank_pattern"] = ordered_json::object();
   out["alpha_pattern"] = ordered_json::object();
   out["revision"] = nullptr;
   out["target_modules"] = options.target_modules;
-  out["task_type"] = "CAUSAL_LM";
+  out["task_type"] = TaskType(options);
   out["use_dora"] = options.kind == AdapterKind::kDora;
   out["use_rslora"] = options.rank_stabilized;
 }
@@ -226,11 +254,11 @@ void WriteIa3(const config::AdapterOptions& options, ordered_json& out) {
   out["feedforward_modules"] = options.feedforward_modules;
   out["inference_mode"] = true;
   out["init_ia3_weights"] = true;
-  out["modules_to_save"] = nullptr;
+  out["modules_to_save"] = ModulesToSave(options);
   out["peft_type"] = "IA3";
   out["revision"] = nullptr;
   out["target_modules"] = options.target_modules;
-  out["task_type"] = "CAUSAL_LM";
+  out["task_type"] = TaskType(options);
 }
 
 ordered_json Document(const config::AdapterOptions& options,
@@ -250,7 +278,8 @@ ordered_json Document(const config::AdapterOptions& options,
     out["lofit_heads"] = sorted.lofit_heads;
     out["lofit_l1"] = Number(sorted.lofit_l1);
     out["peft_type"] = "LOFIT";
-    out["task_type"] = "CAUSAL_LM";
+    if (sorted.num_labels > 0) out["modules_to_save"] = ModulesToSave(sorted);
+    out["task_type"] = TaskType(sorted);
   }
   return out;
 }
@@ -303,10 +332,11 @@ absl::StatusOr<AdapterConfigFile> ParseAdapterConfig(absl::string_view text,
   AdapterConfigFile file;
   const std::string type = Text(document, "peft_type", problems);
   const std::string task = Text(document, "task_type", problems);
-  if (!task.empty() && task != "CAUSAL_LM") {
+  if (!task.empty() && task != kCausalTask && task != kClassifierTask) {
     problems.push_back(absl::StrCat("task_type is '", task,
-                                    "', not CAUSAL_LM"));
+                                    "', not CAUSAL_LM or SEQ_CLS"));
   }
+  ReadHead(document, file, problems);
   const std::string bias = Text(document, "bias", problems);
   if (!bias.empty() && bias != "none") {
     problems.push_back(absl::StrCat("bias is '", bias,

@@ -40,6 +40,7 @@ struct AdapterConfigFile {
   // With all_linear, target_modules is empty until the model is known.
   config::AdapterOptions options;
   bool all_linear = false;
+  bool has_head = false;  // modules_to_save is ["score"]: a classifier
   std::string base_model;  // base_model_name_or_path; may be empty
   // Of a job's frozen A (options.kind is kFrozenA then): in_features by
   // NumberlessPath() of the module.

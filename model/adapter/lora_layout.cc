@@ -91,6 +91,9 @@ absl::StatusOr<codec::Layout> MakeLayout(const ModelConfig& config,
   for (const LinearSpec& layer : layers) {
     AddTensors(config, options, layer, stored, tensors);
   }
+  if (options.num_labels > 0) {
+    tensors.push_back({ScoreName(), {options.num_labels, config.hidden_size}});
+  }
   return codec::Layout::Create(std::move(tensors));
 }
 
@@ -137,6 +140,7 @@ std::string LofitScaleName(absl::string_view module) {
 std::string LofitOffsetName(absl::string_view module) {
   return Name(module, ".lofit_offset");
 }
+std::string ScoreName() { return absl::StrCat(LoraPrefix(), "score.weight"); }
 
 bool IsFeedforward(const config::AdapterOptions& options,
                    absl::string_view module) {

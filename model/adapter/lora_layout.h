@@ -45,6 +45,9 @@ std::string MagnitudeName(absl::string_view module);
 std::string Ia3Name(absl::string_view module);
 std::string LofitScaleName(absl::string_view module);
 std::string LofitOffsetName(absl::string_view module);
+// "base_model.model.score.weight" [num_labels, hidden]: the classification head
+// of an adapter with num_labels, as PEFT names what is trained whole.
+std::string ScoreName();
 
 // Whether (IA)^3 scales the input of `module` rather than its output.
 bool IsFeedforward(const config::AdapterOptions& options,
@@ -77,7 +80,7 @@ std::vector<float> FrozenA(absl::string_view module, int64_t rank,
                            int64_t in_features, uint64_t seed);
 
 // A fresh adapter: A uniform in (-1/sqrt(in), 1/sqrt(in)) (Kaiming with
-// a = sqrt(5)), ia3_l one, the others zero. Each tensor draws from its own
+// a = sqrt(5)), ia3_l one, the others (a classification head too) zero. Each tensor draws from its own
 // seed, derived from `seed` and its name. With that the adapted model equals
 // the base, but for DoRA, whose magnitudes InitialAdapterOf() fills in.
 std::vector<float> InitialAdapter(const codec::Layout& layout, uint64_t seed);

@@ -26,6 +26,21 @@ absl::StatusOr<AdapterConfigFile> ReadConfig(const std::string& directory) {
   return ParseAdapterConfig(text, path);
 }
 
+// Outputs of the classification head that a folder holds.
+absl::StatusOr<int> HeadOutputs(const std::string& directory) {
+  const std::string path = base::JoinPath(directory, kAdapterModelName);
+  CHOIR_ASSIGN_OR_RETURN(const SafetensorsFile file,
+                         SafetensorsFile::Open(path));
+  const TensorView* score = file.Find(ScoreName());
+  if (score == nullptr || score->shape.size() != 2 || score->shape[0] < 1 ||
+      score->shape[0] > (1 << 20)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": modules_to_save has a score, but there is no tensor '",
+        ScoreName(), "' [labels, hidden]"));
+  }
+  return static_cast<int>(score->shape[0]);
+}
+
 }  // namespace
 
 std::string EncodeAdapterFile(const codec::Layout& layout,
@@ -117,6 +132,11 @@ absl::Status CompletePeftFolder(const std::string& directory) {
                          SafetensorsFile::Open(path));
   std::vector<codec::TensorSpec> specs;
   for (const TensorView& b : stored.tensors()) {
+    if (file.has_head && b.name == ScoreName() && b.shape.size() == 2) {
+      file.options.num_labels = static_cast<int>(b.shape[0]);
+      specs.push_back({b.name, b.shape});
+      continue;
+    }
     absl::string_view module = b.name;
     const bool is_b = absl::ConsumePrefix(&module, LoraPrefix()) &&
                       absl::ConsumeSuffix(&module, ".lora_B.weight");
@@ -158,6 +178,9 @@ absl::StatusOr<PeftAdapter> ReadPeftFolder(const std::string& directory,
   adapter.options = std::move(file.options);
   adapter.base_model = std::move(file.base_model);
   if (file.all_linear) adapter.options.target_modules = LinearKinds(config);
+  if (file.has_head) {
+    CHOIR_ASSIGN_OR_RETURN(adapter.options.num_labels, HeadOutputs(directory));
+  }
   // What the file holds: without the A of a job's frozen one.
   absl::StatusOr<codec::Layout> layout = AdapterLayout(config, adapter.options);
   if (!layout.ok()) {

@@ -23,9 +23,6 @@
 
 namespace choir::model {
 
-// Name, without PEFT's prefix, of the classification head's tensor.
-inline constexpr char kScoreWeight[] = "score.weight";
-
 // What the loss of one example is a sum over: predicted tokens, pairs, or
 // examples. 0: nothing to learn from it within `max_length` ids.
 int64_t LossUnits(config::Objective objective, const Example& example,
