@@ -53,7 +53,43 @@ float Factor(float magnitude, double squared_norm) {
   return static_cast<float>(magnitude / std::sqrt(squared_norm));
 }
 
+// The tensors of an adapter by name.
+class TensorLookup {
+ public:
+  explicit TensorLookup(const PeftAdapter& adapter) : adapter_(adapter) {
+    for (size_t i = 0; i < adapter.layout.tensors().size(); ++i) {
+      index_[adapter.layout.tensors()[i].name] = i;
+    }
+  }
+  std::vector<float> Copy(const std::string& name) const {
+    const auto found = index_.find(name);
+    CHOIR_CHECK(found != index_.end());
+    const auto begin =
+        adapter_.values.begin() + adapter_.layout.offset(found->second);
+    return std::vector<float>(
+        begin,
+        begin + adapter_.layout.tensors()[found->second].num_elements());
+  }
+
+ private:
+  const PeftAdapter& adapter_;
+  std::map<std::string, size_t> index_;
+};
+
 }  // namespace
+
+void FoldedLayer::SetFactors(const config::AdapterOptions& options,
+                             std::vector<float> a, std::vector<float> b) {
+  rank_ = options.rank;
+  scale_ = static_cast<float>(options.scale());
+  if (spec_.transposed) {
+    left_ = Transposed(a, rank_, spec_.in_features);
+    right_ = Transposed(b, spec_.out_features, rank_);
+  } else {
+    left_ = std::move(b);
+    right_ = std::move(a);
+  }
+}
 
 void FoldedLayer::AddProduct(int64_t row, absl::Span<float> values) const {
   const size_t width = values.size();
@@ -141,22 +177,13 @@ void FoldedLayer::ChangeBias(absl::Span<float> bias) const {
 
 absl::StatusOr<std::vector<FoldedLayer>> FoldedLayers(
     const ModelConfig& config, const PeftAdapter& adapter) {
-  std::map<std::string, size_t> index;
-  for (size_t i = 0; i < adapter.layout.tensors().size(); ++i) {
-    index[adapter.layout.tensors()[i].name] = i;
-  }
-  const auto values = [&](const std::string& name) {
-    const auto found = index.find(name);
-    CHOIR_CHECK(found != index.end());
-    return absl::MakeConstSpan(adapter.values)
-        .subspan(adapter.layout.offset(found->second),
-                 adapter.layout.tensors()[found->second].num_elements());
-  };
-  const auto copy = [&](const std::string& name) {
-    const absl::Span<const float> from = values(name);
-    return std::vector<float>(from.begin(), from.end());
-  };
   const config::AdapterOptions& options = adapter.options;
+  if (options.num_labels > 0) {
+    return absl::InvalidArgumentError(
+        "a classification head has no place in a merged language model; keep "
+        "base and adapter apart");
+  }
+  const TensorLookup lookup(adapter);
   LofitState lofit;
   if (options.kind == AdapterKind::kLofit) {
     lofit = LofitStateOf(config, options, adapter.layout, adapter.values);
@@ -170,26 +197,17 @@ absl::StatusOr<std::vector<FoldedLayer>> FoldedLayers(
     layer.kind_ = options.kind;
     const std::string& module = spec.module;
     if (options.has_lora()) {
-      layer.rank_ = options.rank;
-      layer.scale_ = static_cast<float>(options.scale());
-      if (spec.transposed) {
-        layer.left_ =
-            Transposed(values(LoraAName(module)), options.rank, spec.in_features);
-        layer.right_ = Transposed(values(LoraBName(module)), spec.out_features,
-                                  options.rank);
-      } else {
-        layer.left_ = copy(LoraBName(module));
-        layer.right_ = copy(LoraAName(module));
-      }
+      layer.SetFactors(options, lookup.Copy(LoraAName(module)),
+                       lookup.Copy(LoraBName(module)));
       if (options.kind == AdapterKind::kDora) {
-        layer.magnitude_ = copy(MagnitudeName(module));
+        layer.magnitude_ = lookup.Copy(MagnitudeName(module));
       }
     } else if (options.kind == AdapterKind::kIa3) {
       (IsFeedforward(options, module) ? layer.input_factors_
                                       : layer.output_factors_) =
-          copy(Ia3Name(module));
+          lookup.Copy(Ia3Name(module));
     } else {
-      layer.offsets_ = copy(LofitOffsetName(module));
+      layer.offsets_ = lookup.Copy(LofitOffsetName(module));
       bool any = false;
       for (size_t i = 0; i < layer.offsets_.size(); ++i) {
         const size_t head = spec.layer * config.num_heads + i / config.head_dim;

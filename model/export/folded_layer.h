@@ -40,6 +40,8 @@ class FoldedLayer {
  private:
   friend absl::StatusOr<std::vector<FoldedLayer>> FoldedLayers(
       const ModelConfig& config, const PeftAdapter& adapter);
+  void SetFactors(const config::AdapterOptions& options, std::vector<float> a,
+                  std::vector<float> b);
   void AddProduct(int64_t row, absl::Span<float> values) const;
 
   LinearSpec spec_;

@@ -403,6 +403,10 @@ absl::StatusOr<std::string> EncodeGgufLora(const ModelConfig& config,
         config::AdapterKindName(adapter.options.kind),
         "; merge the adapter into its base instead"));
   }
+  if (adapter.options.num_labels > 0) {
+    return absl::InvalidArgumentError(
+        "llama.cpp's adapters have no classification head");
+  }
   if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBf16) {
     return absl::InvalidArgumentError(absl::StrCat(
         "a GGUF adapter holds F32, F16 or BF16, not ", DTypeName(dtype)));

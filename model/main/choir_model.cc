@@ -9,6 +9,7 @@
 #include "absl/types/optional.h"
 #include "base/cli.h"
 #include "model/main/commands.h"
+#include "model/main/export_commands.h"
 
 namespace choir::model {
 namespace {
@@ -64,6 +65,13 @@ void AddPretrain(CLI::App* verb, CommonOptions& common, PretrainFlags& flags) {
   verb->add_flag("--resume", o.resume, "go on from the folder's checkpoint");
 }
 
+void AddTokenize(CLI::App* verb, CommonOptions& common, TokenizeOptions& o) {
+  AddModel(verb, common, false);
+  verb->add_flag("--decode", o.decode,
+                 "stdin has ids, or what tokenize --json printed");
+  verb->add_flag("--no-special", o.no_special, "no BOS or EOS");
+}
+
 void AddEval(CLI::App* verb, EvalOptions& o) {
   verb->add_option("--ids", o.ids, "JSON file [[id, ...], ...]");
   verb->add_option("--text", o.text, "text file");
@@ -80,6 +88,34 @@ void AddGenerate(CLI::App* verb, GenerateFlags& o) {
       ->capture_default_str();
   verb->add_option("--top-p", o.top_p, "nucleus")->capture_default_str();
   verb->add_option("--seed", o.seed, "of the draws")->capture_default_str();
+}
+
+void AddExport(CLI::App* verb, ExportFlags& o, bool merges) {
+  verb->add_option("--model", o.model,
+                   "base model's folder; default: where the adapter says");
+  verb->add_option("--adapter", o.adapter, "PEFT folder or GGUF file")
+      ->required();
+  verb->add_option("--out", o.out,
+                   merges ? "new model folder" : "new folder or GGUF file")
+      ->required();
+  if (!merges) {
+    verb->add_option("--to", o.to, "peft (a folder) or gguf (for llama.cpp)")
+        ->capture_default_str();
+  }
+  verb->add_option("--dtype", o.dtype,
+                   merges ? "f32, f16 or bf16; default: as the base stores it"
+                          : "of gguf: f32, f16 or bf16; default f32");
+}
+
+template <typename Verb>
+void AddExportVerbs(const Verb& verb, const CommonOptions& common,
+                    ExportFlags& flags) {
+  AddExport(verb("merge", "Fold an adapter into its base model",
+                 [&] { return RunMerge(flags, common.json); }),
+            flags, true);
+  AddExport(verb("export", "Write an adapter for other tools, or read theirs",
+                 [&] { return RunExport(flags, common.json); }),
+            flags, false);
 }
 
 // What a file or flag says, rather than what happened to it on the way.
@@ -114,6 +150,7 @@ int Main(int argc, char** argv) {
   EvalOptions eval;
   GenerateFlags generate;
   PretrainFlags pretrain;
+  ExportFlags exported;
   std::function<absl::Status()> run;
   const auto verb = [&](const char* name, const char* help,
                         std::function<absl::Status()> body) {
@@ -128,14 +165,11 @@ int Main(int argc, char** argv) {
                 [&] { return RunInspect(common); }),
            common, false);
 
-  CLI::App* command = verb("tokenize", "Text on stdin to token ids, or back",
-                           [&] { return RunTokenize(common, tokenize); });
-  AddModel(command, common, false);
-  command->add_flag("--decode", tokenize.decode,
-                    "stdin has ids, or what tokenize --json printed");
-  command->add_flag("--no-special", tokenize.no_special, "no BOS or EOS");
+  AddTokenize(verb("tokenize", "Text on stdin to token ids, or back",
+                   [&] { return RunTokenize(common, tokenize); }),
+              common, tokenize);
 
-  command = verb("eval", "Loss of a model on token ids or text",
+  CLI::App* command = verb("eval", "Loss of a model on token ids or text",
                  [&] { return RunEval(common, eval); });
   AddModel(command, common, true);
   AddEval(command, eval);
@@ -144,6 +178,8 @@ int Main(int argc, char** argv) {
                  [&] { return RunGenerate(common, generate); });
   AddModel(command, common, true);
   AddGenerate(command, generate);
+
+  AddExportVerbs(verb, common, exported);
 
   AddPretrain(verb("pretrain", "Make a small model from text",
                    [&] { return RunPretrain(common, pretrain); }),
