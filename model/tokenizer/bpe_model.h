@@ -40,7 +40,8 @@ class BpeModel {
 
   // Appends the ids of a word of UTF-8 characters; an invalid byte is an
   // unknown character.
-  void EncodeCharacters(absl::string_view word, std::vector<int32_t>& ids) const;
+  void EncodeCharacters(absl::string_view word,
+                        std::vector<int32_t>& ids) const;
   // A position in (begin, end] at which a word of characters from `begin` to
   // `end` can be cut without changing its ids: the first one that no merge can
   // reach across, because no token has the two characters side by side.

@@ -28,21 +28,14 @@ CodePointSet OfCategories(uint32_t mask) {
   return CodePointSet(std::move(ranges));
 }
 
-CodePointSet Where(bool (*predicate)(uint32_t)) {
-  std::vector<CodePointRange> ranges;
-  for (uint32_t c = 0; c < kInvalidCodePoint; ++c) {
-    if (predicate(c)) ranges.push_back({c, c});
-  }
-  return CodePointSet(std::move(ranges));
-}
-
 const CodePointSet& Whitespace() {
-  static const auto* const set = new CodePointSet(Where(&IsWhitespace));
-  return *set;
-}
-
-const CodePointSet& WordCharacters() {
-  static const auto* const set = new CodePointSet(Where(&IsWord));
+  static const auto* const set = [] {
+    std::vector<CodePointRange> ranges;
+    for (uint32_t c = 0; c <= 0x3000; ++c) {
+      if (IsWhitespace(c)) ranges.push_back({c, c});
+    }
+    return new CodePointSet(std::move(ranges));
+  }();
   return *set;
 }
 
@@ -82,15 +75,10 @@ std::optional<CodePointSet> CodePointSet::Named(absl::string_view name) {
   if (mask != 0) return OfCategories(mask);
   const std::string lower = absl::AsciiStrToLower(name);
   if (lower == "space") return Whitespace();
-  if (lower == "word") return WordCharacters();
   if (lower == "digit") return Named("Nd");
-  if (lower == "lower") return Named("Ll");
-  if (lower == "upper") return Named("Lu");
-  if (lower == "alpha" || lower == "letter") return Named("L");
-  if (lower == "punct" || lower == "punctuation") return Named("P");
-  if (lower == "alnum") {
+  if (lower == "word") {
     CodePointSet set = *Named("L");
-    set.Add(*Named("Nd"));
+    for (const char* more : {"M", "N", "Pc"}) set.Add(*Named(more));
     return set;
   }
   return std::nullopt;

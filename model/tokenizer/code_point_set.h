@@ -30,7 +30,7 @@ class CodePointSet {
     return CodePointSet({{code_point, code_point}});
   }
   // The general category or group of categories of that name ("Lu", "L"), or
-  // one of alpha, alnum, digit, lower, upper, punct, space, word.
+  // one of digit, space and word, as Oniguruma understands them.
   static std::optional<CodePointSet> Named(absl::string_view name);
 
   void Add(const CodePointSet& other);

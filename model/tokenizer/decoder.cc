@@ -90,7 +90,9 @@ void TokenDecoder::AddReplace(std::string pattern, std::string content) {
   CHOIR_CHECK(!pattern.empty());
   steps_.push_back({Kind::kReplace, std::move(pattern), std::move(content)});
 }
-void TokenDecoder::AddByteFallback() { steps_.push_back({Kind::kByteFallback}); }
+void TokenDecoder::AddByteFallback() {
+  steps_.push_back({Kind::kByteFallback});
+}
 void TokenDecoder::AddFuse() { steps_.push_back({Kind::kFuse}); }
 void TokenDecoder::AddStrip(std::string content, size_t start, size_t stop) {
   CHOIR_CHECK(!content.empty());

@@ -25,7 +25,9 @@ absl::StatusOr<bool> BoolMember(const json& object, const char* key,
 
 absl::StatusOr<std::string> TextMember(const json& object, const char* key) {
   const json& value = Member(object, key);
-  if (!value.is_string()) return BadPart(absl::StrCat("'", key, "' is not text"));
+  if (!value.is_string()) {
+    return BadPart(absl::StrCat("'", key, "' is not text"));
+  }
   return value.get<std::string>();
 }
 

@@ -15,6 +15,11 @@ using nlohmann::json;
 
 constexpr int kMostSteps = 64;
 
+// IsWord, inside a class.
+constexpr char kWord[] =
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200C}\\x{200D}\\x{24B6}-\\x{24E9}"
+    "\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}";
+
 // What a Replace or a Split looks for.
 struct Pattern {
   std::string text;  // plain, or
@@ -206,7 +211,8 @@ absl::Status ParsePreTokenizerStep(const json& part, const std::string& type,
     return AddFixedSplit("[\\p{P}$+<=>^`|~]", behavior, false, out);
   }
   if (type == "Whitespace") {
-    return AddFixedSplit("\\w+|[^\\w\\s]+", SplitBehavior::kRemoved, true, out);
+    return AddFixedSplit(absl::StrCat("[", kWord, "]+|[^\\s", kWord, "]+"),
+                         SplitBehavior::kRemoved, true, out);
   }
   if (type == "WhitespaceSplit") {
     return AddFixedSplit("\\s", SplitBehavior::kRemoved, false, out);

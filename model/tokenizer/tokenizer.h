@@ -34,7 +34,7 @@ class Tokenizer {
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> LoadFile(
       const std::string& path);
   // tokenizer.json if the folder has one, else vocab.json and merges.txt (of
-  // GPT-2, or of Qwen2 if tokenizer_config.json says so) with added_tokens.json.
+  // GPT-2, or of Qwen2 if tokenizer_config.json says so), added_tokens.json.
   // tokenizer_config.json and special_tokens_map.json, if there, name BOS and
   // EOS; the first also adds tokens, says whether a text gets BOS and EOS where
   // the file above leaves that open (add_bos_token, add_eos_token of Llama's

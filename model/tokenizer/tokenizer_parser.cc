@@ -41,8 +41,8 @@ absl::Status TokenizerParser::Register(const std::string& token, int32_t id) {
   if (needed > static_cast<int64_t>(names.size())) {
     if (needed > static_cast<int64_t>(2 * num_tokens_) + kMostUnusedIds) {
       return absl::InvalidArgumentError(
-          absl::StrCat("token '", token, "' has the id ", id, ", far above the ",
-                       num_tokens_, " tokens there are"));
+          absl::StrCat("token '", token, "' has the id ", id,
+                       ", far above the ", num_tokens_, " tokens there are"));
     }
     names.resize(needed);
     tokenizer_->special_.resize(needed, false);

@@ -89,8 +89,9 @@ size_t BrokenLength(absl::string_view bytes, size_t position) {
 }
 
 bool IsWideWhitespace(uint32_t c) {
-  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-         c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+  return c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
+         c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 bool IsPrintable(int byte) {
@@ -214,7 +215,8 @@ bool IsNumber(uint32_t c) {
 
 bool IsWord(uint32_t c) {
   return InCategories(c, Category::kLl, Category::kNl) ||
-         CategoryOf(c) == Category::kPc || IsLetterSymbol(c);
+         CategoryOf(c) == Category::kPc || IsLetterSymbol(c) || c == 0x200C ||
+         c == 0x200D;
 }
 
 void AppendLowercase(uint32_t c, std::string& out) {

@@ -44,7 +44,9 @@ Category CategoryOf(uint32_t code_point);
 bool IsLetter(uint32_t code_point);      // \p{L}
 bool IsNumber(uint32_t code_point);      // \p{N}
 bool IsWhitespace(uint32_t code_point);  // \s, property White_Space
-bool IsWord(uint32_t code_point);        // \w: letters, marks, digits, "_"
+// Letters, marks, decimal digits, "_" and its like, and what joins letters: \w
+// of Unicode Technical Standard 18 (Oniguruma's differs a little).
+bool IsWord(uint32_t code_point);
 
 // Appends the lower case of a valid code point, character by character.
 void AppendLowercase(uint32_t code_point, std::string& out);
