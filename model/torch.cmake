@@ -37,19 +37,24 @@ choir_library(
           objective/sparsity.cc
           pretrain.cc
           pretrain_data.cc
+          router_training.cc
           trainer.cc
+          transformer/checkpointing.cc
           transformer/decoder.cc
+          transformer/adapter_ops.cc
           transformer/linear.cc
           transformer/linear_nll.cc
           transformer/mlp_channels.cc
           transformer/moe.cc
           transformer/ops.cc
           transformer/ops_reference.cc
+          transformer/packed_weight.cc
           transformer/rotary.cc
   LIBS choir_model_core choir_model_attention choir_model_kernels)
 choir_uses_torch(choir_model)
 
-choir_library(choir_model_commands SOURCES main/commands.cc LIBS choir_model)
+choir_library(choir_model_commands SOURCES main/commands.cc main/export_commands.cc
+              LIBS choir_model)
 choir_uses_torch(choir_model_commands)
 choir_program(choir-model SOURCES main/choir_model.cc LIBS choir_model_commands
                                                            CLI11::CLI11)

@@ -13,7 +13,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "model/quantize/weight_format.h"
 #include "proto/codec/layout.h"
 #include "proto/config/job_options.h"
 
@@ -42,6 +44,11 @@ struct LoadOptions {
   // among them alone, with weights made anew. Adapters have tensors for them
   // alone.
   std::vector<int64_t> experts;
+  // How the frozen weights are held: the linear layers of the blocks in this
+  // format, embedding and head in 16 bits but for kFloat32. No value: as the
+  // folder has them (a quantised one as it is, others in float32). On the CPU
+  // the model computes in float32 whatever it is.
+  absl::optional<WeightFormat> precision;
 };
 
 // A base model's weights in memory (or mapped), frozen. Threads: safe; share
@@ -71,13 +78,22 @@ struct TrainResult {
   // Examples drawn, counting repeats: what example weighting uses is the size
   // of the data set instead.
   uint64_t examples_seen = 0;
-  uint64_t tokens = 0;     // predicted tokens
-  double mean_loss = 0.0;  // nats per predicted token, over all steps
+  // What the loss is a mean over: predicted tokens; with dpo pairs, with
+  // classification examples.
+  uint64_t tokens = 0;
+  double mean_loss = 0.0;  // nats, over all steps
+  // Of matrix products with the model's weights, with sparsity: what all
+  // channels would have taken, and what was done. 0 without.
+  double dense_flops = 0.0;
+  double done_flops = 0.0;
+  // Of a model with experts: how many choices of tokens each expert got in
+  // training, [block with experts][expert]; 0 for experts that are not held.
+  std::vector<std::vector<uint64_t>> expert_tokens;
 };
 
 struct EvalResult {
   double loss_sum = 0.0;  // nats
-  uint64_t tokens = 0;    // predicted tokens
+  uint64_t tokens = 0;    // predicted tokens, pairs or examples, as above
   uint64_t num_examples = 0;
 };
 

@@ -243,16 +243,24 @@ absl::Status RunEval(const CommonOptions& common, const EvalOptions& options) {
     const Decoder& decoder = adapted.model->decoder();
     ForwardOptions forward;
     forward.lora = adapted.bank();
+    const MoeConfig& moe = decoder.config().moe;
+    LoadBalancingMeter balance(moe.experts_per_token);
+    RouterLog routers;
+    routers.keep_logits = true;
     double loss = 0.0;
     int64_t tokens = 0;
     Json last = Json::array();
     for (const Example& example : examples) {
       const Example* const one[] = {&example};
       const PackedBatch batch =
-          PackExamples(one, adapted.model->max_positions(), decoder.device());
+          PackExamples(one, adapted.model->max_positions(), decoder.device(),
+                       /*keep_last=*/moe.num_experts > 0);
       if (batch.predictions > 0) {
+        if (moe.num_experts > 0) forward.router_log = &routers;
         loss += decoder.Loss(batch, forward, 1.0).item<double>();
         tokens += batch.predictions;
+        balance.Add(routers.layers);
+        forward.router_log = nullptr;
       }
       if (options.logits.empty()) continue;
       PackedBatch whole = PackWhole(example.ids, decoder.device());
@@ -269,7 +277,7 @@ absl::Status RunEval(const CommonOptions& common, const EvalOptions& options) {
     json["mean_nll"] = tokens > 0 ? Json(loss / tokens) : Json(nullptr);
     json["tokens"] = tokens;
     if (!options.logits.empty()) json["logits_last"] = last;
-    json["load_balancing_loss"] = 0.0;
+    json["load_balancing_loss"] = balance.loss();
     if (common.json) {
       Print(json);
     } else if (tokens == 0) {

@@ -161,7 +161,8 @@ at::Tensor MixExperts(Kernels kernels, const at::Tensor& x,
   const at::Tensor probability = at::softmax(logits, -1);
   at::Tensor weights, chosen;
   if (parts.bias.defined()) {
-    chosen = std::get<1>((probability.detach() + parts.bias).topk(k, -1));
+    chosen = std::get<1>((probability.detach() + parts.bias.to(x.device()))
+                             .topk(k, -1));
     weights = probability.gather(1, chosen);
   } else {
     std::tie(weights, chosen) = probability.topk(k, -1);
@@ -231,22 +232,20 @@ at::Tensor RouterZLoss(absl::Span<const RouterLog::Layer> layers) {
   return at::logsumexp(AllLogits(layers), {-1}).pow(2).mean();
 }
 
-void BalanceRouterBias(absl::Span<const RouterLog::Layer> layers, double rate,
-                       RouterBias& bias) {
-  bias.resize(layers.size());
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const std::vector<int64_t>& tokens = layers[i].tokens;
+void BalanceRouterBias(absl::Span<const std::vector<int64_t>> tokens,
+                       double rate, RouterBias& bias) {
+  bias.resize(tokens.size());
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const int64_t experts = static_cast<int64_t>(tokens[i].size());
+    if (!bias[i].defined()) bias[i] = at::zeros({experts}, at::kFloat);
     double mean = 0.0;
-    for (const int64_t n : tokens) mean += static_cast<double>(n);
-    mean /= static_cast<double>(tokens.size());
-    at::Tensor step = at::zeros({static_cast<int64_t>(tokens.size())});
-    for (size_t e = 0; e < tokens.size(); ++e) {
-      const double error = mean - static_cast<double>(tokens[e]);
-      step.data_ptr<float>()[e] =
-          static_cast<float>(rate * ((error > 0.0) - (error < 0.0)));
+    for (const int64_t n : tokens[i]) mean += static_cast<double>(n);
+    mean /= static_cast<double>(experts);
+    float* values = bias[i].data_ptr<float>();
+    for (int64_t e = 0; e < experts; ++e) {
+      const double lack = mean - static_cast<double>(tokens[i][e]);
+      values[e] += static_cast<float>(rate * ((lack > 0.0) - (lack < 0.0)));
     }
-    if (!bias[i].defined()) bias[i] = at::zeros_like(step);
-    bias[i] = bias[i] + step.to(bias[i].device());
   }
 }
 

@@ -80,10 +80,11 @@ class LoadBalancingMeter {
 at::Tensor RouterZLoss(absl::Span<const RouterLog::Layer> layers);
 
 // One step of the balancing without a loss: raises the bias of experts that
-// got fewer tokens than the mean by `rate`, lowers that of the others. The
-// bias starts at 0.
-void BalanceRouterBias(absl::Span<const RouterLog::Layer> layers, double rate,
-                       RouterBias& bias);
+// got fewer tokens than the mean of their block by `rate`, lowers that of the
+// others. tokens: [block with experts][held expert]. The bias starts at 0, on
+// the CPU.
+void BalanceRouterBias(absl::Span<const std::vector<int64_t>> tokens,
+                       double rate, RouterBias& bias);
 
 }  // namespace choir::model
 

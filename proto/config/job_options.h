@@ -73,6 +73,15 @@ struct SparsityOptions {
   int measure_every = 16;
 };
 
+// Of models with experts.
+struct RouterOptions {
+  // Weights of the load-balancing loss (negative: as the model's config.json
+  // says) and of the z-loss.
+  double aux_loss = -1.0;
+  double z_loss = 0.0;
+  double bias_rate = 0.0;  // of balancing without a loss, per step; 0: off
+};
+
 enum class OptimizerKind { kAdamW, kSgd };
 
 struct TrainingOptions {
@@ -96,6 +105,8 @@ struct TrainingOptions {
   DpoOptions dpo;
   std::vector<std::string> labels;  // of kClassification, in their order
   SparsityOptions sparsity;
+  bool activation_checkpointing = false;
+  RouterOptions router;
 };
 
 enum class Selection { kUniform, kPoisson };

@@ -201,6 +201,26 @@ absl::Status ResolveSparsity(const v1::TrainingConfig& config,
   return absl::OkStatus();
 }
 
+absl::Status ResolveRouter(const v1::TrainingConfig& config,
+                           TrainingOptions& options) {
+  const v1::RouterConfig& router = config.router();
+  if (router.has_aux_loss()) {
+    CHOIR_ASSIGN_OR_RETURN(
+        options.router.aux_loss,
+        Real(true, router.aux_loss(), 0, "training.router.aux_loss", 0,
+             Bound::kClosed, 1e3, Bound::kClosed));
+  }
+  CHOIR_ASSIGN_OR_RETURN(
+      options.router.z_loss,
+      Real(router.has_z_loss(), router.z_loss(), 0, "training.router.z_loss",
+           0, Bound::kClosed, 1e3, Bound::kClosed));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.router.bias_rate,
+      Real(router.has_bias_rate(), router.bias_rate(), 0,
+           "training.router.bias_rate", 0, Bound::kClosed, 1, Bound::kClosed));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::string_view ObjectiveName(Objective objective) {
@@ -244,10 +264,12 @@ absl::StatusOr<TrainingOptions> ResolveTraining(
       options.max_sequence_length,
       Count(config.has_max_sequence_length(), config.max_sequence_length(), 256,
             "training.max_sequence_length", 2, 10000000));
+  options.activation_checkpointing = config.activation_checkpointing();
   CHOIR_RETURN_IF_ERROR(ResolveAttention(config, options));
   CHOIR_RETURN_IF_ERROR(ResolveDpo(config, options));
   CHOIR_RETURN_IF_ERROR(ResolveLabels(config, options));
   CHOIR_RETURN_IF_ERROR(ResolveSparsity(config, options));
+  CHOIR_RETURN_IF_ERROR(ResolveRouter(config, options));
   return options;
 }
 
@@ -273,6 +295,7 @@ v1::TrainingConfig ToProto(const TrainingOptions& options) {
   config.set_max_grad_norm(options.max_grad_norm);
   config.set_max_sequence_length(
       static_cast<uint32_t>(options.max_sequence_length));
+  config.set_activation_checkpointing(options.activation_checkpointing);
   config.set_attention(std::string(AttentionName(options.attention)));
   if (options.attention == AttentionChoice::kBlockSparse) {
     v1::BlockSparseConfig& sparse = *config.mutable_block_sparse();
@@ -294,6 +317,14 @@ v1::TrainingConfig ToProto(const TrainingOptions& options) {
     sparsity.set_stages(static_cast<uint32_t>(options.sparsity.stages));
     sparsity.set_measure_every(
         static_cast<uint32_t>(options.sparsity.measure_every));
+  }
+  const RouterOptions& router = options.router;
+  if (router.aux_loss >= 0) {
+    config.mutable_router()->set_aux_loss(router.aux_loss);
+  }
+  if (router.z_loss > 0) config.mutable_router()->set_z_loss(router.z_loss);
+  if (router.bias_rate > 0) {
+    config.mutable_router()->set_bias_rate(router.bias_rate);
   }
   return config;
 }
