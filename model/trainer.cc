@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,40 +13,16 @@
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
 #include "model/loaded_model.h"
-#include "model/objective/packing.h"
+#include "model/objective/example_stream.h"
+#include "model/objective/losses.h"
+#include "model/objective/sparsity.h"
 #include "model/optimizer.h"
+#include "model/router_training.h"
 #include "model/torch_guard.h"
 #include "model/transformer/blas.h"
 
 namespace choir::model {
 namespace {
-
-// Hands out examples in the order that the seed gives.
-class ExampleStream {
- public:
-  ExampleStream(size_t size, uint64_t seed) : order_(size), seed_(seed) {
-    next_ = size;
-  }
-  size_t Next() {
-    if (next_ == order_.size()) {
-      std::iota(order_.begin(), order_.end(), size_t{0});
-      base::SimRandom random(base::DeriveSeed(
-          seed_, {"examples", absl::StrCat("epoch ", epoch_++)}));
-      random.Shuffle(order_);
-      next_ = 0;
-    }
-    return order_[next_++];
-  }
-  size_t left_in_epoch() const {
-    return next_ == order_.size() ? order_.size() : order_.size() - next_;
-  }
-
- private:
-  std::vector<size_t> order_;
-  uint64_t seed_;
-  size_t next_ = 0;
-  int epoch_ = 0;
-};
 
 class LoraTrainer final : public Trainer {
  public:
@@ -66,6 +41,7 @@ class LoraTrainer final : public Trainer {
     // Gradients gather in one flat vector.
     GatherGradients(gradients, bank_);
     gradient_.resize(n);
+    BindScore();
   }
 
   const codec::Layout& layout() const override { return layout_; }
@@ -95,10 +71,26 @@ class LoraTrainer final : public Trainer {
   int MaxLength(const config::TrainingOptions& options) const {
     return std::min(options.max_sequence_length, base_->max_positions());
   }
-  // Sum of the losses of one step; its gradient is left in gradient_.
+  // The classification head, if the adapter has one.
+  void BindScore();
+  LossContext Context(const config::TrainingOptions& options) const {
+    return {base_->decoder(), options, MaxLength(options), score_};
+  }
+  ForwardOptions Forward(const config::TrainingOptions& options) const {
+    ForwardOptions forward;
+    forward.lora = &bank_;
+    forward.attention = AttentionOf(options);
+    return forward;
+  }
+  // Sum of the losses of one step of `units`; its gradient is left in
+  // gradient_.
   absl::StatusOr<double> Step(absl::Span<const Example* const> examples,
                               const config::TrainingOptions& options,
-                              int64_t predictions, uint64_t dropout_seed);
+                              int64_t units, ForwardOptions forward,
+                              RouterTraining& routers);
+  // Lets `plan` see which channels `examples` excite.
+  void Measure(absl::Span<const Example* const> examples,
+               const config::TrainingOptions& options, SparsityPlan& plan);
   void Upload(absl::Span<const float> parameters);
   // Clips gradient_ and takes optimiser step number `updates` (from 1).
   absl::Status Update(const config::TrainingOptions& options, int64_t updates);
@@ -116,6 +108,7 @@ class LoraTrainer final : public Trainer {
   const codec::Layout layout_;
   at::Tensor flat_, flat_gradient_;  // where the model is
   LoraBank bank_;                    // views into flat_
+  at::Tensor score_;                 // view into flat_, or undefined
   std::vector<float> values_, gradient_, first_moment_, second_moment_;
 };
 
@@ -130,25 +123,21 @@ absl::Status LoraTrainer::Check(size_t num_parameters,
   if (examples.empty()) {
     return absl::InvalidArgumentError("there are no examples to work on");
   }
-  const int64_t vocabulary = base_->decoder().config().vocab_size;
-  int64_t predictions = 0;
-  for (size_t i = 0; i < examples.size(); ++i) {
-    for (const int32_t id : examples[i].ids) {
-      if (id < 0 || id >= vocabulary) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "example ", i, " has a token id outside the model's vocabulary of ",
-            vocabulary, "; use the model's own tokenizer"));
-      }
-    }
-    predictions += PredictedTokens(examples[i], MaxLength(options));
+  return CheckForLoss(examples, Context(options));
+}
+
+void LoraTrainer::BindScore() {
+  for (size_t i = 0; i < layout_.tensors().size(); ++i) {
+    const codec::TensorSpec& spec = layout_.tensors()[i];
+    if (spec.name != ScoreName()) continue;
+    const auto view = [&](const at::Tensor& flat) {
+      return flat.narrow(0, layout_.offset(i), spec.num_elements())
+          .view(spec.shape)
+          .detach();
+    };
+    score_ = view(flat_).set_requires_grad(true);
+    score_.mutable_grad() = view(flat_gradient_);
   }
-  if (predictions == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "none of the ", examples.size(),
-        " examples has a token to predict within max_sequence_length ",
-        MaxLength(options)));
-  }
-  return absl::OkStatus();
 }
 
 void LoraTrainer::Upload(absl::Span<const float> parameters) {
@@ -165,21 +154,22 @@ void LoraTrainer::Upload(absl::Span<const float> parameters) {
 
 absl::StatusOr<double> LoraTrainer::Step(
     absl::Span<const Example* const> examples,
-    const config::TrainingOptions& options, int64_t predictions,
-    uint64_t dropout_seed) {
-  const Decoder& decoder = base_->decoder();
-  ForwardOptions forward;
-  forward.lora = &bank_;
-  forward.dropout = adapter_.dropout;
+    const config::TrainingOptions& options, int64_t units,
+    ForwardOptions forward, RouterTraining& routers) {
+  LossContext context = Context(options);
+  context.whole_examples = routers.whole_examples();
+  const uint64_t dropout_seed = forward.dropout_seed;
   flat_gradient_.zero_();
   double loss = 0.0;
   const size_t batch_size = static_cast<size_t>(options.batch_size);
   for (size_t i = 0; i < examples.size(); i += batch_size) {
-    const PackedBatch batch = PackExamples(examples.subspan(i, batch_size),
-                                           MaxLength(options), decoder.device());
-    if (batch.predictions == 0) continue;
+    const auto part_examples = examples.subspan(i, batch_size);
+    const int64_t part_units = TotalUnits(context, part_examples);
+    if (part_units == 0) continue;
     forward.dropout_seed = dropout_seed + i * 1000003;
-    const at::Tensor part = decoder.Loss(batch, forward, 1.0 / predictions);
+    routers.Prepare(forward);
+    const at::Tensor part =
+        ObjectiveLoss(context, forward, part_examples, 1.0 / units);
     const double value = part.item<double>();
     if (!std::isfinite(value)) {
       return absl::AbortedError(
@@ -187,7 +177,8 @@ absl::StatusOr<double> LoraTrainer::Step(
           "rate or set max_grad_norm");
     }
     loss += value;
-    torch::autograd::backward({part}, {});
+    const double share = static_cast<double>(part_units) / units;
+    torch::autograd::backward({routers.AddLosses(part, share)}, {});
   }
   if (flat_gradient_.is_cpu()) {
     std::memcpy(gradient_.data(), flat_gradient_.data_ptr<float>(),
@@ -197,7 +188,17 @@ absl::StatusOr<double> LoraTrainer::Step(
     std::memcpy(gradient_.data(), host.data_ptr<float>(),
                 gradient_.size() * sizeof(float));
   }
-  return loss * static_cast<double>(predictions);
+  return loss * static_cast<double>(units);
+}
+
+void LoraTrainer::Measure(absl::Span<const Example* const> examples,
+                          const config::TrainingOptions& options,
+                          SparsityPlan& plan) {
+  at::NoGradGuard no_grad;
+  ForwardOptions forward = Forward(options);
+  forward.activity = plan.activity();
+  ObjectiveLoss(Context(options), forward, examples, 1.0);
+  plan.Measured();
 }
 
 absl::Status LoraTrainer::Update(const config::TrainingOptions& options,
@@ -238,6 +239,15 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
       by_steps ? options.local_steps : options.local_epochs * steps_per_epoch;
   const uint64_t dropout_seed = base::DeriveSeed(seed, {"dropout"});
   ExampleStream stream(examples.size(), seed);
+  ForwardOptions forward = Forward(options);
+  forward.dropout = adapter_.dropout;
+  std::unique_ptr<SparsityPlan> sparsity;
+  if (options.sparsity.max_rate > 0.0) {
+    CHOIR_RETURN_IF_ERROR(CheckSparsity(base_->decoder(), adapter_));
+    sparsity = std::make_unique<SparsityPlan>(base_->decoder(),
+                                              options.sparsity, steps, seed);
+  }
+  RouterTraining routers(base_->decoder().config(), options.router);
   TrainResult result;
   double loss_sum = 0.0;
   int64_t updates = 0;
@@ -247,22 +257,25 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
     const size_t n =
         by_steps ? per_step : std::min(per_step, stream.left_in_epoch());
     chosen.clear();
-    int64_t predictions = 0;
-    for (size_t i = 0; i < n; ++i) {
-      chosen.push_back(&examples[stream.Next()]);
-      predictions += PredictedTokens(*chosen.back(), MaxLength(options));
-    }
+    for (size_t i = 0; i < n; ++i) chosen.push_back(&examples[stream.Next()]);
+    const int64_t units = TotalUnits(Context(options), chosen);
     result.examples_seen += n;
     ++result.steps;
-    if (predictions > 0) {
+    if (units > 0) {
       Upload(values_);
-      CHOIR_ASSIGN_OR_RETURN(
-          const double loss,
-          Step(chosen, options, predictions,
-               dropout_seed + static_cast<uint64_t>(step) * 0x51ed2701));
+      forward.dropout_seed =
+          dropout_seed + static_cast<uint64_t>(step) * 0x51ed2701;
+      if (sparsity) {
+        if (sparsity->MustMeasure(step)) Measure(chosen, options, *sparsity);
+        forward.channels = sparsity->Channels(step);
+        sparsity->Count(step, TotalTokens(Context(options), chosen));
+      }
+      CHOIR_ASSIGN_OR_RETURN(const double loss,
+                             Step(chosen, options, units, forward, routers));
       loss_sum += loss;
-      result.tokens += static_cast<uint64_t>(predictions);
+      result.tokens += static_cast<uint64_t>(units);
       CHOIR_RETURN_IF_ERROR(Update(options, ++updates));
+      routers.StepDone();
     }
     if (progress) CHOIR_RETURN_IF_ERROR(progress(step + 1, steps));
   }
@@ -275,6 +288,11 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
   if (result.tokens > 0) {
     result.mean_loss = loss_sum / static_cast<double>(result.tokens);
   }
+  result.expert_tokens = routers.expert_tokens();
+  if (sparsity) {
+    result.dense_flops = sparsity->report().dense_flops;
+    result.done_flops = sparsity->report().done_flops;
+  }
   std::copy(values_.begin(), values_.end(), parameters.begin());
   return result;
 }
@@ -285,8 +303,7 @@ absl::StatusOr<EvalResult> LoraTrainer::EvaluateImpl(
   CHOIR_RETURN_IF_ERROR(Check(parameters.size(), examples, options));
   at::NoGradGuard no_grad;
   Upload(parameters);
-  ForwardOptions forward;
-  forward.lora = &bank_;
+  const ForwardOptions forward = Forward(options);
   const size_t batch_size = static_cast<size_t>(options.batch_size);
   const int steps =
       static_cast<int>((examples.size() + batch_size - 1) / batch_size);
@@ -299,12 +316,11 @@ absl::StatusOr<EvalResult> LoraTrainer::EvaluateImpl(
          examples.subspan(static_cast<size_t>(step) * batch_size, batch_size)) {
       chosen.push_back(&example);
     }
-    const PackedBatch batch =
-        PackExamples(chosen, MaxLength(options), base_->decoder().device());
-    if (batch.predictions > 0) {
-      result.loss_sum +=
-          base_->decoder().Loss(batch, forward, 1.0).item<double>();
-      result.tokens += static_cast<uint64_t>(batch.predictions);
+    const int64_t units = TotalUnits(Context(options), chosen);
+    if (units > 0) {
+      result.loss_sum += ObjectiveLoss(Context(options), forward, chosen, 1.0)
+                             .item<double>();
+      result.tokens += static_cast<uint64_t>(units);
     }
     if (progress) CHOIR_RETURN_IF_ERROR(progress(step + 1, steps));
   }
