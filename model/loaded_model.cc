@@ -10,6 +10,8 @@
 #include "model/checkpoint/model_config.h"
 #include "model/checkpoint/safetensors.h"
 #include "model/checkpoint/tensor_files.h"
+#include "model/quantize/packed_checkpoint.h"
+#include "model/quantize/quantize_checkpoint.h"
 #include "model/torch_guard.h"
 
 namespace choir::model {
@@ -32,7 +34,68 @@ absl::StatusOr<at::Tensor> ToTensor(
         view, absl::MakeSpan(tensor.data_ptr<float>(), tensor.numel())));
   }
   if (device.is_cuda()) tensor = tensor.to(device, at::kBFloat16);
+  // A copy needs the file no longer.
+  if (view.dtype != DType::kF32) base::ReleasePages(view.bytes);
   return tensor;
+}
+
+// How to hold the weights: what was asked for, if the folder has it.
+absl::StatusOr<absl::optional<WeightFormat>> HeldFormat(
+    const std::string& directory, const LoadOptions& options) {
+  CHOIR_ASSIGN_OR_RETURN(const absl::optional<WeightFormat> stored,
+                         ReadQuantization(directory));
+  if (stored && options.precision && *stored != *options.precision) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        directory, " is quantised to ", WeightFormatName(*stored),
+        ", but precision ", WeightFormatName(*options.precision),
+        " was asked for; leave the precision away, or take the checkpoint that "
+        "was not quantised"));
+  }
+  if (options.precision == WeightFormat::kFloat32) {
+    return absl::optional<WeightFormat>();
+  }
+  return stored ? stored : options.precision;
+}
+
+// Embedding or head, in 16 bits on the CPU: mapped if the file has bfloat16.
+absl::StatusOr<at::Tensor> ToHalf(const TensorFiles& files,
+                                  const std::string& name,
+                                  absl::Span<const int64_t> shape) {
+  CHOIR_ASSIGN_OR_RETURN(
+      const QuantizedMatrix matrix,
+      LoadWeight(files, name, shape[0], shape[1], /*transposed=*/false,
+                 WeightFormat::kBf16));
+  return at::from_blob(
+      const_cast<char*>(matrix.parts().codes.data()),
+      at::IntArrayRef(shape.data(), shape.size()),
+      [owner = matrix.parts().owner](void*) {},
+      at::TensorOptions().dtype(at::kBFloat16));
+}
+
+absl::StatusOr<DecoderWeights> LoadWeights(
+    const ModelConfig& config, const TensorFiles& files,
+    absl::optional<WeightFormat> format, at::Device device) {
+  const TensorNames names = ModelTensorNames(config);
+  const FindTensor find =
+      [&](const codec::TensorSpec& spec) -> absl::StatusOr<at::Tensor> {
+    if (format && device.is_cpu() &&
+        (spec.name == names.embedding || spec.name == names.head)) {
+      return ToHalf(files, spec.name, spec.shape);
+    }
+    const TensorFiles::Found found = files.Find(spec.name);
+    return ToTensor(found.file, *found.view, device);
+  };
+  const PackLinear pack = [&](const LinearSpec& linear)
+      -> absl::StatusOr<std::shared_ptr<const PackedWeight>> {
+    if (!format) return std::shared_ptr<const PackedWeight>();
+    CHOIR_ASSIGN_OR_RETURN(
+        QuantizedMatrix matrix,
+        LoadWeight(files, absl::StrCat(linear.module, ".weight"),
+                   linear.out_features, linear.in_features, linear.transposed,
+                   *format));
+    return std::make_shared<const PackedWeight>(std::move(matrix), device);
+  };
+  return CollectWeights(config, find, pack);
 }
 
 absl::StatusOr<at::Device> PickDevice(DeviceKind kind) {
@@ -74,20 +137,15 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadFolder(
   }
   CHOIR_ASSIGN_OR_RETURN(const TensorFiles files,
                          TensorFiles::Open(directory, config));
+  CHOIR_ASSIGN_OR_RETURN(const absl::optional<WeightFormat> format,
+                         HeldFormat(directory, options));
   return TorchGuard(
       absl::StrCat("loading ", directory),
       [&]() -> absl::StatusOr<std::shared_ptr<const LoadedModel>> {
         CHOIR_ASSIGN_OR_RETURN(const at::Device where,
                                PickDevice(options.device));
-        CHOIR_ASSIGN_OR_RETURN(
-            DecoderWeights weights,
-            CollectWeights(config,
-                           [&](const codec::TensorSpec& spec)
-                               -> absl::StatusOr<at::Tensor> {
-                             const TensorFiles::Found found =
-                                 files.Find(spec.name);
-                             return ToTensor(found.file, *found.view, where);
-                           }));
+        CHOIR_ASSIGN_OR_RETURN(DecoderWeights weights,
+                               LoadWeights(config, files, format, where));
         return std::make_shared<const LoadedModel>(
             std::move(tokenizer),
             std::make_unique<const Decoder>(config, std::move(weights)));

@@ -11,36 +11,50 @@
 #include "absl/strings/str_cat.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
+#include "model/adapter/lofit.h"
 #include "model/adapter/lora_layout.h"
+#include "model/bank_trainer.h"
 #include "model/loaded_model.h"
+#include "model/local_optimizer.h"
 #include "model/objective/example_stream.h"
 #include "model/objective/losses.h"
 #include "model/objective/sparsity.h"
-#include "model/optimizer.h"
 #include "model/router_training.h"
 #include "model/torch_guard.h"
+#include "model/transformer/adapter_ops.h"
 #include "model/transformer/blas.h"
 
 namespace choir::model {
 namespace {
 
+BlockLayers BlockLayersOf(const Decoder& decoder) {
+  BlockLayers layers;
+  for (const BlockWeights& block : decoder.weights().blocks) {
+    layers.push_back(block.linear);
+  }
+  return layers;
+}
+
 class LoraTrainer final : public Trainer {
  public:
   LoraTrainer(std::shared_ptr<const LoadedModel> base,
               const config::AdapterOptions& adapter, codec::Layout layout)
-      : base_(std::move(base)), adapter_(adapter), layout_(std::move(layout)) {
+      : base_(std::move(base)),
+        adapter_(adapter),
+        layout_(std::move(layout)),
+        lofit_training_(adapter_, layout_) {
     const Decoder& decoder = base_->decoder();
     const int64_t n = layout_.num_elements();
     const auto options =
         at::TensorOptions().dtype(at::kFloat).device(decoder.device());
     flat_ = at::zeros({n}, options);
     flat_gradient_ = at::zeros({n}, options);
-    bank_ = BindLora(decoder.config(), layout_, flat_, adapter_.scale());
+    bank_ = BindAdapter(decoder.config(), adapter_, layout_, flat_);
+    PrepareDora(BlockLayersOf(decoder), bank_);
     const LoraBank gradients =
         BindLora(decoder.config(), layout_, flat_gradient_, 1.0);
     // Gradients gather in one flat vector.
     GatherGradients(gradients, bank_);
-    gradient_.resize(n);
     BindScore();
   }
 
@@ -54,6 +68,16 @@ class LoraTrainer final : public Trainer {
     return TorchGuard("training", [&]() -> absl::StatusOr<TrainResult> {
       return TrainImpl(parameters, examples, options, seed, progress);
     });
+  }
+
+  absl::StatusOr<std::vector<TrainResult>> TrainBank(
+      absl::Span<const BankMember> members,
+      const config::TrainingOptions& options,
+      const ProgressFn& progress) override {
+    return TorchGuard(
+        "training", [&]() -> absl::StatusOr<std::vector<TrainResult>> {
+          return TrainBankImpl(members, options, progress);
+        });
   }
 
   absl::StatusOr<EvalResult> Evaluate(absl::Span<const float> parameters,
@@ -80,6 +104,7 @@ class LoraTrainer final : public Trainer {
     ForwardOptions forward;
     forward.lora = &bank_;
     forward.attention = AttentionOf(options);
+    forward.checkpointing = options.activation_checkpointing;
     return forward;
   }
   // Sum of the losses of one step of `units`; its gradient is left in
@@ -92,13 +117,17 @@ class LoraTrainer final : public Trainer {
   void Measure(absl::Span<const Example* const> examples,
                const config::TrainingOptions& options, SparsityPlan& plan);
   void Upload(absl::Span<const float> parameters);
-  // Clips gradient_ and takes optimiser step number `updates` (from 1).
-  absl::Status Update(const config::TrainingOptions& options, int64_t updates);
+  // What of the kind of adapter follows from the values that a call begins
+  // with: which heads LoFiT tunes.
+  void PrepareKind(absl::Span<const float> parameters);
   absl::StatusOr<TrainResult> TrainImpl(absl::Span<float> parameters,
                                         absl::Span<const Example> examples,
                                         const config::TrainingOptions& options,
                                         uint64_t seed,
                                         const ProgressFn& progress);
+  absl::StatusOr<std::vector<TrainResult>> TrainBankImpl(
+      absl::Span<const BankMember> members,
+      const config::TrainingOptions& options, const ProgressFn& progress);
   absl::StatusOr<EvalResult> EvaluateImpl(
       absl::Span<const float> parameters, absl::Span<const Example> examples,
       const config::TrainingOptions& options, const ProgressFn& progress);
@@ -109,7 +138,9 @@ class LoraTrainer final : public Trainer {
   at::Tensor flat_, flat_gradient_;  // where the model is
   LoraBank bank_;                    // views into flat_
   at::Tensor score_;                 // view into flat_, or undefined
-  std::vector<float> values_, gradient_, first_moment_, second_moment_;
+  LofitState lofit_;
+  const LofitTraining lofit_training_;
+  LocalOptimizer optimizer_;
 };
 
 absl::Status LoraTrainer::Check(size_t num_parameters,
@@ -152,6 +183,13 @@ void LoraTrainer::Upload(absl::Span<const float> parameters) {
   flat_.copy_(host);
 }
 
+void LoraTrainer::PrepareKind(absl::Span<const float> parameters) {
+  if (adapter_.kind != config::AdapterKind::kLofit) return;
+  const ModelConfig& config = base_->decoder().config();
+  lofit_ = LofitStateOf(config, adapter_, layout_, parameters);
+  SetLofitState(config, lofit_, bank_);
+}
+
 absl::StatusOr<double> LoraTrainer::Step(
     absl::Span<const Example* const> examples,
     const config::TrainingOptions& options, int64_t units,
@@ -180,14 +218,12 @@ absl::StatusOr<double> LoraTrainer::Step(
     const double share = static_cast<double>(part_units) / units;
     torch::autograd::backward({routers.AddLosses(part, share)}, {});
   }
-  if (flat_gradient_.is_cpu()) {
-    std::memcpy(gradient_.data(), flat_gradient_.data_ptr<float>(),
-                gradient_.size() * sizeof(float));
-  } else {
-    const at::Tensor host = flat_gradient_.cpu();
-    std::memcpy(gradient_.data(), host.data_ptr<float>(),
-                gradient_.size() * sizeof(float));
-  }
+  std::vector<float>& gradient = optimizer_.gradient;
+  const at::Tensor host = flat_gradient_.cpu();
+  std::memcpy(gradient.data(), host.data_ptr<float>(),
+              gradient.size() * sizeof(float));
+  lofit_training_.AddPenalty(lofit_, optimizer_.values,
+                             absl::MakeSpan(gradient));
   return loss * static_cast<double>(units);
 }
 
@@ -201,35 +237,13 @@ void LoraTrainer::Measure(absl::Span<const Example* const> examples,
   plan.Measured();
 }
 
-absl::Status LoraTrainer::Update(const config::TrainingOptions& options,
-                                 int64_t updates) {
-  const double norm =
-      ClipGradient(absl::MakeSpan(gradient_), options.max_grad_norm);
-  if (!std::isfinite(norm)) {
-    return absl::AbortedError(
-        "the gradient is no longer a finite number; lower the learning rate");
-  }
-  if (options.optimizer == config::OptimizerKind::kAdamW) {
-    AdamWStep({options.learning_rate, options.beta1, options.beta2,
-               options.epsilon, options.weight_decay},
-              updates, gradient_, absl::MakeSpan(first_moment_),
-              absl::MakeSpan(second_moment_), absl::MakeSpan(values_));
-  } else {
-    SgdStep({options.learning_rate, options.momentum, options.weight_decay},
-            updates, gradient_, absl::MakeSpan(first_moment_),
-            absl::MakeSpan(values_));
-  }
-  return absl::OkStatus();
-}
-
 absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
     absl::Span<float> parameters, absl::Span<const Example> examples,
     const config::TrainingOptions& options, uint64_t seed,
     const ProgressFn& progress) {
   CHOIR_RETURN_IF_ERROR(Check(parameters.size(), examples, options));
-  values_.assign(parameters.begin(), parameters.end());
-  first_moment_.assign(values_.size(), 0.0f);
-  second_moment_.assign(values_.size(), 0.0f);
+  PrepareKind(parameters);
+  optimizer_.Reset(parameters);
   const size_t per_step = static_cast<size_t>(options.batch_size) *
                           static_cast<size_t>(options.gradient_accumulation);
   const bool by_steps = options.local_steps > 0;
@@ -250,7 +264,6 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
   RouterTraining routers(base_->decoder().config(), options.router);
   TrainResult result;
   double loss_sum = 0.0;
-  int64_t updates = 0;
   std::vector<const Example*> chosen;
   for (int step = 0; step < steps; ++step) {
     // Epochs end with a smaller batch; steps run on into the next epoch.
@@ -262,7 +275,7 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
     result.examples_seen += n;
     ++result.steps;
     if (units > 0) {
-      Upload(values_);
+      Upload(optimizer_.values);
       forward.dropout_seed =
           dropout_seed + static_cast<uint64_t>(step) * 0x51ed2701;
       if (sparsity) {
@@ -274,17 +287,14 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
                              Step(chosen, options, units, forward, routers));
       loss_sum += loss;
       result.tokens += static_cast<uint64_t>(units);
-      CHOIR_RETURN_IF_ERROR(Update(options, ++updates));
+      CHOIR_RETURN_IF_ERROR(optimizer_.Step(options));
       routers.StepDone();
     }
     if (progress) CHOIR_RETURN_IF_ERROR(progress(step + 1, steps));
   }
-  for (const float value : values_) {
-    if (!std::isfinite(value)) {
-      return absl::AbortedError(
-          "the adapter is no longer finite; lower the learning rate");
-    }
-  }
+  CHOIR_RETURN_IF_ERROR(optimizer_.CheckValues());
+  lofit_training_.KeepUntrained(lofit_, parameters,
+                                absl::MakeSpan(optimizer_.values));
   if (result.tokens > 0) {
     result.mean_loss = loss_sum / static_cast<double>(result.tokens);
   }
@@ -293,8 +303,39 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
     result.dense_flops = sparsity->report().dense_flops;
     result.done_flops = sparsity->report().done_flops;
   }
-  std::copy(values_.begin(), values_.end(), parameters.begin());
+  std::copy(optimizer_.values.begin(), optimizer_.values.end(),
+            parameters.begin());
   return result;
+}
+
+absl::StatusOr<std::vector<TrainResult>> LoraTrainer::TrainBankImpl(
+    absl::Span<const BankMember> members,
+    const config::TrainingOptions& options, const ProgressFn& progress) {
+  for (const BankMember& member : members) {
+    CHOIR_RETURN_IF_ERROR(
+        Check(member.parameters.size(), member.examples, options));
+  }
+  if (members.size() > 1 &&
+      CheckSharedPass(*base_, adapter_, options).ok()) {
+    return TrainInOnePass(*base_, adapter_, layout_, members, options,
+                          progress);
+  }
+  // Results are handed over together, so that an error leaves none.
+  std::vector<TrainResult> results;
+  std::vector<std::vector<float>> values;
+  for (const BankMember& member : members) {
+    values.emplace_back(member.parameters.begin(), member.parameters.end());
+    CHOIR_ASSIGN_OR_RETURN(
+        TrainResult result,
+        TrainImpl(absl::MakeSpan(values.back()), member.examples, options,
+                  member.seed, progress));
+    results.push_back(std::move(result));
+  }
+  for (size_t i = 0; i < members.size(); ++i) {
+    std::copy(values[i].begin(), values[i].end(),
+              members[i].parameters.begin());
+  }
+  return results;
 }
 
 absl::StatusOr<EvalResult> LoraTrainer::EvaluateImpl(
@@ -302,6 +343,7 @@ absl::StatusOr<EvalResult> LoraTrainer::EvaluateImpl(
     const config::TrainingOptions& options, const ProgressFn& progress) {
   CHOIR_RETURN_IF_ERROR(Check(parameters.size(), examples, options));
   at::NoGradGuard no_grad;
+  PrepareKind(parameters);
   Upload(parameters);
   const ForwardOptions forward = Forward(options);
   const size_t batch_size = static_cast<size_t>(options.batch_size);

@@ -97,6 +97,13 @@ struct EvalResult {
   uint64_t num_examples = 0;
 };
 
+// One client's part in a pass that several share.
+struct BankMember {
+  absl::Span<float> parameters;  // start on entry, result on return
+  absl::Span<const Example> examples;
+  uint64_t seed = 0;
+};
+
 // Called after each step; returning a non-OK status stops the work, and that
 // status is returned.
 using ProgressFn = std::function<absl::Status(int step, int steps)>;
@@ -125,6 +132,16 @@ class Trainer {
       absl::Span<float> parameters, absl::Span<const Example> examples,
       const config::TrainingOptions& options, uint64_t seed,
       const ProgressFn& progress) = 0;
+
+  // Trains every member as Train() would, all in one forward and backward pass
+  // where the settings allow it (LoRA or frozen A, a dense model, next-token
+  // objectives, no sparsity), else one after another. Results equal those of
+  // Train() up to rounding (within 1e-5 for well-behaved training), not bit for
+  // bit. `progress` counts the longest member's steps.
+  // Errors: as Train(); every member's parameters are then unchanged.
+  virtual absl::StatusOr<std::vector<TrainResult>> TrainBank(
+      absl::Span<const BankMember> members,
+      const config::TrainingOptions& options, const ProgressFn& progress) = 0;
 
   virtual absl::StatusOr<EvalResult> Evaluate(
       absl::Span<const float> parameters, absl::Span<const Example> examples,

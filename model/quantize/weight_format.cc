@@ -34,6 +34,20 @@ absl::StatusOr<WeightFormat> ParseWeightFormat(absl::string_view name,
       what, " is \"", name, "\"; one of fp32, bf16, int8, nf4"));
 }
 
+absl::StatusOr<absl::optional<WeightFormat>> ParsePrecision(
+    absl::string_view name, absl::string_view what) {
+  if (name.empty() || name == "stored") return absl::optional<WeightFormat>();
+  for (const Named& named : kNames) {
+    if (name == named.name) return absl::optional<WeightFormat>(named.format);
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      what, " is \"", name, "\"; one of stored, fp32, bf16, int8, nf4"));
+}
+
+absl::string_view PrecisionName(absl::optional<WeightFormat> precision) {
+  return precision ? WeightFormatName(*precision) : "stored";
+}
+
 const std::array<float, 16>& Nf4CodePoints() {
   static const std::array<float, 16> kPoints = {
       -1.0f,

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 
 namespace choir::model {
 
@@ -23,6 +24,12 @@ absl::string_view WeightFormatName(WeightFormat format);
 // INVALID_ARGUMENT names the value and lists the formats; `what` is the option.
 absl::StatusOr<WeightFormat> ParseWeightFormat(absl::string_view name,
                                                absl::string_view what);
+
+// A setting that may also be "stored" or empty: as the model's folder has the
+// weights, no value. The name of such a setting.
+absl::StatusOr<absl::optional<WeightFormat>> ParsePrecision(
+    absl::string_view name, absl::string_view what);
+absl::string_view PrecisionName(absl::optional<WeightFormat> precision);
 
 // Consecutive weights (row after row) that share one absmax in NF4.
 inline constexpr int64_t kNf4Block = 64;

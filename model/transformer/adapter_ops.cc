@@ -32,7 +32,8 @@ at::Tensor ThinProduct(Kernels kernels, const Linear& layer,
   LinearParts parts;
   parts.weight = layer.weight;
   parts.packed = layer.packed.get();
-  const at::ScalarType type = layer.weight.defined()
+  // The CPU computes in float32 whatever a weight is stored in.
+  const at::ScalarType type = layer.weight.defined() && !a.is_cpu()
                                   ? layer.weight.scalar_type()
                                   : a.scalar_type();
   return LinearGroup(kernels, a.to(type), {parts}, LoraUse())[0].to(at::kFloat);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "model/transformer/checkpointing.h"
 
 namespace choir::model {
 namespace {
@@ -80,7 +81,8 @@ class Collector {
 };
 
 absl::Status CollectBlock(const ModelConfig& config, int64_t layer,
-                          const Collector& collector, BlockWeights& block) {
+                          const Collector& collector, const PackLinear& pack,
+                          BlockWeights& block) {
   const BlockTensorNames names = BlockNames(config, layer);
   const std::pair<const std::string&, at::Tensor&> tensors[] = {
       {names.input_norm, block.input_norm.weight},
@@ -102,9 +104,16 @@ absl::Status CollectBlock(const ModelConfig& config, int64_t layer,
   }
   for (Linear& linear : block.linear) {
     const std::string& module = linear.spec.module;
-    CHOIR_RETURN_IF_ERROR(
-        collector.Get(absl::StrCat(module, ".weight"), linear.weight));
-    if (linear.spec.transposed) linear.weight = linear.weight.t().contiguous();
+    if (pack) {
+      CHOIR_ASSIGN_OR_RETURN(linear.packed, pack(linear.spec));
+    }
+    if (linear.packed == nullptr) {
+      CHOIR_RETURN_IF_ERROR(
+          collector.Get(absl::StrCat(module, ".weight"), linear.weight));
+      if (linear.spec.transposed) {
+        linear.weight = linear.weight.t().contiguous();
+      }
+    }
     if (linear.spec.bias) {
       CHOIR_RETURN_IF_ERROR(
           collector.Get(absl::StrCat(module, ".bias"), linear.bias));
@@ -116,7 +125,8 @@ absl::Status CollectBlock(const ModelConfig& config, int64_t layer,
 }  // namespace
 
 absl::StatusOr<DecoderWeights> CollectWeights(const ModelConfig& config,
-                                              const FindTensor& find) {
+                                              const FindTensor& find,
+                                              const PackLinear& pack) {
   const Collector collector(config, find);
   const TensorNames names = ModelTensorNames(config);
   DecoderWeights weights;
@@ -129,7 +139,7 @@ absl::StatusOr<DecoderWeights> CollectWeights(const ModelConfig& config,
   }
   for (int64_t i = 0; i < config.num_layers; ++i) {
     CHOIR_RETURN_IF_ERROR(
-        CollectBlock(config, i, collector, weights.blocks[i]));
+        CollectBlock(config, i, collector, pack, weights.blocks[i]));
   }
   CHOIR_RETURN_IF_ERROR(collector.Get(names.norm, weights.norm.weight));
   CHOIR_RETURN_IF_ERROR(collector.Get(names.norm_bias, weights.norm.bias));
@@ -171,12 +181,43 @@ std::vector<at::Tensor> Decoder::ApplyUses(size_t b,
                                            const at::Tensor& x, int group,
                                            const Pass& pass) const {
   const ForwardOptions& options = pass.options;
+  if (options.bank != nullptr) return ApplyRuns(b, layers, x, group, pass);
   LoraUse use;
   if (options.lora != nullptr) use.scale = options.lora->scale;
   use.dropout = options.dropout;
   use.seed = GroupSeed(options.dropout_seed, b, group,
                        layers[0].layer->spec.expert);
   return ApplyLinear(options.kernels, x, layers, use);
+}
+
+std::vector<at::Tensor> Decoder::ApplyRuns(size_t b,
+                                           absl::Span<const LinearUse> layers,
+                                           const at::Tensor& x, int group,
+                                           const Pass& pass) const {
+  const ForwardOptions& options = pass.options;
+  const AdapterRows& bank = *options.bank;
+  RunUse use;
+  use.runs =
+      x.size(0) == pass.token_runs.back().end ? pass.token_runs : pass.row_runs;
+  use.scale = bank.adapters[0]->scale;
+  use.dropout = options.dropout;
+  for (const uint64_t seed : bank.dropout_seeds) {
+    use.seeds.push_back(
+        GroupSeed(seed, b, group, layers[0].layer->spec.expert));
+  }
+  std::vector<at::Tensor> outputs =
+      ApplyLinear(options.kernels, x, layers, LoraUse());
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const size_t index =
+        static_cast<size_t>(layers[i].layer - weights_.blocks[b].linear.data());
+    use.adapters.clear();
+    for (const LoraBank* adapter : bank.adapters) {
+      use.adapters.push_back(&adapter->blocks[b][index]);
+    }
+    if (!use.adapters[0]->defined()) continue;
+    outputs[i] = AddLoraRuns(options.kernels, x, outputs[i], use);
+  }
+  return outputs;
 }
 
 std::pair<at::Tensor, at::Tensor> Decoder::AddNorm(const Stream& in,
@@ -297,12 +338,51 @@ Decoder::Stream Decoder::Block(size_t b, Stream in, const Pass& pass) const {
   return in;
 }
 
+Decoder::Stream Decoder::CheckpointedBlock(
+    size_t b, Stream in, const std::shared_ptr<const Pass>& pass) const {
+  // Tensors: x, then delta but before block 0; what the router did leaves
+  // beside them, for its losses.
+  const Segment segment = [this, b, pass](const std::vector<at::Tensor>& in) {
+    Pass own = *pass;
+    // The second time, what is counted has been counted.
+    if (at::GradMode::is_enabled()) own.options.activity = nullptr;
+    RouterLog log;
+    if (own.options.router_log != nullptr) {
+      log.keep_logits = own.options.router_log->keep_logits;
+      own.options.router_log = &log;
+    }
+    Stream stream{in[0], in.size() > 1 ? in[1] : at::Tensor()};
+    stream = Block(b, std::move(stream), own);
+    std::vector<at::Tensor> out = {stream.x, stream.delta};
+    if (!log.layers.empty()) {
+      const std::vector<int64_t>& tokens = log.layers[0].tokens;
+      out.push_back(at::empty({static_cast<int64_t>(tokens.size())}, at::kLong));
+      std::copy(tokens.begin(), tokens.end(), out[2].data_ptr<int64_t>());
+      if (log.layers[0].logits.defined()) out.push_back(log.layers[0].logits);
+    }
+    return out;
+  };
+  std::vector<at::Tensor> inputs = {in.x};
+  if (in.delta.defined()) inputs.push_back(in.delta);
+  const std::vector<at::Tensor> out = Checkpointed(segment, inputs);
+  if (out.size() > 2) {
+    RouterLog::Layer& layer = pass->options.router_log->layers.emplace_back();
+    layer.block = static_cast<int64_t>(b);
+    const int64_t* tokens = out[2].data_ptr<int64_t>();
+    layer.tokens.assign(tokens, tokens + out[2].numel());
+    if (out.size() > 3) layer.logits = out[3];
+  }
+  return {out[0], out[1]};
+}
+
 at::Tensor Decoder::Blocks(const at::Tensor& ids, const at::Tensor& positions,
                            const at::Tensor& rows,
                            const ForwardOptions& options,
                            const Attend& attend) const {
   Stream stream;
   stream.x = at::embedding(weights_.embedding, ids);
+  // The CPU computes in float32 whatever the weights are stored in.
+  if (device().is_cpu()) stream.x = stream.x.to(at::kFloat);
   if (weights_.positions.defined()) {
     stream.x = stream.x + at::embedding(weights_.positions, positions);
   }
@@ -311,9 +391,24 @@ at::Tensor Decoder::Blocks(const at::Tensor& ids, const at::Tensor& positions,
     options.router_log->layers.clear();
     late = options.router_log->keep_logits;
   }
-  const Pass pass{options, attend, late ? at::Tensor() : rows};
+  const auto pass = std::make_shared<Pass>(
+      Pass{options, attend, late ? at::Tensor() : rows, {}, {}});
+  if (options.bank != nullptr) {
+    const std::vector<int32_t>& of_token = options.bank->adapter_of_row;
+    pass->token_runs = RunsOf(of_token);
+    if (rows.defined()) {
+      const at::Tensor host = rows.cpu();
+      std::vector<int32_t> of_row(host.numel());
+      for (size_t i = 0; i < of_row.size(); ++i) {
+        of_row[i] = of_token[host.data_ptr<int64_t>()[i]];
+      }
+      pass->row_runs = RunsOf(of_row);
+    }
+  }
+  const bool again = options.checkpointing && at::GradMode::is_enabled();
   for (size_t b = 0; b < weights_.blocks.size(); ++b) {
-    stream = Block(b, std::move(stream), pass);
+    stream = again ? CheckpointedBlock(b, std::move(stream), pass)
+                   : Block(b, std::move(stream), *pass);
   }
   if (late && rows.defined()) {
     stream.x = stream.x.index_select(0, rows);
@@ -329,13 +424,15 @@ at::Tensor Decoder::Hidden(const PackedBatch& batch,
   if (weights_.positions.defined()) {
     positions = PositionsOf(batch.starts, device());
   }
+  // By value: checkpointing calls it again after this function is left.
   return Blocks(batch.ids, positions, batch.rows, options,
-                [&](size_t block, const at::Tensor& q, const at::Tensor& k,
+                [this, angles, starts = batch.starts, kernels = options.kernels,
+                 method = options.attention](
+                    size_t block, const at::Tensor& q, const at::Tensor& k,
                     const at::Tensor& v) {
-                  return RotaryAttention(options.kernels, q, k, v,
-                                         angles.cosine, angles.sine,
-                                         batch.starts, SizesOf(block),
-                                         options.attention);
+                  return RotaryAttention(kernels, q, k, v, angles.cosine,
+                                         angles.sine, starts, SizesOf(block),
+                                         method);
                 });
 }
 
@@ -347,7 +444,7 @@ at::Tensor Decoder::Loss(const PackedBatch& batch,
 
 at::Tensor Decoder::Logits(const PackedBatch& batch,
                            const ForwardOptions& options) const {
-  return at::matmul(Hidden(batch, options), weights_.head.t()).to(at::kFloat);
+  return HeadLogits(Hidden(batch, options), weights_.head);
 }
 
 KvCache Decoder::NewCache(int64_t capacity) const {
@@ -355,7 +452,7 @@ KvCache Decoder::NewCache(int64_t capacity) const {
   for (size_t b = 0; b < weights_.blocks.size(); ++b) {
     const at::Tensor empty =
         at::zeros({capacity, config_.num_kv_heads * config_.head_dim},
-                  weights_.embedding.options().requires_grad(false));
+                  weights_.norm.weight.options().requires_grad(false));
     cache.keys.push_back(empty);
     cache.values.push_back(empty.clone());
   }
@@ -393,8 +490,8 @@ at::Tensor Decoder::Decode(absl::Span<const int32_t> ids,
                return CachedAttention(block, q, k, v, options, cache);
              });
   cache.length += tokens;
-  return at::matmul(hidden, weights_.head.t())
-      .to(at::kCPU, at::kFloat)
+  return HeadLogits(hidden, weights_.head)
+      .to(at::kCPU)
       .reshape({config_.vocab_size});
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "model/checkpoint/model_config.h"
 #include "model/torch_compat.h"
 #include "model/transformer/linear.h"
+#include "model/transformer/lora_runs.h"
 #include "model/transformer/mlp_channels.h"
 #include "model/transformer/moe.h"
 #include "model/transformer/ops.h"
@@ -36,7 +38,9 @@ struct BlockWeights {
 };
 
 struct DecoderWeights {
-  at::Tensor embedding;  // [vocabulary, hidden]
+  // [vocabulary, hidden]; may be bfloat16 on the CPU too, where the model
+  // computes in float32 all the same.
+  at::Tensor embedding;
   at::Tensor positions;  // [max_positions, hidden]; undefined if rotary
   std::vector<BlockWeights> blocks;
   NormWeights norm;
@@ -47,8 +51,14 @@ struct DecoderWeights {
 // ModelTensors(config), in the shape that a checkpoint stores.
 using FindTensor =
     std::function<absl::StatusOr<at::Tensor>(const codec::TensorSpec& spec)>;
+// `pack` returns the weight of a linear layer in few bits, or null for a dense
+// one, which `find` is then asked for; unset: all are dense.
+using PackLinear =
+    std::function<absl::StatusOr<std::shared_ptr<const PackedWeight>>(
+        const LinearSpec& linear)>;
 absl::StatusOr<DecoderWeights> CollectWeights(const ModelConfig& config,
-                                              const FindTensor& find);
+                                              const FindTensor& find,
+                                              const PackLinear& pack = nullptr);
 
 // Sequences side by side without padding, and what is to be predicted.
 struct PackedBatch {
@@ -62,6 +72,9 @@ struct PackedBatch {
 
 struct ForwardOptions {
   const LoraBank* lora = nullptr;
+  // Many plain LoRA adapters in one pass, instead of `lora`; its seeds instead
+  // of `dropout_seed`. Not for models with experts.
+  const AdapterRows* bank = nullptr;
   double dropout = 0.0;  // on the adapters' inputs
   uint64_t dropout_seed = 0;
   Kernels kernels = Kernels::kFused;
@@ -72,6 +85,10 @@ struct ForwardOptions {
   // Of dense feed-forward layers; each may be null. Activity is added to.
   const MlpChannels* channels = nullptr;
   ChannelActivity* activity = nullptr;
+  // Keep only what enters each block and compute it again for the gradient.
+  // What the pointers above point at must then live until the gradients have
+  // been computed.
+  bool checkpointing = false;
 };
 
 // Keys and values of the tokens so far, one sequence.
@@ -111,9 +128,11 @@ class Decoder {
                                           const at::Tensor& v)>;
   // What one pass shares among its blocks.
   struct Pass {
-    const ForwardOptions& options;
-    const Attend& attend;
+    ForwardOptions options;
+    Attend attend;
     at::Tensor rows;  // to go on with after the last attention; or undefined
+    // With a bank: the adapters of all tokens, and those of `rows`.
+    std::vector<AdapterRun> token_runs, row_runs;
   };
   // The residual stream is x + delta; delta is undefined before block 0.
   struct Stream {
@@ -124,6 +143,8 @@ class Decoder {
                     const at::Tensor& rows, const ForwardOptions& options,
                     const Attend& attend) const;
   Stream Block(size_t b, Stream in, const Pass& pass) const;
+  Stream CheckpointedBlock(size_t b, Stream in,
+                           const std::shared_ptr<const Pass>& pass) const;
   at::Tensor Attention(size_t b, const at::Tensor& normed,
                        const Pass& pass) const;
   at::Tensor Mlp(size_t b, const at::Tensor& normed, const Pass& pass) const;
@@ -135,6 +156,10 @@ class Decoder {
                                 const Pass& pass) const;
   // The same for layers of block b wherever they are.
   std::vector<at::Tensor> ApplyUses(size_t b, absl::Span<const LinearUse> layers,
+                                    const at::Tensor& x, int group,
+                                    const Pass& pass) const;
+  // The same with options.bank's adapters.
+  std::vector<at::Tensor> ApplyRuns(size_t b, absl::Span<const LinearUse> layers,
                                     const at::Tensor& x, int group,
                                     const Pass& pass) const;
   std::pair<at::Tensor, at::Tensor> AddNorm(const Stream& in,

@@ -16,13 +16,19 @@
 #include "model/torch_compat.h"
 #include "model/transformer/attention.h"
 #include "model/transformer/kernels.h"
+#include "model/transformer/packed_weight.h"
 
 namespace choir::model {
 
 // weight [out, in]; bias [out]; lora_a [rank, in]; lora_b [out, rank]. All but
-// weight may be undefined.
+// weight may be undefined, and weight where `packed` is in its place; that must
+// live until the gradients are computed.
 struct LinearParts {
   at::Tensor weight, bias, lora_a, lora_b;
+  const PackedWeight* packed = nullptr;
+  int64_t out_features() const {
+    return packed != nullptr ? packed->out_features() : weight.size(0);
+  }
 };
 
 struct LoraUse {
@@ -47,8 +53,13 @@ std::pair<at::Tensor, at::Tensor> AddRmsNorm(Kernels kernels,
 at::Tensor SwiGlu(Kernels kernels, const at::Tensor& gate,
                   const at::Tensor& up);
 
+// hidden head^T, float32 [rows, vocabulary]; a bfloat16 head is read back a
+// block at a time where no gradient is wanted.
+at::Tensor HeadLogits(const at::Tensor& hidden, const at::Tensor& head);
+
 // weight * sum over rows of -log softmax(hidden head^T)[target], a float64
 // scalar. Logits exist only a slice at a time. targets: int32 [rows] on the CPU.
+// The head may be bfloat16 where hidden is float32; it then has no gradient.
 at::Tensor LinearCrossEntropy(Kernels kernels, const at::Tensor& hidden,
                               const at::Tensor& head,
                               const at::Tensor& targets, double weight);

@@ -19,7 +19,9 @@ std::vector<at::Tensor> LinearGroupReference(
   }
   std::vector<at::Tensor> outputs;
   for (const LinearParts& layer : layers) {
-    at::Tensor y = at::matmul(x, layer.weight.t());
+    at::Tensor y = layer.packed != nullptr
+                       ? PackedMatMul(x, *layer.packed)
+                       : at::matmul(x, layer.weight.t());
     if (layer.bias.defined()) y = y + layer.bias;
     if (layer.lora_a.defined()) {
       const at::Tensor u =
@@ -46,7 +48,7 @@ at::Tensor LinearCrossEntropyReference(const at::Tensor& hidden,
                                        const at::Tensor& head,
                                        const at::Tensor& targets,
                                        double weight) {
-  const at::Tensor logits = at::matmul(hidden, head.t()).to(at::kFloat);
+  const at::Tensor logits = HeadLogits(hidden, head);
   const at::Tensor wide = targets.to(hidden.device(), at::kLong);
   const at::Tensor nll = -at::log_softmax(logits, -1)
                               .gather(1, wide.unsqueeze(1));

@@ -146,7 +146,7 @@ absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& given,
   if (parts.base == nullptr) {
     CHOIR_ASSIGN_OR_RETURN(
         parts.base,
-        model::BaseModel::Load(options.job.base_model, options.device));
+        model::BaseModel::Load(options.job.base_model, HowToLoad(options)));
   }
   CHOIR_RETURN_IF_ERROR(PrepareFolder(options, run));
 
