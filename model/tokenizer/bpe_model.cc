@@ -16,6 +16,7 @@ namespace {
 
 // Up to here searching for the best pair beats keeping a heap of them.
 constexpr size_t kShortWord = 24;
+constexpr uint32_t kSpaceSign = 0x2581;
 
 uint64_t PairKey(int32_t left, int32_t right) {
   return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 |
@@ -76,6 +77,7 @@ absl::StatusOr<BpeModel> BpeModel::Create(BpeOptions options) {
     model.fallback_ids_[byte] = find(absl::StrFormat("<0x%02X>", byte));
   }
   model.FindNeighbours(options);
+  model.FindCharacters();
   return model;
 }
 
@@ -116,21 +118,49 @@ std::optional<int32_t> BpeModel::TokenToId(absl::string_view token) const {
 size_t BpeModel::IndependentEnd(absl::string_view text, size_t begin,
                                 size_t end) const {
   if (!can_cut_) return end;
+  const auto slot = [](uint32_t c) { return c == kSpaceSign ? 0 : c; };
   Utf8Char before = DecodeUtf8(text, begin);
   for (size_t i = begin + before.length; i < end;) {
     const Utf8Char c = DecodeUtf8(text, i);
-    // Not beside an unknown character: a run of those may be one token, or
-    // none, which makes neighbours of what is around it.
-    if (!neighbours_.contains(CharactersKey(before.code_point, c.code_point)) &&
-        neighbours_.contains(
-            CharactersKey(before.code_point, kInvalidCodePoint)) &&
-        neighbours_.contains(CharactersKey(c.code_point, kInvalidCodePoint))) {
-      return i;
-    }
+    const uint32_t left = slot(before.code_point);
+    const uint32_t right = slot(c.code_point);
+    const bool cuts = left < 128 && right < 128 && before.code_point != 0 &&
+                              c.code_point != 0
+                          ? ascii_cuts_[left][right]
+                          : CutsBetween(before.code_point, c.code_point);
+    if (cuts) return i;
     before = c;
     i += c.length;
   }
   return end;
+}
+
+// Not beside an unknown character: a run of those may be one token, or none,
+// which makes neighbours of what is around it.
+bool BpeModel::CutsBetween(uint32_t before, uint32_t after) const {
+  return !neighbours_.contains(CharactersKey(before, after)) &&
+         neighbours_.contains(CharactersKey(before, kInvalidCodePoint)) &&
+         neighbours_.contains(CharactersKey(after, kInvalidCodePoint));
+}
+
+void BpeModel::FindCharacters() {
+  ascii_ids_.fill(-1);
+  for (const auto& [token, id] : vocab_) {
+    if (token.empty()) continue;
+    const Utf8Char c = DecodeUtf8(token, 0);
+    if (c.length != token.size() || c.code_point == kInvalidCodePoint) continue;
+    if (c.code_point < 128) {
+      ascii_ids_[c.code_point] = id;
+    } else {
+      wide_ids_.emplace(c.code_point, id);
+    }
+  }
+  for (uint32_t left = 0; can_cut_ && left < 128; ++left) {
+    for (uint32_t right = 0; right < 128; ++right) {
+      ascii_cuts_[left][right] = CutsBetween(left == 0 ? kSpaceSign : left,
+                                             right == 0 ? kSpaceSign : right);
+    }
+  }
 }
 
 BpeModel::Merge BpeModel::FindMerge(int32_t left, int32_t right) const {
@@ -172,14 +202,17 @@ void BpeModel::EncodeCharacters(absl::string_view word,
     i += c.length;
     std::string affixed;
     absl::string_view symbol = character;
+    int32_t id = -1;
     if (has_affixes_) {
       affixed = absl::StrCat(i == c.length ? "" : prefix_, character,
                              i == word.size() ? suffix_ : "");
       symbol = affixed;
+      id = TokenToId(symbol).value_or(-1);
+    } else {
+      id = CharacterId(c);
     }
-    const auto found = vocab_.find(symbol);
-    if (found != vocab_.end()) {
-      ids.push_back(found->second);
+    if (id >= 0) {
+      ids.push_back(id);
       after_unknown = false;
     } else {
       AppendUnknown(symbol, after_unknown, ids);

@@ -13,6 +13,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "model/tokenizer/unicode.h"
 
 namespace choir::model {
 
@@ -61,6 +62,14 @@ class BpeModel {
   };
   Merge FindMerge(int32_t left, int32_t right) const;
   void FindNeighbours(const BpeOptions& options);
+  void FindCharacters();
+  // The id of a character alone, or -1.
+  int32_t CharacterId(Utf8Char c) const {
+    if (c.code_point < 128) return ascii_ids_[c.code_point];
+    const auto found = wide_ids_.find(c.code_point);
+    return found == wide_ids_.end() ? -1 : found->second;
+  }
+  bool CutsBetween(uint32_t before, uint32_t after) const;
   void AppendUnknown(absl::string_view character, bool& after_unknown,
                      std::vector<int32_t>& symbols) const;
   // Merges the symbols from `begin` to the end, in place: the lowest rank
@@ -75,6 +84,11 @@ class BpeModel {
   // (code point, kInvalidCodePoint) for each character with a token.
   absl::flat_hash_set<uint64_t> neighbours_;
   bool can_cut_ = false;
+  // CutsBetween of ASCII characters, "\0" standing for U+2581, the space of
+  // SentencePiece; and the ids of characters.
+  std::array<std::array<bool, 128>, 128> ascii_cuts_{};
+  std::array<int32_t, 128> ascii_ids_{};  // -1: none
+  absl::flat_hash_map<uint32_t, int32_t> wide_ids_;
   std::array<int32_t, 256> alphabet_ids_{};  // byte-level: id or -1
   std::array<int32_t, 256> fallback_ids_{};  // "<0x..>": id or -1
   int32_t unk_id_ = -1;
