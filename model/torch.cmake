@@ -30,7 +30,10 @@ choir_uses_torch(choir_model_attention)
 choir_library(
   choir_model
   SOURCES generate.cc
+          bank_trainer.cc
+          loaded_adapter.cc
           loaded_model.cc
+          local_optimizer.cc
           objective/encode.cc
           objective/losses.cc
           objective/packing.cc
@@ -44,6 +47,7 @@ choir_library(
           transformer/adapter_ops.cc
           transformer/linear.cc
           transformer/linear_nll.cc
+          transformer/lora_runs.cc
           transformer/mlp_channels.cc
           transformer/moe.cc
           transformer/ops.cc
@@ -53,7 +57,8 @@ choir_library(
   LIBS choir_model_core choir_model_attention choir_model_kernels)
 choir_uses_torch(choir_model)
 
-choir_library(choir_model_commands SOURCES main/commands.cc main/export_commands.cc
+choir_library(choir_model_commands SOURCES main/adapted_model.cc
+              main/eval_command.cc main/eval_data.cc main/generate_command.cc main/commands.cc main/export_commands.cc
               LIBS choir_model)
 choir_uses_torch(choir_model_commands)
 choir_program(choir-model SOURCES main/choir_model.cc LIBS choir_model_commands

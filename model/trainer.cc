@@ -14,6 +14,7 @@
 #include "model/adapter/lofit.h"
 #include "model/adapter/lora_layout.h"
 #include "model/bank_trainer.h"
+#include "model/loaded_adapter.h"
 #include "model/loaded_model.h"
 #include "model/local_optimizer.h"
 #include "model/objective/example_stream.h"
@@ -27,12 +28,16 @@
 namespace choir::model {
 namespace {
 
-BlockLayers BlockLayersOf(const Decoder& decoder) {
-  BlockLayers layers;
-  for (const BlockWeights& block : decoder.weights().blocks) {
-    layers.push_back(block.linear);
+void Complete(double loss_sum, const RouterTraining& routers,
+              const SparsityPlan* sparsity, TrainResult& result) {
+  if (result.tokens > 0) {
+    result.mean_loss = loss_sum / static_cast<double>(result.tokens);
   }
-  return layers;
+  result.expert_tokens = routers.expert_tokens();
+  if (sparsity != nullptr) {
+    result.dense_flops = sparsity->report().dense_flops;
+    result.done_flops = sparsity->report().done_flops;
+  }
 }
 
 class LoraTrainer final : public Trainer {
@@ -244,13 +249,8 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
   CHOIR_RETURN_IF_ERROR(Check(parameters.size(), examples, options));
   PrepareKind(parameters);
   optimizer_.Reset(parameters);
-  const size_t per_step = static_cast<size_t>(options.batch_size) *
-                          static_cast<size_t>(options.gradient_accumulation);
-  const bool by_steps = options.local_steps > 0;
-  const int steps_per_epoch =
-      static_cast<int>((examples.size() + per_step - 1) / per_step);
-  const int steps =
-      by_steps ? options.local_steps : options.local_epochs * steps_per_epoch;
+  const TrainingLength length(options, examples.size());
+  const int steps = length.steps;
   const uint64_t dropout_seed = base::DeriveSeed(seed, {"dropout"});
   ExampleStream stream(examples.size(), seed);
   ForwardOptions forward = Forward(options);
@@ -267,8 +267,9 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
   std::vector<const Example*> chosen;
   for (int step = 0; step < steps; ++step) {
     // Epochs end with a smaller batch; steps run on into the next epoch.
-    const size_t n =
-        by_steps ? per_step : std::min(per_step, stream.left_in_epoch());
+    const size_t n = length.runs_on ? length.examples_per_step
+                                    : std::min(length.examples_per_step,
+                                               stream.left_in_epoch());
     chosen.clear();
     for (size_t i = 0; i < n; ++i) chosen.push_back(&examples[stream.Next()]);
     const int64_t units = TotalUnits(Context(options), chosen);
@@ -295,14 +296,7 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
   CHOIR_RETURN_IF_ERROR(optimizer_.CheckValues());
   lofit_training_.KeepUntrained(lofit_, parameters,
                                 absl::MakeSpan(optimizer_.values));
-  if (result.tokens > 0) {
-    result.mean_loss = loss_sum / static_cast<double>(result.tokens);
-  }
-  result.expert_tokens = routers.expert_tokens();
-  if (sparsity) {
-    result.dense_flops = sparsity->report().dense_flops;
-    result.done_flops = sparsity->report().done_flops;
-  }
+  Complete(loss_sum, routers, sparsity.get(), result);
   std::copy(optimizer_.values.begin(), optimizer_.values.end(),
             parameters.begin());
   return result;

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "base/check.h"
 #include "model/adapter/lora_layout.h"
 
@@ -46,6 +47,39 @@ LofitState LofitStateOf(const ModelConfig& config,
       static_cast<size_t>(LofitHeads(config, options)), order.size());
   for (size_t i = 0; i < heads; ++i) state.chosen[order[i]] = true;
   return state;
+}
+
+LofitTraining::LofitTraining(const config::AdapterOptions& options,
+                             const codec::Layout& layout)
+    : l1_(options.lofit_l1) {
+  if (options.kind != config::AdapterKind::kLofit) return;
+  for (size_t i = 0; i < layout.tensors().size(); ++i) {
+    const codec::TensorSpec& spec = layout.tensors()[i];
+    const Range range{layout.offset(i), spec.num_elements()};
+    if (absl::EndsWith(spec.name, ".lofit_scale")) scales_.push_back(range);
+    if (absl::EndsWith(spec.name, ".lofit_offset")) offsets_.push_back(range);
+  }
+}
+
+void LofitTraining::AddPenalty(const LofitState& state,
+                               absl::Span<const float> values,
+                               absl::Span<float> gradient) const {
+  if (!state.choosing) return;
+  const float l1 = static_cast<float>(l1_);
+  for (const Range& range : scales_) {
+    for (int64_t i = range.begin; i < range.begin + range.size; ++i) {
+      if (values[i] != 0.0f) gradient[i] += values[i] > 0.0f ? l1 : -l1;
+    }
+  }
+}
+
+void LofitTraining::KeepUntrained(const LofitState& state,
+                                  absl::Span<const float> start,
+                                  absl::Span<float> values) const {
+  for (const Range& range : state.choosing ? offsets_ : scales_) {
+    std::copy_n(start.begin() + range.begin, range.size,
+                values.begin() + range.begin);
+  }
 }
 
 }  // namespace choir::model
