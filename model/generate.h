@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "model/transformer/llama.h"
+#include "model/transformer/decoder.h"
 
 namespace choir::model {
 
@@ -27,7 +27,7 @@ struct GenerateOptions {
 // Errors: INVALID_ARGUMENT for an empty or too long prompt, ids outside the
 // vocabulary, a negative temperature or max_tokens, top_p outside (0, 1];
 // ABORTED if the model's outputs are not finite.
-absl::StatusOr<std::vector<int32_t>> Generate(const Llama& llama,
+absl::StatusOr<std::vector<int32_t>> Generate(const Decoder& decoder,
                                               const LoraBank* lora,
                                               absl::Span<const int32_t> prompt,
                                               const GenerateOptions& options);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/cli.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -80,14 +81,14 @@ absl::Status LocalTaskRunner::Prepare(const v1::TaskPlan& plan,
   }
   const std::string encoding =
       absl::StrCat(static_cast<int>(training.objective), " ",
-                   training.max_sequence_length);
+                   training.max_sequence_length, " ",
+                   absl::StrJoin(training.labels, "\n"));
   if (encoding_ != encoding) {
-    encoded_.train =
-        EncodeExamples(base_->tokenizer(), data_.train, training.objective,
-                       training.max_sequence_length);
+    CHOIR_RETURN_IF_ERROR(CheckExamples(data_.train, training));
+    CHOIR_RETURN_IF_ERROR(CheckExamples(data_.heldout, training));
+    encoded_.train = EncodeExamples(base_->tokenizer(), data_.train, training);
     encoded_.heldout =
-        EncodeExamples(base_->tokenizer(), data_.heldout, training.objective,
-                       training.max_sequence_length);
+        EncodeExamples(base_->tokenizer(), data_.heldout, training);
     encoding_ = encoding;
   }
   return absl::OkStatus();

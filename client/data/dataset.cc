@@ -30,7 +30,8 @@ bool IsBlank(absl::string_view text) {
 
 uint64_t BytesOf(const RawExample& example) {
   uint64_t bytes = sizeof(RawExample) + example.text.size() +
-                   example.prompt.size() + example.response.size();
+                   example.prompt.size() + example.response.size() +
+                   example.rejected.size() + example.label.size();
   for (const auto& [name, value] : example.fields) {
     bytes += 64 + name.size() + value.size();
   }
@@ -50,7 +51,10 @@ absl::Status TextMember(const json& object, const char* key,
 
 void CollectFields(const json& object, RawExample& example) {
   for (const auto& [name, value] : object.items()) {
-    if (name == "text" || name == "prompt" || name == "response") continue;
+    if (name == "text" || name == "prompt" || name == "response" ||
+        name == "chosen" || name == "rejected") {
+      continue;
+    }
     if (value.is_string()) {
       example.fields[name] = value.get<std::string>();
     } else if (value.is_number() || value.is_boolean()) {
@@ -59,11 +63,48 @@ void CollectFields(const json& object, RawExample& example) {
   }
 }
 
+// A prompt with two answers, of which one was liked more.
+absl::StatusOr<RawExample> ParsePreference(const json& object,
+                                           const std::string& place) {
+  for (const char* key : {"prompt", "chosen", "rejected"}) {
+    if (!object.contains(key)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          place, ": a preference needs \"prompt\", \"chosen\" and "
+          "\"rejected\"; \"", key, "\" is missing"));
+    }
+  }
+  for (const char* key : {"text", "response"}) {
+    if (object.contains(key)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ": has \"", key, "\" as well as \"chosen\" and "
+                       "\"rejected\"; give either the one or the other"));
+    }
+  }
+  RawExample example;
+  example.is_pair = true;
+  example.is_preference = true;
+  CHOIR_RETURN_IF_ERROR(TextMember(object, "prompt", place, &example.prompt));
+  CHOIR_RETURN_IF_ERROR(TextMember(object, "chosen", place, &example.response));
+  CHOIR_RETURN_IF_ERROR(
+      TextMember(object, "rejected", place, &example.rejected));
+  for (const char* key : {"chosen", "rejected"}) {
+    if (IsBlank(key[0] == 'c' ? example.response : example.rejected)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ": \"", key, "\" is empty"));
+    }
+  }
+  CollectFields(object, example);
+  return example;
+}
+
 absl::StatusOr<RawExample> ParseLine(const std::string& line,
                                      const std::string& place) {
   CHOIR_ASSIGN_OR_RETURN(
       const json object,
       model::ParseJsonObject(line, place, {.max_bytes = kMaxLineBytes}));
+  if (object.contains("chosen") || object.contains("rejected")) {
+    return ParsePreference(object, place);
+  }
   const bool has_text = object.contains("text");
   const bool has_prompt = object.contains("prompt");
   const bool has_response = object.contains("response");
@@ -97,6 +138,8 @@ absl::StatusOr<RawExample> ParseLine(const std::string& line,
                                     : ""));
   }
   CollectFields(object, example);
+  const auto label = example.fields.find("label");
+  if (label != example.fields.end()) example.label = label->second;
   return example;
 }
 
@@ -222,7 +265,8 @@ DatasetSplit SplitHoldout(std::vector<RawExample> examples, double fraction) {
     const base::Sha256Digest digest = base::Sha256Of(
         absl::StrCat(example.text.size(), ":", example.text, "|",
                      example.prompt.size(), ":", example.prompt, "|",
-                     example.response.size(), ":", example.response));
+                     example.response.size(), ":", example.response,
+                     example.is_preference ? "|" : "", example.rejected));
     uint64_t bits = 0;
     for (int i = 0; i < 8; ++i) bits = bits << 8 | digest[i];
     const double position =

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "model/pretrain.h"
@@ -18,6 +19,7 @@ struct CommonOptions {
   std::string adapter;
   std::string device = "auto";
   int threads = 1;
+  std::string precision = "stored";  // of the frozen weights
 };
 
 absl::Status RunInspect(const CommonOptions& common);
@@ -32,6 +34,8 @@ absl::Status RunTokenize(const CommonOptions& common,
 struct EvalOptions {
   std::string ids;   // JSON file
   std::string text;  // text file
+  std::string data;  // JSON lines
+  std::string domain_field;
   std::string logits;
 };
 absl::Status RunEval(const CommonOptions& common, const EvalOptions& options);
@@ -42,6 +46,7 @@ struct GenerateFlags {
   double temperature = 0.0;
   double top_p = 1.0;
   uint64_t seed = 1;
+  std::vector<std::string> stops;
 };
 absl::Status RunGenerate(const CommonOptions& common,
                          const GenerateFlags& flags);

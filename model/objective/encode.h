@@ -26,6 +26,18 @@ Example EncodePromptResponse(const Tokenizer& tokenizer,
                              absl::string_view prompt,
                              absl::string_view response, int max_length);
 
+// Direct preference optimisation: prompt and chosen answer in `ids`, the same
+// prompt and the rejected answer in `rejected`. Both keep the same part of the
+// prompt, as much as the longer answer leaves room for.
+Example EncodePreference(const Tokenizer& tokenizer, absl::string_view prompt,
+                         absl::string_view chosen, absl::string_view rejected,
+                         int max_length);
+
+// Classification: BOS and the text, cut to `max_length` ids. No ids if the text
+// has none.
+Example EncodeLabelled(const Tokenizer& tokenizer, absl::string_view text,
+                       int32_t label, int max_length);
+
 }  // namespace choir::model
 
 #endif  // CHOIR_MODEL_OBJECTIVE_ENCODE_H_

@@ -26,7 +26,7 @@ int64_t PredictedTokens(const Example& example, int max_length) {
 }
 
 PackedBatch PackExamples(absl::Span<const Example* const> examples,
-                         int max_length, at::Device device) {
+                         int max_length, at::Device device, bool keep_last) {
   std::vector<int64_t> ids;
   std::vector<int64_t> rows;
   std::vector<int32_t> targets;
@@ -40,9 +40,9 @@ PackedBatch PackExamples(absl::Span<const Example* const> examples,
       rows.push_back(start + i - 1);
       targets.push_back(example->ids[i]);
     }
-    ids.insert(ids.end(), example->ids.begin(),
-               example->ids.begin() + length - 1);
-    batch.starts.push_back(start + length - 1);
+    const int64_t kept = keep_last ? length : length - 1;
+    ids.insert(ids.end(), example->ids.begin(), example->ids.begin() + kept);
+    batch.starts.push_back(start + kept);
   }
   batch.predictions = static_cast<int64_t>(targets.size());
   batch.ids = Copied(ids, at::kLong).to(device);

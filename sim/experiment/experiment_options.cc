@@ -140,7 +140,21 @@ absl::StatusOr<ExperimentOptions> ResolveExperiment(
     }
     options.device_threads = static_cast<int>(device.threads());
   }
+  CHOIR_ASSIGN_OR_RETURN(
+      options.precision,
+      model::ParsePrecision(device.precision(), "simulation.device.precision"));
+  if (device.memory_mib() > 0) {
+    return OutOfRange("simulation.device.memory_mib", device.memory_mib(),
+                      "0: only choir-client plans its memory");
+  }
   return options;
+}
+
+model::LoadOptions HowToLoad(const ExperimentOptions& options) {
+  model::LoadOptions load;
+  load.device = options.device;
+  load.precision = options.precision;
+  return load;
 }
 
 v1::ExperimentConfig ToProto(const ExperimentOptions& options) {
@@ -169,6 +183,9 @@ v1::ExperimentConfig ToProto(const ExperimentOptions& options) {
   simulation.mutable_device()->set_kind(
       std::string(DeviceName(options.device)));
   simulation.mutable_device()->set_threads(options.device_threads);
+  simulation.mutable_device()->set_precision(
+      std::string(model::PrecisionName(options.precision)));
+  simulation.mutable_device()->set_memory_mib(0);
   return config;
 }
 

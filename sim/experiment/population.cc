@@ -45,7 +45,8 @@ absl::Status CheckField(const std::vector<client::RawExample>& examples,
 uint64_t BytesOf(const std::vector<model::Example>& examples) {
   uint64_t bytes = examples.capacity() * sizeof(model::Example);
   for (const model::Example& example : examples) {
-    bytes += example.ids.capacity() * sizeof(int32_t) + 16;
+    bytes += example.ids.capacity() * sizeof(int32_t) +
+             example.rejected.capacity() * sizeof(int32_t) + 32;
   }
   return bytes;
 }
@@ -82,6 +83,18 @@ absl::StatusOr<std::unique_ptr<Population>> Population::Create(
     population->clients_.push_back(std::move(client));
   }
   return population;
+}
+
+absl::Status Population::Check(const config::TrainingOptions& training) const {
+  for (const Client& client : clients_) {
+    for (const auto* examples : {&client.train, &client.heldout}) {
+      const absl::Status status = client::CheckExamples(*examples, training);
+      if (status.ok()) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("client ", client.name, ": ", status.message()));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<size_t> Population::Find(absl::string_view name) const {
@@ -130,11 +143,9 @@ std::shared_ptr<const client::LocalData> Population::Encoded(
   // Two threads may encode the same client at once; the results are equal.
   auto data = std::make_shared<client::LocalData>();
   data->train = client::EncodeExamples(tokenizer, clients_[client].train,
-                                       training.objective,
-                                       training.max_sequence_length);
+                                       training);
   data->heldout = client::EncodeExamples(tokenizer, clients_[client].heldout,
-                                         training.objective,
-                                         training.max_sequence_length);
+                                         training);
   const uint64_t bytes = BytesOf(data->train) + BytesOf(data->heldout);
 
   base::MutexLock lock(&mu_);

@@ -52,7 +52,7 @@ void BM_LoraStep(benchmark::State& state) {
                                     DeviceKind::kCpu);
   config::AdapterOptions adapter;
   adapter.rank = static_cast<int>(state.range(0));
-  adapter.target_modules = LinearKinds();
+  adapter.target_modules = LinearKinds(BenchConfig());
   const auto trainer = Trainer::Create(*base, adapter).value();
   std::vector<float> values = InitialAdapter(trainer->layout(), 1);
   config::TrainingOptions options;
@@ -75,12 +75,12 @@ void BM_FullStep(benchmark::State& state) {
   const Kernels kernels =
       state.range(0) == 0 ? Kernels::kFused : Kernels::kReference;
   const ModelConfig config = BenchConfig();
-  const auto layout = codec::Layout::Create(LlamaTensors(config)).value();
+  const auto layout = codec::Layout::Create(ModelTensors(config)).value();
   const int64_t n = layout.num_elements();
   at::Tensor values = at::randn({n}, at::kFloat) * 0.02;
   at::Tensor gradient = at::zeros({n}, at::kFloat);
   size_t next = 0;  // CollectWeights asks in the layout's order
-  const Llama llama(
+  const Decoder decoder(
       config,
       CollectWeights(config,
                      [&](const codec::TensorSpec& spec)
@@ -107,7 +107,7 @@ void BM_FullStep(benchmark::State& state) {
   for (auto _ : state) {
     gradient.zero_();
     torch::autograd::backward(
-        {llama.Loss(batch, options, 1.0 / batch.predictions)}, {});
+        {decoder.Loss(batch, options, 1.0 / batch.predictions)}, {});
     AdamWStep({}, ++step,
               absl::MakeConstSpan(gradient.data_ptr<float>(), n),
               absl::MakeSpan(m), absl::MakeSpan(v),
