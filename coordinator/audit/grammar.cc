@@ -73,6 +73,9 @@ void Grammar::Next(const store::JournalEntry& entry,
     case R::kRoundLost:
       On(record.round_lost());
       break;
+    case R::kSecurePhaseClosed:
+      On(record.secure_phase_closed());
+      break;
     case R::kEvaluationStarted:
       On(record.evaluation_started());
       break;

@@ -31,6 +31,11 @@ struct Step {
     uint64_t weight = 0;
   };
   std::vector<Update> updates;  // of the survivors, sorted by client
+  // Of a secure round, whose updates nobody has: how many clients are in the
+  // sum of each group, in order, and how the groups were combined.
+  bool secure = false;
+  std::vector<uint64_t> group_survivors;
+  config::GroupRule group_rule = config::GroupRule::kMean;
 };
 
 // Threads: one thread at a time. Memory: O(jobs + clients + rounds * cohort).
@@ -48,6 +53,16 @@ class Grammar {
     v1::TrainReport report;
     uint64_t weight = 0;
   };
+  // A secure attempt in progress (grammar_secure.cc).
+  struct Secure {
+    v1::SecureSession session;
+    std::string phase;            // that is open; "sum" after the last
+    std::set<std::string> inside;  // who has to be accounted for
+    std::map<std::string, uint32_t> group_of;
+    std::set<uint32_t> groups;  // that are not lost
+    std::set<std::string> survivors;
+    uint64_t bytes_up = 0;
+  };
   struct Job {
     absl::optional<config::JobOptions> options;
     bool started = false;
@@ -61,6 +76,7 @@ class Grammar {
     std::set<std::string> cohort;
     std::set<std::string> lost;
     std::map<std::string, Accepted> accepted;
+    absl::optional<Secure> secure;
     bool evaluating = false;
     uint32_t evaluated_version = 0;
     uint32_t evaluation_attempt = 0;
@@ -91,11 +107,22 @@ class Grammar {
   void On(const v1::EvaluationAccepted& record);
   void On(const v1::EvaluationFinished& record);
 
+  // grammar_secure.cc
+  void On(const v1::SecurePhaseClosed& record);
+  void BeginSecure(Job& job, const v1::RoundStarted& record);
+  void CheckAccounted(const Secure& secure,
+                      const v1::SecurePhaseClosed& record);
+  void CheckGroups(const Job& job, const Secure& secure,
+                   const v1::SecurePhaseClosed& record);
+  void CloseGroups(Secure& secure, const v1::SecurePhaseClosed& record);
+  void CheckSecureSurvivors(const Job& job, const v1::RoundCommitted& record,
+                            Step& step);
   void CheckSurvivors(const Job& job, const v1::RoundCommitted& record,
                       Step& step);
   void CheckVersions(const Job& job, const v1::RoundCommitted& record);
 
   std::map<std::string, Job> jobs_;
+  std::set<std::string> session_ids_;
   // Token digest to the client that spent it; empty while unspent.
   std::map<std::string, std::string> tokens_;
   std::vector<BlobUse> uses_;

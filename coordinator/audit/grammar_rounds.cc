@@ -44,6 +44,7 @@ void Grammar::On(const v1::RoundStarted& record) {
   job->cohort = {record.cohort().begin(), record.cohort().end()};
   job->lost.clear();
   job->accepted.clear();
+  BeginSecure(*job, record);
 }
 
 void Grammar::On(const v1::UpdateAccepted& record) {
@@ -58,6 +59,10 @@ void Grammar::On(const v1::UpdateAccepted& record) {
     return;
   }
   const std::string& client = record.client();
+  if (job->secure.has_value()) {
+    Wrong(absl::StrCat("an update of '", client,
+                       "' was accepted in the open in a secure round"));
+  }
   if (job->cohort.count(client) == 0) {
     Wrong(absl::StrCat("an update of '", client,
                        "' was accepted, who is not in the cohort"));
@@ -105,6 +110,7 @@ void Grammar::On(const v1::UpdateRefused& record) {
                        "' was refused after it was accepted"));
   }
   job.lost.insert(record.client());
+  if (job.secure.has_value()) job.secure->inside.erase(record.client());
 }
 
 void Grammar::On(const v1::ClientLost& record) {
@@ -130,6 +136,11 @@ void Grammar::On(const v1::ClientLost& record) {
     return;
   }
   job->lost.insert(record.client());
+  if (job->secure.has_value() &&
+      job->secure->inside.erase(record.client()) == 0) {
+    Wrong(absl::StrCat("'", record.client(), "' was lost from phase ",
+                       job->secure->phase, ", which it was not in"));
+  }
 }
 
 void Grammar::CheckSurvivors(const Job& job, const v1::RoundCommitted& record,
@@ -207,13 +218,20 @@ void Grammar::On(const v1::RoundCommitted& record) {
     return;
   }
   Step step;
-  CheckSurvivors(*job, record, step);
+  if (job->secure.has_value()) {
+    CheckSecureSurvivors(*job, record, step);
+  } else {
+    CheckSurvivors(*job, record, step);
+  }
   CheckVersions(*job, record);
   const std::string of = absl::StrCat(" of round ", record.round());
   Use(record.aggregate(), absl::StrCat("aggregate", of));
   Use(record.adapter(), absl::StrCat("adapter", of));
   if (!record.server_state().digest().empty()) {
     Use(record.server_state(), absl::StrCat("server state", of));
+  }
+  for (const v1::BlobRef& group : record.group_aggregates()) {
+    Use(group, absl::StrCat("aggregate of a group", of));
   }
   if (job->options.has_value()) {
     step.event = event_;
@@ -227,6 +245,7 @@ void Grammar::On(const v1::RoundCommitted& record) {
   job->round_open = false;
   job->attempt = 0;
   job->accepted.clear();
+  job->secure.reset();
   ++rounds_committed_;
 }
 
@@ -241,6 +260,7 @@ void Grammar::On(const v1::RoundLost& record) {
   }
   job->round_open = false;
   job->accepted.clear();
+  job->secure.reset();
 }
 
 }  // namespace choir::audit

@@ -25,6 +25,7 @@ class Historian {
   void OnUpdateAccepted(const v1::UpdateAccepted& record);
   void OnOut(const v1::TaskKey& key, const std::string& client,
              const std::string& outcome, const std::string& reason);
+  void OnSecurePhase(const v1::SecurePhaseClosed& record);
   void OnRoundCommitted(const v1::RoundCommitted& record);
   void OnRoundLost(const v1::RoundLost& record);
   void OnEvaluation(const v1::JournalRecord& record);
@@ -78,6 +79,7 @@ void Historian::OnRoundStarted(const v1::RoundStarted& record, absl::Time now) {
   attempt.started = now;
   attempt.available = record.available();
   attempt.selected = static_cast<uint32_t>(record.cohort_size());
+  if (record.has_secure_session()) attempt.session = record.secure_session();
   for (const std::string& client : record.cohort()) {
     Part part;
     part.client = client;
@@ -106,6 +108,24 @@ void Historian::OnOut(const v1::TaskKey& key, const std::string& client,
   part->reason = reason;
 }
 
+void Historian::OnSecurePhase(const v1::SecurePhaseClosed& record) {
+  Attempt* attempt = AttemptOf(record.key());
+  if (attempt == nullptr) return;
+  attempt->phases.push_back(record);
+  for (const auto& client : record.clients()) {
+    attempt->bytes_up += client.bytes();
+  }
+  for (const std::string& client : record.dropped()) {
+    OnOut(record.key(), client, "lost",
+          absl::StrCat("no answer in phase ", record.phase()));
+  }
+  // Whoever is in the sum has taken part, also if it dropped out afterwards.
+  if (record.phase() != "masked_input") return;
+  for (const auto& client : record.clients()) {
+    PartOf(record.key(), client.client())->outcome = "masked";
+  }
+}
+
 void Historian::OnRoundCommitted(const v1::RoundCommitted& record) {
   v1::TaskKey key;
   key.set_job(record.job());
@@ -120,6 +140,14 @@ void Historian::OnRoundCommitted(const v1::RoundCommitted& record) {
   attempt->bytes_down = record.bytes_down();
   attempt->mean_train_loss = record.mean_train_loss();
   attempt->committed = record;
+  if (!record.has_secure_session()) return;
+  for (Part& part : attempt->parts) {
+    if (std::binary_search(record.survivors().begin(),
+                           record.survivors().end(), part.client)) {
+      part.outcome = "accepted";
+      part.reason.clear();
+    }
+  }
 }
 
 void Historian::OnRoundLost(const v1::RoundLost& record) {
@@ -218,6 +246,9 @@ void Historian::Next(const store::JournalEntry& entry) {
       break;
     case R::kRoundCommitted:
       OnRoundCommitted(record.round_committed());
+      break;
+    case R::kSecurePhaseClosed:
+      OnSecurePhase(record.secure_phase_closed());
       break;
     case R::kRoundLost:
       OnRoundLost(record.round_lost());

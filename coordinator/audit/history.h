@@ -43,6 +43,10 @@ struct Attempt {
   uint64_t bytes_down = 0;
   double mean_train_loss = 0.0;
   absl::optional<v1::RoundCommitted> committed;
+  // Of a secure round: its session, and what the coordinator saw in each
+  // phase, in order.
+  absl::optional<v1::SecureSession> session;
+  std::vector<v1::SecurePhaseClosed> phases;
   double seconds() const;
   int CountParts(absl::string_view outcome) const;
 };

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
@@ -50,6 +51,61 @@ Json PartJson(const Part& part) {
   return json;
 }
 
+// What the coordinator saw in a phase: who answered, how much, and nothing of
+// what.
+Json PhaseJson(const v1::SecurePhaseClosed& phase) {
+  Json json;
+  json["phase"] = phase.phase();
+  json["seconds"] = phase.seconds();
+  json["answers"] = phase.clients_size();
+  uint64_t bytes = 0;
+  for (const auto& client : phase.clients()) bytes += client.bytes();
+  json["bytes"] = bytes;
+  json["dropped"] = Json::array();
+  for (const std::string& client : phase.dropped()) {
+    json["dropped"].push_back(client);
+  }
+  json["groups"] = Json::array();
+  for (const auto& group : phase.groups()) {
+    Json one;
+    one["group"] = group.group();
+    one["clients"] = group.clients();
+    one["neighbours"] = group.degree();
+    one["threshold"] = group.threshold();
+    if (!group.lost().empty()) one["lost"] = group.lost();
+    json["groups"].push_back(std::move(one));
+  }
+  json["clients"] = Json::array();
+  for (const auto& client : phase.clients()) {
+    Json one;
+    one["client"] = client.client();
+    one["group"] = client.group();
+    one["bytes"] = client.bytes();
+    one["digest"] = client.digest();
+    json["clients"].push_back(std::move(one));
+  }
+  return json;
+}
+
+// The assumptions on which the coordinator saw nothing but the sum.
+Json SessionJson(const v1::SecureSession& session) {
+  const v1::SecureAssumptions& assumed = session.assumptions();
+  Json json;
+  json["session"] = absl::BytesToHexString(session.session_id());
+  json["adversary"] = assumed.adversary() == v1::SecureAssumptions::CURIOUS
+                          ? "curious"
+                          : "semi_malicious";
+  json["corrupt_fraction"] = assumed.corrupt_fraction();
+  json["dropout_fraction"] = assumed.dropout_fraction();
+  json["min_clients"] = assumed.min_clients();
+  json["max_clients"] = session.max_clients();
+  json["modulus_bits"] = session.modulus_bits();
+  json["length"] = session.length();
+  json["model_digest"] = session.model_digest();
+  json["config_digest"] = session.config_digest();
+  return json;
+}
+
 Json AttemptJson(const Attempt& attempt) {
   Json json;
   json["job"] = attempt.job;
@@ -75,6 +131,19 @@ Json AttemptJson(const Attempt& attempt) {
     json["aggregate"] = committed.aggregate().digest();
     json["adapter"] = committed.adapter().digest();
     json["server_state"] = committed.server_state().digest();
+    if (committed.has_secure_session()) {
+      json["rounding_error_l2"] = committed.rounding_error_l2();
+    }
+    for (const v1::BlobRef& group : committed.group_aggregates()) {
+      json["group_aggregates"].push_back(group.digest());
+    }
+  }
+  if (attempt.session.has_value()) {
+    json["secure"] = SessionJson(*attempt.session);
+    json["phases"] = Json::array();
+    for (const v1::SecurePhaseClosed& phase : attempt.phases) {
+      json["phases"].push_back(PhaseJson(phase));
+    }
   }
   return json;
 }

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
+#include "coordinator/aggregate/group_rule.h"
 #include "coordinator/aggregate/integer_sum.h"
 #include "coordinator/aggregate/server_optimizer.h"
 #include "model/adapter/peft_folder.h"
@@ -48,6 +49,44 @@ bool IsAbsentOrDamaged(const absl::Status& status) {
   return absl::IsNotFound(status) || absl::IsDataLoss(status);
 }
 
+// The aggregate of a secure round from those of its groups.
+void CheckGroupSums(const Step& step, const std::string& aggregate,
+                    const BlobReader& read,
+                    std::vector<std::string>& problems) {
+  std::vector<aggregate::IntegerSum> groups;
+  for (const v1::BlobRef& blob : step.committed.group_aggregates()) {
+    const auto bytes = read(blob.digest());
+    if (!bytes.ok()) return;
+    auto sum = aggregate::IntegerSum::Decode(*bytes);
+    if (!sum.ok()) {
+      problems.push_back(absl::StrCat("the aggregate of a group cannot be "
+                                      "decoded: ",
+                                      sum.status().message()));
+      return;
+    }
+    const uint64_t clients = groups.size() < step.group_survivors.size()
+                                 ? step.group_survivors[groups.size()]
+                                 : 0;
+    if (sum->num_updates() != clients) {
+      problems.push_back(absl::StrCat(
+          "the aggregate of a group is of ", sum->num_updates(),
+          " updates; by the phases of the round it is of ", clients));
+    }
+    groups.push_back(*std::move(sum));
+  }
+  if (groups.empty()) return;  // one sum of all
+  const auto combined = aggregate::CombineGroups(step.group_rule, groups);
+  if (!combined.ok()) {
+    problems.push_back(absl::StrCat("the groups cannot be combined: ",
+                                    combined.status().message()));
+  } else if (combined->Encode() != aggregate) {
+    problems.push_back(
+        absl::StrCat("the aggregate is not the ",
+                     config::GroupRuleName(step.group_rule),
+                     " of the aggregates of its groups"));
+  }
+}
+
 void CheckSum(const Step& step, const std::string& adapter,
               const std::string& aggregate, const BlobReader& read,
               std::vector<std::string>& problems) {
@@ -66,6 +105,7 @@ void CheckSum(const Step& step, const std::string& adapter,
                      "; the journal says ", step.committed.survivors_size(),
                      " with weight ", step.committed.total_weight()));
   }
+  if (step.secure) return CheckGroupSums(step, aggregate, read, problems);
   const auto again = SumAgain(step, adapter, read);
   if (!again.ok()) {
     if (!IsAbsentOrDamaged(again.status())) {

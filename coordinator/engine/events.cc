@@ -114,6 +114,13 @@ bool Engine::Impl::Wants(absl::string_view client,
 
 void Engine::Impl::Refuse(const std::string& client, const v1::TaskKey& key,
                           const std::string& reason, Outcome& outcome) {
+  // What it has said in a session counts; but it is heard of no more.
+  if (std::holds_alternative<SecureSum>(state_.phase()) &&
+      CurrentCohort(key) != nullptr) {
+    LoseMember(client, reason, outcome);
+    return Answer(v1::ReportResponse::REFUSED, reason, outcome);
+  }
+  answered_.erase(client);
   v1::JournalRecord record;
   v1::UpdateRefused& refused = *record.mutable_update_refused();
   *refused.mutable_key() = key;

@@ -15,6 +15,9 @@ constexpr char kCheckIn[] = "/choir.v1.Coordinator/CheckIn";
 constexpr char kDownload[] = "/choir.v1.Coordinator/Download";
 constexpr char kStatus[] = "/choir.v1.Coordinator/GetUploadStatus";
 constexpr char kUpload[] = "/choir.v1.Coordinator/Upload";
+constexpr char kSecure[] = "/choir.v1.Coordinator/SecureExchange";
+// A thousand clients share keys with a hundred neighbours each: some 15 KB.
+constexpr size_t kMaxSecureBytes = 512u << 10;
 constexpr char kReport[] = "/choir.v1.Coordinator/Report";
 
 // A check-in that waits for work. Only the loop's thread finishes it, and
@@ -48,6 +51,52 @@ class WaitingCall final : public grpc::ServerUnaryReactor {
   void OnCancel() override {
     loop_.Post([&loop = loop_, client = client_, call = call_] {
       loop.CancelCheckIn(client, call);
+    });
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  JobLoop& loop_;
+  const std::string client_;
+  const uint64_t call_;
+};
+
+// A message of a secure round that waits for its answer; as WaitingCall.
+class WaitingExchange final : public grpc::ServerUnaryReactor {
+ public:
+  // The request lives as long as the call.
+  WaitingExchange(JobLoop& loop, Gate& gate, const Enrolment& enrolment,
+                  const PeerIdentity& peer, uint64_t call,
+                  const v1::SecureExchangeRequest& request,
+                  v1::SecureExchangeResponse* response)
+      : loop_(loop), client_(peer.name), call_(call) {
+    const bool posted = loop_.Post([this, &gate, &enrolment, peer, &request,
+                                    response] {
+      // It may have been revoked since the call came in.
+      const absl::Status known = enrolment.CheckAgent(client_, peer.serial);
+      if (!known.ok()) return Finish(ToGrpc(known));
+      loop_.SecureExchange(
+          client_, request, call_,
+          [this, &gate, peer, response](
+              const absl::StatusOr<v1::SecureExchangeResponse>& answer) {
+            if (answer.ok()) *response = *answer;
+            absl::Status status = answer.status();
+            if (absl::IsInvalidArgument(status) ||
+                absl::IsPermissionDenied(status)) {
+              status = gate.Refuse(peer, kSecure, status);
+            }
+            Finish(ToGrpc(ForPeer(status)));
+          });
+    });
+    if (!posted) {
+      Finish(ToGrpc(
+          absl::UnavailableError("the coordinator is shutting down")));
+    }
+  }
+
+  void OnCancel() override {
+    loop_.Post([&loop = loop_, client = client_, call = call_] {
+      loop.CancelExchange(client, call);
     });
   }
   void OnDone() override { delete this; }
@@ -156,6 +205,17 @@ grpc::ServerReadReactor<v1::UploadChunk>* AgentService::Upload(
   return uploads_.StartUpload(
       gate_.Authenticate(EvidenceOf(*context), kUpload, Access::kAgents),
       response);
+}
+
+grpc::ServerUnaryReactor* AgentService::SecureExchange(
+    grpc::CallbackServerContext* context,
+    const v1::SecureExchangeRequest* request,
+    v1::SecureExchangeResponse* response) {
+  absl::StatusOr<PeerIdentity> peer = Admit(
+      gate_, *context, kSecure, Access::kAgents, *request, kMaxSecureBytes);
+  if (!peer.ok()) return AnswerNow(context, peer.status());
+  return new WaitingExchange(loop_, gate_, enrolment_, *peer, next_call_++,
+                             *request, response);
 }
 
 grpc::ServerUnaryReactor* AgentService::Report(

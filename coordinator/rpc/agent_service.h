@@ -43,6 +43,10 @@ class AgentService final
   grpc::ServerReadReactor<v1::UploadChunk>* Upload(
       grpc::CallbackServerContext* context,
       v1::UploadStatusResponse* response) override;
+  grpc::ServerUnaryReactor* SecureExchange(
+      grpc::CallbackServerContext* context,
+      const v1::SecureExchangeRequest* request,
+      v1::SecureExchangeResponse* response) override;
   grpc::ServerUnaryReactor* Report(grpc::CallbackServerContext* context,
                                    const v1::ReportRequest* request,
                                    v1::ReportResponse* response) override;

@@ -182,6 +182,15 @@ absl::StatusOr<PeerIdentity> Gate::Authenticate(const PeerEvidence& evidence,
   return peer;
 }
 
+absl::Status Gate::CheckSigner(const std::string& name,
+                               const std::string& serial) {
+  if (Revoked(serial)) {
+    return absl::PermissionDeniedError(absl::StrCat(
+        "the signing certificate with serial ", serial, " was revoked"));
+  }
+  return registry_.CheckAgent(name, serial);
+}
+
 absl::Status Gate::Refuse(const PeerIdentity& peer, absl::string_view method,
                           absl::Status status) {
   refusals_.Refused(peer.name.empty() ? peer.address : peer.name, method,

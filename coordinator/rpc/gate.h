@@ -64,6 +64,10 @@ class Gate {
                                             absl::string_view method,
                                             Access access);
 
+  // Whether a signing certificate of our CA still counts: PERMISSION_DENIED if
+  // it, or its client, was revoked.
+  absl::Status CheckSigner(const std::string& name, const std::string& serial);
+
   // For refusals decided later, such as of a broken chunk: goes to the refusal
   // log; returns `status`.
   absl::Status Refuse(const PeerIdentity& peer, absl::string_view method,

@@ -118,14 +118,15 @@ void JobLoop::Run() {
     FireTimers();
     AdvanceJobs();
   }
-  for (auto& [client, peer] : peers_) {
-    Answer(peer, absl::UnavailableError("the coordinator is shutting down"));
-  }
+  const absl::Status down =
+      absl::UnavailableError("the coordinator is shutting down");
+  for (auto& [client, peer] : peers_) Answer(peer, down);
+  AnswerAllExchanges(down);
   runner_.reset();
 }
 
 absl::Time JobLoop::NextTimer() const {
-  absl::Time next = next_peer_timer_;
+  absl::Time next = std::min(next_peer_timer_, next_exchange_timer_);
   if (troubled_) next = std::min(next, retry_at_);
   if (runner_ != nullptr && !troubled_) {
     next = std::min(next,
@@ -161,6 +162,7 @@ void JobLoop::FirePeerTimers(absl::Time now) {
 void JobLoop::FireTimers() {
   const absl::Time now = clock_.Now();
   FirePeerTimers(now);
+  FireExchangeTimers(now);
   if (runner_ == nullptr || (troubled_ && now < retry_at_)) return;
   const absl::Time due =
       runner_->next_wakeup().value_or(absl::InfiniteFuture());
@@ -250,6 +252,7 @@ void JobLoop::Dismiss(const std::string& client, const absl::Status& reason) {
         .IgnoreError();
     board_.Done(client, *task);
   }
+  AnswerExchange(client, reason);
   auto peer = peers_.find(client);
   if (peer == peers_.end()) return;
   Answer(peer->second, reason);

@@ -51,6 +51,8 @@ struct JobLoopOptions {
 // What a waiting client is told: a task, to ask again, or an error.
 using CheckInAnswer =
     std::function<void(const absl::StatusOr<v1::CheckInResponse>&)>;
+using SecureAnswer =
+    std::function<void(const absl::StatusOr<v1::SecureExchangeResponse>&)>;
 
 // Threads: Post, Stop, idle and Wake are safe; everything else belongs to the
 // loop's thread (call it from posted work).
@@ -89,6 +91,15 @@ class JobLoop {
   // Ends the client's wait with `reason`; the task it has is lost.
   void Dismiss(const std::string& client, const absl::Status& reason);
 
+  // secure_exchange.cc: a message of a secure round; `answer` is called once,
+  // now or later, on this thread. A client waits for one answer at a time: a
+  // newer call takes the place of an older one.
+  void SecureExchange(const std::string& client,
+                      const v1::SecureExchangeRequest& request, uint64_t call,
+                      SecureAnswer answer);
+  // The client hung up. It may ask again.
+  void CancelExchange(const std::string& client, uint64_t call);
+
   absl::StatusOr<v1::ReportResponse> Report(const std::string& client,
                                             const v1::ReportRequest& request);
 
@@ -115,6 +126,13 @@ class JobLoop {
     bool present = false;
   };
 
+  struct Exchange {
+    v1::TaskKey key;
+    uint64_t call = 0;
+    SecureAnswer answer;
+    absl::Time until;  // when to send it away
+  };
+
   void Run();
   // Waits for work or the next timer; empty for a timer, false to end.
   bool Next(std::function<void()>* work);
@@ -126,6 +144,14 @@ class JobLoop {
   void RemoveUnreported();
   void OnTask(const std::string& client, v1::TaskPlan plan);
   void OnRecord(const v1::JournalRecord& record);
+  void OnSecure(const std::string& client, const v1::TaskKey& key,
+                const absl::StatusOr<v1::SecureServerMessage>& answer);
+  // If it waits.
+  void AnswerExchange(
+      const std::string& client,
+      const absl::StatusOr<v1::SecureExchangeResponse>& answer);
+  void AnswerAllExchanges(const absl::Status& status);
+  void FireExchangeTimers(absl::Time now);
   void Arrive(const std::string& client);
   void Leave(const std::string& client);
   void Answer(Peer& peer, const absl::StatusOr<v1::CheckInResponse>& answer);
@@ -144,6 +170,9 @@ class JobLoop {
   std::unique_ptr<runner::JobRunner> runner_;
   std::string running_job_;
   std::map<std::string, Peer> peers_;
+  // Who waits for the next message of a secure round, by client.
+  std::map<std::string, Exchange> exchanges_;
+  absl::Time next_exchange_timer_ = absl::InfiniteFuture();
   // At most the earliest `until` of all peers.
   absl::Time next_peer_timer_ = absl::InfiniteFuture();
   // While the journal cannot be written: when to try again.

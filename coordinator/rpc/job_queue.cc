@@ -90,6 +90,11 @@ void JobLoop::StartNextJob() {
   hooks.on_record = [this](const v1::JournalRecord& record) {
     OnRecord(record);
   };
+  hooks.send_secure =
+      [this](const std::string& client, const v1::TaskKey& key,
+             const absl::StatusOr<v1::SecureServerMessage>& answer) {
+        OnSecure(client, key, answer);
+      };
   absl::StatusOr<std::unique_ptr<runner::JobRunner>> runner =
       options_.make_runner(*options, std::move(hooks));
   if (!runner.ok()) {
@@ -115,10 +120,11 @@ void JobLoop::StartNextJob() {
 // Single updates do not outlive their job, also those that nobody reported.
 void JobLoop::RemoveUnreported() {
   for (const std::string& digest : board_.TakeUnreported()) {
-    if (options_.keep_updates || jobs_.IsModelBlob(digest) ||
-        !runner::IsUpdateBlob(store_.blobs(), digest)) {
-      continue;
-    }
+    // Masked vectors are kept by nobody.
+    const bool remove = options_.keep_updates
+                            ? runner::IsMaskedBlob(store_.blobs(), digest)
+                            : runner::IsUpdateBlob(store_.blobs(), digest);
+    if (!remove || jobs_.IsModelBlob(digest)) continue;
     const absl::Status removed = store_.blobs().Remove(digest);
     if (!removed.ok()) {
       base::LogWarning("cannot remove update ", digest, ": ",
@@ -131,6 +137,7 @@ void JobLoop::AdvanceJobs() {
   for (;;) {
     if (runner_ != nullptr && runner_->finished() &&
         jobs_.Finished(running_job_)) {
+      AnswerAllExchanges(absl::AbortedError("the job is over"));
       runner_.reset();
       running_job_.clear();
       board_.Clear();
@@ -150,6 +157,7 @@ absl::StatusOr<v1::SubmitJobResponse> JobLoop::Submit(
     const v1::JobConfig& config, const std::string& by) {
   CHOIR_ASSIGN_OR_RETURN(const config::JobOptions options,
                          config::ResolveJob(config));
+  CHOIR_RETURN_IF_ERROR(runner::CheckSecureJob(options));
   if (jobs_.Contains(options.name)) {
     return absl::AlreadyExistsError(absl::StrCat(
         "a job \"", options.name, "\" was submitted before; choose another "

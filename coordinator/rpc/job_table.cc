@@ -120,11 +120,22 @@ absl::Status JobTable::Apply(const v1::JournalRecord& record) {
     case v1::JournalRecord::kJobFinished:
       return ApplyFinished(record.job_finished());
     case v1::JournalRecord::kRoundCommitted:
-      return ApplyCommitted(record.round_committed());
+      CHOIR_RETURN_IF_ERROR(ApplyCommitted(record.round_committed()));
+      // Else each update was counted when it was accepted.
+      return record.round_committed().has_secure_session()
+                 ? CountBytes(record.round_committed().job(), 0,
+                              record.round_committed().bytes_down())
+                 : absl::OkStatus();
     case v1::JournalRecord::kUpdateAccepted: {
       const v1::UpdateAccepted& update = record.update_accepted();
       return CountBytes(update.key().job(), update.report().update().size(),
                         update.report().bytes_downloaded());
+    }
+    case v1::JournalRecord::kSecurePhaseClosed: {
+      const v1::SecurePhaseClosed& closed = record.secure_phase_closed();
+      uint64_t up = 0;
+      for (const auto& client : closed.clients()) up += client.bytes();
+      return CountBytes(closed.key().job(), up, 0);
     }
     case v1::JournalRecord::kEvaluationAccepted: {
       const v1::EvaluationAccepted& done = record.evaluation_accepted();

@@ -16,6 +16,7 @@
 #include "base/status_macros.h"
 #include "coordinator/rpc/admin_service.h"
 #include "coordinator/rpc/agent_service.h"
+#include "coordinator/rpc/registered_peers.h"
 #include "coordinator/runner/update_sum.h"
 
 namespace choir::rpc {
@@ -84,6 +85,11 @@ class ServerImpl final : public CoordinatorServer {
     CHOIR_ASSIGN_OR_RETURN(
         gate_, Gate::Create({options_.ca_certificate_pem, options_.crl_path},
                             registry_, clock_, *refusals_));
+    CHOIR_ASSIGN_OR_RETURN(
+        peers_, RegisteredPeers::Create(options_.ca_certificate_pem, clock_,
+                                        *gate_));
+    options_.runner.verifier = peers_.get();
+    options_.runner.random = &random_;
     enrolment_ =
         std::make_unique<Enrolment>(std::move(options_.enrolment), registry_,
                                     *loop_, clock_, random_);
@@ -144,7 +150,10 @@ class ServerImpl final : public CoordinatorServer {
                            store_.blobs().List());
     for (const std::string& digest : digests) {
       if (accepted_.contains(digest) || jobs_.IsModelBlob(digest)) continue;
-      if (runner::IsUpdateBlob(store_.blobs(), digest)) {
+      if (runner::IsMaskedBlob(store_.blobs(), digest)) {
+        // Its session went with the process before.
+        CHOIR_RETURN_IF_ERROR(store_.blobs().Remove(digest));
+      } else if (runner::IsUpdateBlob(store_.blobs(), digest)) {
         board_.Uploaded(digest);
       }
     }
@@ -200,6 +209,7 @@ class ServerImpl final : public CoordinatorServer {
   std::unique_ptr<JobLoop> loop_;
   std::unique_ptr<RefusalLog> refusals_;
   std::unique_ptr<Gate> gate_;
+  std::unique_ptr<RegisteredPeers> peers_;
   std::unique_ptr<Enrolment> enrolment_;
   std::unique_ptr<Uploads> uploads_;
   std::unique_ptr<AgentService> agents_;

@@ -86,6 +86,14 @@ absl::Status WorkBoard::CountPayload(absl::string_view client,
   return absl::OkStatus();
 }
 
+bool WorkBoard::HasPayload(absl::string_view client, const v1::TaskKey& key,
+                           absl::string_view digest) const {
+  base::MutexLock lock(&mu_);
+  auto task = tasks_.find(client);
+  return task != tasks_.end() && SameTask(task->second.key, key) &&
+         task->second.payloads.contains(digest);
+}
+
 absl::optional<v1::TaskKey> WorkBoard::TaskOf(absl::string_view client) const {
   base::MutexLock lock(&mu_);
   auto task = tasks_.find(client);

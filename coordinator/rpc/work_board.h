@@ -43,6 +43,9 @@ class WorkBoard {
   // of them takes space until the job ends.
   absl::Status CountPayload(absl::string_view client,
                             absl::string_view digest);
+  // Whether the client has sent this payload for its task `key`.
+  bool HasPayload(absl::string_view client, const v1::TaskKey& key,
+                  absl::string_view digest) const;
   // The task that the client has, if any.
   absl::optional<v1::TaskKey> TaskOf(absl::string_view client) const;
   // PERMISSION_DENIED unless the client's task names the blob.

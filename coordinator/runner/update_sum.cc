@@ -40,7 +40,7 @@ absl::Status AddUpdate(const engine::WeightedUpdate& update,
 }
 
 // As masked_vector.h says.
-constexpr char kMaskedMagic[4] = {'C', 'H', 'M', '1'};
+constexpr char kMaskedMagic[4] = {'C', 'H', 'V', '1'};
 
 bool BeginsWith(const store::BlobStore& blobs, absl::string_view digest,
                 const char (&expected)[4]) {

@@ -1,13 +1,18 @@
 #include "privacy/crypto/key_agreement.h"
 
+#include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "privacy/crypto/openssl_handles.h"
+#include "privacy/crypto/x25519_lanes.h"
 
 namespace choir::crypto {
 namespace {
+
+constexpr char kLowOrder[] = "a peer's public key is a point of low order";
 
 const unsigned char* Bytes(absl::string_view text) {
   return reinterpret_cast<const unsigned char*>(text.data());
@@ -84,10 +89,47 @@ absl::StatusOr<SecretString> X25519Key::Agree(absl::string_view peer) const {
       size != kX25519Bytes) {
     Wipe(secret);
     ERR_clear_error();
-    return absl::InvalidArgumentError(
-        "a peer's public key is a point of low order");
+    return absl::InvalidArgumentError(kLowOrder);
   }
   return SecretString(std::move(secret));
+}
+
+absl::StatusOr<std::vector<SecretString>> X25519Key::AgreeWithAll(
+    absl::Span<const absl::string_view> peers) const {
+  std::vector<SecretString> secrets;
+  secrets.reserve(peers.size());
+  size_t next = 0;
+#ifdef CHOIR_X25519_LANES
+  static const bool lanes = __builtin_cpu_supports("avx512f") &&
+                            __builtin_cpu_supports("avx512ifma");
+  // Fewer than half of the lanes are not worth it.
+  while (lanes && next + kX25519Lanes / 2 < peers.size()) {
+    const size_t count =
+        std::min<size_t>(kX25519Lanes, peers.size() - next);
+    uint8_t points[kX25519Lanes][kX25519Bytes] = {};
+    uint8_t out[kX25519Lanes][kX25519Bytes];
+    for (size_t i = 0; i < count; ++i) {
+      CHOIR_RETURN_IF_ERROR(
+          CheckSize("a peer's public key", peers[next + i]));
+      std::memcpy(points[i], peers[next + i].data(), kX25519Bytes);
+    }
+    X25519EightPoints(Bytes(private_key_.view()), points, out);
+    for (size_t i = 0; i < count; ++i) {
+      std::string secret(reinterpret_cast<const char*>(out[i]), kX25519Bytes);
+      if (secret.find_first_not_of('\0') == std::string::npos) {
+        return absl::InvalidArgumentError(kLowOrder);
+      }
+      secrets.emplace_back(std::move(secret));
+    }
+    OPENSSL_cleanse(out, sizeof(out));
+    next += count;
+  }
+#endif
+  for (; next < peers.size(); ++next) {
+    CHOIR_ASSIGN_OR_RETURN(SecretString secret, Agree(peers[next]));
+    secrets.push_back(std::move(secret));
+  }
+  return secrets;
 }
 
 }  // namespace choir::crypto

@@ -6,9 +6,11 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "base/secure_random.h"
 #include "privacy/crypto/secret.h"
 
@@ -36,6 +38,12 @@ class X25519Key {
   // Errors: INVALID_ARGUMENT if `peer` is not 32 bytes, or a point of low
   //   order (RFC 7748, 6.1), with which the secret would be known to all.
   absl::StatusOr<SecretString> Agree(absl::string_view peer) const;
+  // Agree() with each of `peers`, in order. With AVX-512 IFMA eight at a time,
+  // by code of our own instead of OpenSSL's, in a fifth of the time. For keys
+  // that are secret no more: those of clients who dropped out.
+  // Errors: those of Agree(), for any of them.
+  absl::StatusOr<std::vector<SecretString>> AgreeWithAll(
+      absl::Span<const absl::string_view> peers) const;
 
  private:
   // OpenSSL's form of the key: to make it costs as much as an agreement.

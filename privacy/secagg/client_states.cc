@@ -22,21 +22,26 @@ absl::Status AddAllMasks(const ClientFacts& facts, const OwnSecrets& secrets,
   CHOIR_ASSIGN_OR_RETURN(const crypto::SecretString self_key,
                          SelfMaskKey(secrets.self_mask_seed.view(),
                                      facts.context, facts.position));
-  CHOIR_RETURN_IF_ERROR(
-      vector.AddMask(self_key.view(), MaskedVector::Sign::kAdd));
+  std::vector<crypto::SecretString> keys;
+  std::vector<MaskedVector::Sign> signs;
   for (const Neighbour& neighbour : facts.neighbours) {
     if (!neighbour.shared) continue;
     CHOIR_ASSIGN_OR_RETURN(const crypto::SecretString agreed,
                            secrets.mask_key.Agree(neighbour.mask_public_key));
-    CHOIR_ASSIGN_OR_RETURN(const crypto::SecretString key,
+    CHOIR_ASSIGN_OR_RETURN(crypto::SecretString key,
                            PairMaskKey(agreed.view(), facts.context,
                                        facts.position, neighbour.position));
-    CHOIR_RETURN_IF_ERROR(vector.AddMask(
-        key.view(), neighbour.position < facts.position
+    keys.push_back(std::move(key));
+    signs.push_back(neighbour.position < facts.position
                         ? MaskedVector::Sign::kAdd
-                        : MaskedVector::Sign::kSubtract));
+                        : MaskedVector::Sign::kSubtract);
   }
-  return absl::OkStatus();
+  std::vector<MaskedVector::Mask> masks = {
+      {self_key.view(), MaskedVector::Sign::kAdd}};
+  for (size_t i = 0; i < keys.size(); ++i) {
+    masks.push_back({keys[i].view(), signs[i]});
+  }
+  return vector.AddMasks(masks);
 }
 
 // What we hold of everybody, by who survived; nothing about who never shared.

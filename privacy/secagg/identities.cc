@@ -103,6 +103,13 @@ absl::StatusOr<crypto::SignerInfo> CertifiedPeers::InfoOf(
 
 absl::StatusOr<std::string> CertifiedPeers::PublicKeyOf(
     absl::string_view name, absl::string_view certificate) const {
+  CHOIR_ASSIGN_OR_RETURN(crypto::SignerInfo info,
+                         SignerOf(name, certificate));
+  return std::move(info.public_key);
+}
+
+absl::StatusOr<crypto::SignerInfo> CertifiedPeers::SignerOf(
+    absl::string_view name, absl::string_view certificate) const {
   CHOIR_ASSIGN_OR_RETURN(crypto::SignerInfo info, InfoOf(certificate));
   if (info.name != name) {
     return absl::PermissionDeniedError(absl::StrCat(
@@ -116,7 +123,7 @@ absl::StatusOr<std::string> CertifiedPeers::PublicKeyOf(
     return absl::PermissionDeniedError(
         absl::StrCat("the signing certificate of \"", name, "\" was revoked"));
   }
-  return std::move(info.public_key);
+  return info;
 }
 
 void CertifiedPeers::SetRevoked(absl::flat_hash_set<std::string> serials) {

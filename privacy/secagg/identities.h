@@ -55,6 +55,9 @@ class CertifiedPeers final : public PeerVerifier {
 
   absl::StatusOr<std::string> PublicKeyOf(
       absl::string_view name, absl::string_view certificate) const override;
+  // The same with all that the certificate says.
+  absl::StatusOr<crypto::SignerInfo> SignerOf(
+      absl::string_view name, absl::string_view certificate) const;
 
   // From now on certificates with these serials are refused.
   void SetRevoked(absl::flat_hash_set<std::string> serials);

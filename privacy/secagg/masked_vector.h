@@ -1,7 +1,7 @@
 // Vectors of integers modulo 2^bits: masking, adding, and their bytes.
 //
 // Encoding, little-endian (docs/wire_format.md):
-//   "CHM1"              4 bytes
+//   "CHV1"              4 bytes
 //   modulus_bits        uint32
 //   number of elements  uint64
 //   elements            modulus_bits each, lowest bits first, without gaps; the
@@ -47,6 +47,12 @@ class MaskedVector {
   // vector only. Cost: the cipher's, nothing is stored.
   enum class Sign { kAdd, kSubtract };
   absl::Status AddMask(absl::string_view key, Sign sign);
+  // Likewise for many, several of them in one pass over the words.
+  struct Mask {
+    absl::string_view key;
+    Sign sign = Sign::kAdd;
+  };
+  absl::Status AddMasks(absl::Span<const Mask> masks);
 
   // CHECKs that modulus and length are equal.
   void Add(const MaskedVector& other);

@@ -125,9 +125,9 @@ class ServerSession::Impl {
     const base::Sha256Digest digest =
         base::Sha256Of(message.SerializeAsString());
     Accepted& accepted = accepted_[position];
-    for (const auto& [old_kind, old_digest] : accepted) {
-      if (old_kind != kind) continue;
-      if (old_digest == digest) return absl::OkStatus();
+    for (int i = 0; i < accepted.count; ++i) {
+      if (accepted.kinds[i] != kind) continue;
+      if (accepted.digests[i] == digest) return absl::OkStatus();
       return absl::FailedPreconditionError(absl::StrCat(
           "client '", client, "' has given another answer before"));
     }
@@ -140,7 +140,8 @@ class ServerSession::Impl {
     }
     CHOIR_RETURN_IF_ERROR(state_->Receive(position, message, payload));
     state_->SetAnswered(position);
-    accepted.emplace_back(kind, digest);
+    accepted.kinds[accepted.count] = kind;
+    accepted.digests[accepted.count++] = digest;
     return absl::OkStatus();
   }
 
@@ -196,7 +197,13 @@ class ServerSession::Impl {
   std::vector<std::string> survivors() const { return survivors_; }
 
  private:
-  using Accepted = std::vector<std::pair<size_t, base::Sha256Digest>>;
+  // Digests of the answers that counted, to know their repetitions: at most
+  // one for each phase.
+  struct Accepted {
+    int count = 0;
+    std::array<size_t, 4> kinds;
+    std::array<base::Sha256Digest, 4> digests;
+  };
 
   void Fail(const absl::Status& status) {
     reason_ = std::string(status.message());
@@ -216,7 +223,6 @@ class ServerSession::Impl {
   absl::flat_hash_map<std::string, int> positions_;
   // Refused.
   std::vector<bool> gone_;
-  // Digests of the answers that counted, to know their repetitions.
   std::vector<Accepted> accepted_;
   // Null once failed.
   std::unique_ptr<ServerState> state_;

@@ -77,6 +77,16 @@ class Unmasker {
     return harvest_.survivors[position] ? RemoveSelfMask(position, secret)
                                         : RemovePairMasks(position, secret);
   }
+  // At the end: what is still waiting.
+  absl::Status Flush() {
+    std::vector<MaskedVector::Mask> masks;
+    for (const auto& [key, sign] : waiting_) {
+      masks.push_back({key.view(), sign});
+    }
+    absl::Status status = vector_.AddMasks(masks);
+    waiting_.clear();
+    return status;
+  }
 
  private:
   // Whether `secret` is what the client advertised.
@@ -126,9 +136,10 @@ class Unmasker {
   absl::Status RemoveSelfMask(int position,
                               const crypto::SecretString& seed) {
     CHOIR_ASSIGN_OR_RETURN(
-        const crypto::SecretString key,
+        crypto::SecretString key,
         SelfMaskKey(seed.view(), facts_.context, position));
-    return vector_.AddMask(key.view(), MaskedVector::Sign::kSubtract);
+    waiting_.emplace_back(std::move(key), MaskedVector::Sign::kSubtract);
+    return waiting_.size() < kAtOnce ? absl::OkStatus() : Flush();
   }
 
   // Surviving neighbours have added, or subtracted, their masks with it.
@@ -136,24 +147,34 @@ class Unmasker {
                                const crypto::SecretString& private_key) {
     CHOIR_ASSIGN_OR_RETURN(const crypto::X25519Key own,
                            crypto::X25519Key::FromPrivate(private_key.view()));
+    std::vector<int> peers;
+    std::vector<absl::string_view> public_keys;
     for (const int peer : facts_.graph.NeighboursOf(position)) {
       if (!harvest_.survivors[peer]) continue;
-      CHOIR_ASSIGN_OR_RETURN(const crypto::SecretString agreed,
-                             own.Agree(facts_.keys[peer].mask_public_key()));
-      CHOIR_ASSIGN_OR_RETURN(
-          const crypto::SecretString key,
-          PairMaskKey(agreed.view(), facts_.context, position, peer));
-      CHOIR_RETURN_IF_ERROR(vector_.AddMask(
-          key.view(), position < peer ? MaskedVector::Sign::kSubtract
-                                      : MaskedVector::Sign::kAdd));
+      peers.push_back(peer);
+      public_keys.push_back(facts_.keys[peer].mask_public_key());
     }
-    return absl::OkStatus();
+    CHOIR_ASSIGN_OR_RETURN(const std::vector<crypto::SecretString> agreed,
+                           own.AgreeWithAll(public_keys));
+    for (size_t i = 0; i < peers.size(); ++i) {
+      CHOIR_ASSIGN_OR_RETURN(crypto::SecretString key,
+                             PairMaskKey(agreed[i].view(), facts_.context,
+                                         position, peers[i]));
+      waiting_.emplace_back(std::move(key),
+                            position < peers[i]
+                                ? MaskedVector::Sign::kSubtract
+                                : MaskedVector::Sign::kAdd);
+    }
+    return waiting_.size() < kAtOnce ? absl::OkStatus() : Flush();
   }
 
   const ServerFacts& facts_;
   const Harvest& harvest_;
   MaskedVector& vector_;
   absl::optional<SecretCombiner> combiner_;
+  // Keys of masks to be taken off, several of them in one pass.
+  static constexpr size_t kAtOnce = 32;
+  std::vector<std::pair<crypto::SecretString, MaskedVector::Sign>> waiting_;
 };
 
 }  // namespace
@@ -179,6 +200,9 @@ absl::Status RemoveMasks(const ServerFacts& facts, Harvest& harvest,
       if (absl::Status status = unmasker.Remove(order[i]); !status.ok()) {
         error.Set(order[i], std::move(status));
       }
+    }
+    if (absl::Status status = unmasker.Flush(); !status.ok()) {
+      error.Set(num_clients, std::move(status));
     }
   };
   if (pool == nullptr) {

@@ -183,13 +183,15 @@ absl::StatusOr<SecretCombiner> SecretCombiner::Create(
   std::vector<FieldElement> below(n);
   for (size_t i = 0; i < n; ++i) {
     all = MultiplyByPoint(all, points[i]);
-    FieldElement product{points[i], 0};
-    for (size_t j = 0; j < n; ++j) {
-      if (j != i) {
-        product = FieldMultiply(product, {points[i] ^ points[j], 0});
+    below[i] = {points[i], 0};
+  }
+  // Neighbouring products do not wait for each other in this order.
+  for (size_t j = 0; j < n; ++j) {
+    for (size_t i = 0; i < n; ++i) {
+      if (i != j) {
+        below[i] = FieldMultiply(below[i], {points[i] ^ points[j], 0});
       }
     }
-    below[i] = product;
   }
   // All inverses from one: prefix[i] is the product of below[0..i).
   std::vector<FieldElement> prefix(n + 1);

@@ -52,6 +52,7 @@ VirtualResult ClientPool::Run(int worker, const VirtualTask& task) {
   VirtualResult result;
   result.sequence = task.sequence;
   result.client = task.client;
+  *result.report.mutable_key() = task.plan.key();
   const auto work = [&]() -> absl::Status {
     const auto check = [this](int, int) {
       return cancelled_ ? absl::CancelledError("simulation is stopping")
@@ -69,6 +70,18 @@ VirtualResult ClientPool::Run(int worker, const VirtualTask& task) {
         client::TaskResult done,
         client::RunTask(task.plan, *trainers_[worker], *task.adapter_bytes,
                         *data, clock_, check));
+    if (done.report.has_train() && task.plan.has_secure_session()) {
+      absl::StatusOr<secagg::ClientSession> session =
+          options_.secure->Join(task.client, task.plan, done);
+      result.bytes_downloaded = task.adapter_bytes->size();
+      result.silent_from = task.silent_from;
+      if (session.ok()) {
+        result.session = *std::move(session);
+        return absl::OkStatus();
+      }
+      done.report = client::MakeFailureReport(task.plan.key(),
+                                              session.status().message());
+    }
     result.report = std::move(done.report);
     if (result.report.has_train()) {
       CHOIR_RETURN_IF_ERROR(blobs_.Put(done.update_bytes).status());

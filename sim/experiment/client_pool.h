@@ -11,6 +11,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/types/optional.h"
 #include "base/clock.h"
 #include "base/mutex.h"
 #include "base/thread_pool.h"
@@ -19,6 +20,7 @@
 #include "model/trainer.h"
 #include "proto/config/job_options.h"
 #include "sim/experiment/population.h"
+#include "sim/experiment/secure_clients.h"
 
 namespace choir::sim {
 
@@ -30,6 +32,8 @@ struct VirtualTask {
   v1::TaskPlan plan;
   // Shared by all tasks that begin from the same version.
   std::shared_ptr<const std::string> adapter_bytes;
+  // When the client drops out of a secure round (RunOptions::drop_phase).
+  absl::optional<int> silent_from;
 };
 struct VirtualResult {
   uint64_t sequence = 0;
@@ -38,11 +42,18 @@ struct VirtualResult {
   // (disk full, a broken base model), not of the client.
   absl::Status status;
   v1::ReportRequest report;
+  // Of a training task in a secure round, instead of the report: the session in
+  // which the update is handed over, and what the client has downloaded.
+  absl::optional<secagg::ClientSession> session;
+  uint64_t bytes_downloaded = 0;
+  absl::optional<int> silent_from;
 };
 
 struct ClientPoolOptions {
   int workers = 1;
   config::JobOptions job;
+  // Needed if the job's updates are summed in secret; outlives the pool.
+  SecureClients* secure = nullptr;
 };
 
 // Each worker owns one Trainer, made when it is first needed; all share the

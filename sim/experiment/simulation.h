@@ -13,6 +13,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "base/files.h"
 #include "coordinator/engine/engine.h"
 #include "sim/experiment/experiment_options.h"
@@ -28,6 +29,13 @@ struct RunOptions {
   // Changes the order in which clients' reports arrive, and with
   // over-selection who is in time, but nothing else.
   uint64_t arrival_seed = 0;
+  // Optional, for tests, in the place of dropout_rate: when a client drops out
+  // of a training task, if at all: 0 before it reports anything; of a secure
+  // round, 1 instead of its shares, 2 instead of its masked vector, 3 instead
+  // of unmasking, 4 instead of confirming.
+  std::function<absl::optional<int>(uint32_t round, uint32_t attempt,
+                                    const std::string& client)>
+      drop_phase;
   // Optional: true once the run is to end after the current round.
   std::function<bool()> stop_requested;
   // Optional, for progress displays. Called on the calling thread.

@@ -36,9 +36,8 @@ SimulationLoop::SimulationLoop(const ExperimentOptions& options,
       population_(population),
       store_(store),
       metrics_(metrics),
-      pool_(std::make_unique<ClientPool>(
-          ClientPoolOptions{options.workers, options.job}, std::move(base),
-          population, store.blobs(), wall_clock_)) {}
+      base_(std::move(base)),
+      session_ids_(options.job.seed) {}
 
 SimulationLoop::~SimulationLoop() = default;
 
@@ -64,6 +63,7 @@ void SimulationLoop::Track(const v1::JournalRecord& record) {
     reporters_.clear();
   };
   if (record.has_round_started()) {
+    session_ids_.RoundBegun();
     const v1::RoundStarted& started = record.round_started();
     open(true, started.round(), started.attempt(), started.cohort_size());
   } else if (record.has_evaluation_started()) {
@@ -99,7 +99,21 @@ absl::Status SimulationLoop::Start() {
   hooks.on_record = [this](const v1::JournalRecord& record) {
     OnRecord(record);
   };
+  hooks.send_secure =
+      [this](const std::string& client, const v1::TaskKey& key,
+             const absl::StatusOr<v1::SecureServerMessage>& answer) {
+        heard_.push_back({client, key, answer});
+      };
   runner::RunnerOptions runner_options;
+  if (options_.job.secure_aggregation.enabled) {
+    CHOIR_ASSIGN_OR_RETURN(
+        secure_, SecureClients::Create(options_.job.seed, wall_clock_));
+    runner_options.verifier = &secure_->verifier();
+    runner_options.random = &session_ids_;
+  }
+  pool_ = std::make_unique<ClientPool>(
+      ClientPoolOptions{options_.workers, options_.job, secure_.get()}, base_,
+      population_, store_.blobs(), wall_clock_);
   runner_options.keep_updates = options_.keep_updates;
   CHOIR_ASSIGN_OR_RETURN(
       runner_, runner::JobRunner::Start(options_.job, runner_options, store_,
@@ -122,7 +136,11 @@ absl::Status SimulationLoop::Run(bool& interrupted) {
     }
     CHOIR_RETURN_IF_ERROR(Feed());
     const auto next = done_.find(next_delivery_);
-    if (next != done_.end()) {
+    if (!heard_.empty()) {
+      Heard heard = std::move(heard_.front());
+      heard_.pop_front();
+      CHOIR_RETURN_IF_ERROR(Hear(std::move(heard)));
+    } else if (next != done_.end()) {
       Done done = std::move(next->second);
       done_.erase(next);
       ++next_delivery_;
@@ -133,6 +151,11 @@ absl::Status SimulationLoop::Run(bool& interrupted) {
       Done& done = done_[result.sequence];
       done.key = result.report.key();
       done.result = std::move(result);
+    } else if (!parties_.empty() && phase_open_) {
+      // Only those who have dropped out are waited for.
+      CHOIR_RETURN_IF_ERROR(AdvanceTime());
+    } else if (!parties_.empty()) {
+      LeaveAll();
     } else if (!back_.empty()) {
       CHOIR_RETURN_IF_ERROR(SendEveryoneBack());
     } else {
@@ -170,13 +193,8 @@ SimulationLoop::Fate SimulationLoop::FateOf(const Sent& task) const {
       key.attempt() != attempt_) {
     return Fate::kNotNeeded;
   }
-  if (training && options_.dropout_rate > 0.0) {
-    base::SimRandom random(base::DeriveSeed(
-        options_.job.seed, {"dropout", absl::StrCat(key.round()),
-                            absl::StrCat(key.attempt()), task.client}));
-    if (random.Uniform() < options_.dropout_rate) return Fate::kDroppedOut;
-  }
-  return Fate::kReport;
+  return DropPhase(task.client, task.plan) == 0 ? Fate::kDroppedOut
+                                                : Fate::kReport;
 }
 
 absl::Status SimulationLoop::Feed() {
@@ -201,6 +219,7 @@ absl::Status SimulationLoop::Feed() {
     CHOIR_ASSIGN_OR_RETURN(task.client_index, population_.Find(sent.client));
     CHOIR_ASSIGN_OR_RETURN(task.adapter_bytes,
                            AdapterBytes(sent.plan.adapter()));
+    task.silent_from = DropPhase(sent.client, sent.plan);
     task.plan = std::move(sent.plan);
     pool_->Add(std::move(task));
   }
@@ -219,6 +238,7 @@ SimulationLoop::AdapterBytes(const v1::BlobRef& adapter) {
 }
 
 absl::Status SimulationLoop::Deliver(Done done) {
+  if (done.result.session.has_value()) return JoinSecureRound(std::move(done));
   const std::string& client = done.result.client;
   active_.erase(client);
   back_.push_back(client);

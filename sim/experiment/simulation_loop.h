@@ -19,6 +19,7 @@
 #include "sim/experiment/experiment_options.h"
 #include "sim/experiment/metrics.h"
 #include "sim/experiment/population.h"
+#include "sim/experiment/secure_clients.h"
 #include "sim/experiment/simulation.h"
 
 namespace choir::sim {
@@ -62,6 +63,18 @@ class SimulationLoop {
     VirtualResult result;
   };
 
+  // A client in a secure round; without a session once it has dropped out.
+  struct Party {
+    absl::optional<secagg::ClientSession> session;
+    absl::optional<int> silent_from;
+    v1::SecureExchangeRequest request;
+  };
+  struct Heard {
+    std::string client;
+    v1::TaskKey key;
+    absl::StatusOr<v1::SecureServerMessage> answer;
+  };
+
   void OnRecord(const v1::JournalRecord& record);
   // Follows which phase is open and who reported in it.
   void Track(const v1::JournalRecord& record);
@@ -75,6 +88,15 @@ class SimulationLoop {
   absl::StatusOr<std::shared_ptr<const std::string>> AdapterBytes(
       const v1::BlobRef& adapter);
   absl::Status Deliver(Done done);
+  // Of secret sums (secure_loop.cc). When a client drops out, if at all.
+  absl::optional<int> DropPhase(const std::string& client,
+                                const v1::TaskPlan& plan) const;
+  absl::Status JoinSecureRound(Done done);
+  // Hands a client's message in, and goes on as long as it is answered at once.
+  absl::Status Say(const std::string& client, secagg::ClientStep step);
+  absl::Status Hear(Heard heard);
+  void Leave(const std::string& client);
+  void LeaveAll();
   absl::Status SendEveryoneBack();
   absl::Status AdvanceTime();
   absl::Status Arrive(const std::string& client);
@@ -109,6 +131,12 @@ class SimulationLoop {
 
   std::string adapter_digest_;
   std::shared_ptr<const std::string> adapter_bytes_;
+  const std::shared_ptr<const model::BaseModel> base_;
+  // Null unless updates are summed in secret.
+  std::unique_ptr<SecureClients> secure_;
+  SessionIds session_ids_;
+  std::map<std::string, Party> parties_;
+  std::deque<Heard> heard_;
   std::unique_ptr<ClientPool> pool_;
   std::unique_ptr<runner::JobRunner> runner_;
 };

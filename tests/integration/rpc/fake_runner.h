@@ -2,6 +2,7 @@
 #ifndef CHOIR_TESTS_INTEGRATION_RPC_FAKE_RUNNER_H_
 #define CHOIR_TESTS_INTEGRATION_RPC_FAKE_RUNNER_H_
 
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -24,6 +25,10 @@ struct FakeJobs {
   std::vector<v1::TaskKey> updates;
   std::vector<std::string> started;
   v1::ReportResponse response;
+  // What PostSecure() is asked, and what it says.
+  std::vector<v1::SecureExchangeRequest> secure;
+  std::function<absl::StatusOr<absl::optional<v1::SecureServerMessage>>()>
+      say_secure;
   runner::RunnerHooks hooks;
 };
 
@@ -61,6 +66,12 @@ class FakeRunner final : public runner::JobRunner {
       finished_ = true;
     }
     return jobs_.response;
+  }
+  absl::StatusOr<absl::optional<v1::SecureServerMessage>> PostSecure(
+      const std::string&, const v1::SecureExchangeRequest& request) override {
+    jobs_.secure.push_back(request);
+    if (jobs_.say_secure) return jobs_.say_secure();
+    return absl::optional<v1::SecureServerMessage>();
   }
   absl::optional<absl::Time> next_wakeup() const override {
     return absl::nullopt;

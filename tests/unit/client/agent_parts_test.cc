@@ -295,6 +295,8 @@ class EnrolmentTest : public testing::Test {
     options_.state = tests::NewTempDir();
     options_.token_file = base::JoinPath(tests::NewTempDir(), "token");
     std::ofstream(options_.token_file) << "secret-token\n";
+    options_.ca_certificate = base::JoinPath(tests::NewTempDir(), "ca.crt");
+    std::ofstream(options_.ca_certificate) << ca_.certificate_pem();
     Restart();
   }
   void Restart() {
@@ -323,9 +325,39 @@ TEST_F(EnrolmentTest, EnrolsOnceAndKeepsTheKeyPrivate) {
   struct stat info = {};
   ASSERT_EQ(stat(state_->key_path().c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600u);
+  ASSERT_EQ(stat(state_->signing_key_path().c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600u);
+  ASSERT_NE(enrolment_->signer(), nullptr);
+  EXPECT_EQ(enrolment_->signer()->name(), "alice");
+  const std::string signer = enrolment_->signer()->certificate();
   Restart();
   ASSERT_TRUE(enrolment_->EnsureEnrolled().ok());
   EXPECT_EQ(coordinator_.enroll_requests.size(), 1u);
+  ASSERT_NE(enrolment_->signer(), nullptr);
+  EXPECT_EQ(enrolment_->signer()->certificate(), signer);
+  EXPECT_EQ(coordinator_.signers_issued, 1);
+}
+
+TEST_F(EnrolmentTest, ComesByASigningCertificateLater) {
+  coordinator_.issues_signers = false;
+  ASSERT_TRUE(enrolment_->EnsureEnrolled().ok());
+  EXPECT_EQ(enrolment_->signer(), nullptr);
+  ASSERT_TRUE(enrolment_->RenewIfDue().ok());
+  EXPECT_EQ(enrolment_->signer(), nullptr);
+  coordinator_.issues_signers = true;
+  ASSERT_TRUE(enrolment_->RenewIfDue().ok());  // not asked every time
+  EXPECT_EQ(enrolment_->signer(), nullptr);
+  clock_.Advance(absl::Hours(2));
+  ASSERT_TRUE(enrolment_->RenewIfDue().ok());
+  EXPECT_NE(enrolment_->signer(), nullptr);
+  EXPECT_EQ(coordinator_.renewals, 0);
+  // Both are renewed in time.
+  clock_.Advance(coordinator_.lifetime * 3 / 4);
+  ASSERT_TRUE(enrolment_->RenewIfDue().ok());
+  EXPECT_EQ(coordinator_.renewals, 1);
+  EXPECT_EQ(coordinator_.signers_issued, 2);
+  clock_.Advance(coordinator_.lifetime);
+  EXPECT_EQ(enrolment_->signer(), nullptr);
 }
 
 TEST_F(EnrolmentTest, AsksAgainWithTheSameRequest) {

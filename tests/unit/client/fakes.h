@@ -363,12 +363,24 @@ class FakeRunner final : public TaskRunner {
       result.report.mutable_evaluation()->set_tokens(11);
       return result;
     }
-    result.update_bytes = UpdateOf(plan);
     *result.report.mutable_key() = plan.key();
+    if (plan.has_secure_session()) {
+      result.secure_update = SecureUpdateOf(plan);
+      result.report.mutable_train()->set_num_examples(5);
+      result.report.mutable_train()->set_mean_loss(2.0);
+      return result;
+    }
+    result.update_bytes = UpdateOf(plan);
     *result.report.mutable_train()->mutable_update() =
         RefOf(result.update_bytes);
     result.report.mutable_train()->set_num_examples(5);
     return result;
+  }
+  static std::vector<float> SecureUpdateOf(const v1::TaskPlan& plan) {
+    base::SimRandom random(plan.seed());
+    std::vector<float> update(300);
+    for (float& x : update) x = static_cast<float>(random.Normal());
+    return update;
   }
   static std::string UpdateOf(const v1::TaskPlan& plan) {
     std::string bytes;

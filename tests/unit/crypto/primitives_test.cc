@@ -30,6 +30,38 @@ TEST(X25519Test, KnownAnswer) {
   EXPECT_EQ(Hex(b->Agree(a->public_key())->view()), shared);
 }
 
+// Many at once give what each gives alone, whatever their number; points that
+// are not reduced, and the base point, among them.
+TEST(X25519Test, AgreesWithManyAsWithEach) {
+  base::SystemRandom random;
+  const auto key = X25519Key::Generate(random);
+  std::vector<std::string> points;
+  std::vector<absl::string_view> views;
+  for (int i = 0; i < 45; ++i) {
+    std::string point(32, '\0');
+    random.Fill(absl::MakeSpan(reinterpret_cast<uint8_t*>(point.data()), 32));
+    if (i == 3) point = std::string(32, '\xff');
+    if (i == 4) point = "\x09" + std::string(31, '\0');
+    if (i == 5) point = "\xf0" + std::string(30, '\xff') + "\x7f";
+    points.push_back(std::move(point));
+  }
+  for (const std::string& point : points) views.push_back(point);
+  for (size_t count = 0; count <= points.size(); ++count) {
+    const auto all =
+        key->AgreeWithAll(absl::MakeConstSpan(views).subspan(0, count));
+    ASSERT_TRUE(all.ok()) << all.status();
+    ASSERT_EQ(all->size(), count);
+    for (size_t i = 0; i < count; ++i) {
+      EXPECT_EQ((*all)[i].view(), key->Agree(points[i])->view()) << i;
+    }
+  }
+  const std::string zero(32, '\0');
+  views[20] = zero;
+  EXPECT_EQ(key->AgreeWithAll(views).status().code(), kBad);
+  views[20] = "short";
+  EXPECT_EQ(key->AgreeWithAll(views).status().code(), kBad);
+}
+
 TEST(X25519Test, RefusesPointsOfLowOrder) {
   base::SystemRandom random;
   const auto key = X25519Key::Generate(random);

@@ -322,6 +322,41 @@ TEST(EngineSecureTest, AnUpdateInTheOpenIsRefused) {
   EXPECT_THAT(response.reason(), HasSubstr("in the open"));
 }
 
+TEST(EngineSecureTest, AnUpdateInTheOpenDoesNotTakeBackWhatWasMasked) {
+  FakeWorld world(SecureJob(1, 4, 3));
+  const std::vector<std::string> clients = ClientNames(4);
+  world.ArriveAll(clients);
+  const v1::TaskPlan plan = world.tasks().at("c100");
+  EachSpeaks(world, clients);
+  EachSpeaks(world, clients);
+  EachSpeaks(world, {"c100"});
+  EXPECT_EQ(
+      world.Post(UpdateReceived{"c100", plan.key(), TrainFor(plan, "c100")})
+          .verdict(),
+      v1::ReportResponse::REFUSED);
+  EachSpeaks(world, {"c101", "c102", "c103"});
+  EXPECT_EQ(Last(world).client_lost().client(), "c100");
+  ASSERT_TRUE(world.RunToEnd(clients));
+  EXPECT_EQ(world.engine().progress().rounds_lost, 0u);
+  EXPECT_THAT(
+      world.journal()[world.journal().size() - 2].round_committed().survivors(),
+      SizeIs(4));
+}
+
+TEST(EngineSecureTest, WhoIsRefusedAfterAdvertisingIsInNoSession) {
+  FakeWorld world(SecureJob(1, 4, 3));
+  const std::vector<std::string> clients = ClientNames(4);
+  world.ArriveAll(clients);
+  const v1::TaskPlan plan = world.tasks().at("c100");
+  EachSpeaks(world, {"c100", "c101", "c102"});
+  world.Post(UpdateReceived{"c100", plan.key(), TrainFor(plan, "c100")});
+  EXPECT_TRUE(Last(world).has_update_refused());
+  EachSpeaks(world, {"c103"});
+  EXPECT_THAT(Last(world).secure_phase_closed().clients(), SizeIs(3));
+  EXPECT_EQ(world.told().count("c100"), 0u);
+  ASSERT_TRUE(world.RunToEnd(clients));
+}
+
 TEST(EngineSecureTest, StoppingTellsEverybody) {
   FakeWorld world(SecureJob(2, 3, 3));
   world.ArriveAll(ClientNames(3));

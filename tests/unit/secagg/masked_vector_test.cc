@@ -66,7 +66,7 @@ TEST(MaskedVectorTest, EncodesWithoutGaps) {
   vector.Set(1, 0x123);
   vector.Set(2, 0xfff);
   EXPECT_EQ(absl::BytesToHexString(vector.Encode()),
-            "43484d31"          // CHM1
+            "43485631"          // CHV1
             "0c000000"          // 12 bits
             "0300000000000000"  // 3 elements
             "bc3a12ff0f");
@@ -121,6 +121,34 @@ TEST(MaskedVectorTest, RefusesOtherBytes) {
   EXPECT_TRUE(refused(bad));
   EXPECT_TRUE(refused(MaskedVector(13, 3).Encode()));
   EXPECT_TRUE(refused(MaskedVector(12, 4).Encode()));
+}
+
+// Several masks in one pass are the masks one by one.
+TEST(MaskedVectorTest, ManyMasksAtOnceAreTheSameOnesInTurn) {
+  for (const int bits : {20, 32, 33, 64}) {
+    for (const uint64_t length : {1, 7, 2047, 2048, 5003}) {
+      for (size_t count = 0; count <= 9; ++count) {
+        std::vector<std::string> keys;
+        std::vector<MaskedVector::Mask> masks;
+        for (size_t i = 0; i < count; ++i) {
+          keys.emplace_back(32, static_cast<char>('a' + i));
+        }
+        MaskedVector together(bits, length), in_turn(bits, length);
+        for (size_t i = 0; i < count; ++i) {
+          const auto sign = i % 3 == 1 ? MaskedVector::Sign::kSubtract
+                                       : MaskedVector::Sign::kAdd;
+          masks.push_back({keys[i], sign});
+          ASSERT_TRUE(in_turn.AddMask(keys[i], sign).ok());
+        }
+        ASSERT_TRUE(together.AddMasks(masks).ok());
+        EXPECT_EQ(together.Encode(), in_turn.Encode())
+            << bits << " bits, " << length << " elements, " << count;
+      }
+    }
+  }
+  MaskedVector vector(20, 5);
+  const MaskedVector::Mask bad{"short", MaskedVector::Sign::kAdd};
+  EXPECT_FALSE(vector.AddMasks({bad, bad, bad, bad}).ok());
 }
 
 }  // namespace
