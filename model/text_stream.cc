@@ -68,7 +68,7 @@ std::string TextStream::Release() {
     stopped_ = true;
     released = held_.substr(0, first);
     held_.clear();
-    return released;
+    return Utf8Lossy(released);
   }
   // The longest end that is the beginning of a stop string.
   size_t keep = 0;
@@ -81,7 +81,7 @@ std::string TextStream::Release() {
   }
   released = held_.substr(0, held_.size() - keep);
   held_.erase(0, held_.size() - keep);
-  return released;
+  return Utf8Lossy(released);
 }
 
 std::string TextStream::Finish() {
