@@ -107,6 +107,8 @@ absl::StatusOr<std::vector<int32_t>> Generate(const Decoder& decoder,
           }
           ids.push_back(Draw(row, options, random));
           next = absl::MakeConstSpan(ids).last(1);
+          const bool go_on = !options.on_token || options.on_token(ids.back());
+          if (!go_on) break;
           if (std::count(options.stop_ids.begin(), options.stop_ids.end(),
                          ids.back()) > 0) {
             break;

@@ -3,6 +3,7 @@
 #define CHOIR_MODEL_GENERATE_H_
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -20,6 +21,9 @@ struct GenerateOptions {
   uint64_t seed = 1;
   // Any of them ends the text; it is part of the result.
   std::vector<int32_t> stop_ids;
+  // If set, called with each new token (also one of stop_ids); false ends the
+  // text.
+  std::function<bool(int32_t id)> on_token;
 };
 
 // The prompt's ids and the continuation. Stops early at the model's

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -227,9 +228,19 @@ const char* TaskType(const config::AdapterOptions& options) {
   return options.num_labels == 0 ? kCausalTask : kClassifierTask;
 }
 
+// GPT-2's layers, which store [in, out]; PEFT wants to be told.
+bool AdaptsConv1D(const config::AdapterOptions& options) {
+  return std::any_of(options.target_modules.begin(),
+                     options.target_modules.end(), [](const std::string& name) {
+                       return absl::EndsWith(name, "c_attn") ||
+                              absl::EndsWith(name, "c_fc") ||
+                              absl::EndsWith(name, "c_proj");
+                     });
+}
+
 void WriteLora(const config::AdapterOptions& options, ordered_json& out) {
   out["bias"] = "none";
-  out["fan_in_fan_out"] = false;
+  out["fan_in_fan_out"] = AdaptsConv1D(options);
   out["inference_mode"] = true;
   out["init_lora_weights"] = true;
   out["layers_pattern"] = nullptr;
@@ -250,7 +261,7 @@ void WriteLora(const config::AdapterOptions& options, ordered_json& out) {
 
 void WriteIa3(const config::AdapterOptions& options, ordered_json& out) {
   out["exclude_modules"] = nullptr;
-  out["fan_in_fan_out"] = false;
+  out["fan_in_fan_out"] = AdaptsConv1D(options);
   out["feedforward_modules"] = options.feedforward_modules;
   out["inference_mode"] = true;
   out["init_ia3_weights"] = true;

@@ -73,6 +73,13 @@ const FamilyFacts* FindFamily(const json& document, ConfigReader& reader) {
   return nullptr;
 }
 
+// Other models rotate only a part of each head.
+void CheckWholeHeads(ConfigReader& reader) {
+  if (reader.Positive("partial_rotary_factor", 1.0) != 1.0) {
+    reader.Complain("partial_rotary_factor", "is not 1, the only one known");
+  }
+}
+
 void ReadRopeScaling(const json& object, const char* name,
                      const ModelConfig& config, ConfigReader& reader,
                      RopeScaling& scaling) {
@@ -103,15 +110,13 @@ void ReadRopeScaling(const json& object, const char* name,
   if (type != "default" && !rope.Has("factor")) {
     rope.Complain("factor", "is missing");
   }
-  // A part of each head: other models rotate so.
-  if (rope.Positive("partial_rotary_factor", 1.0) != 1.0) {
-    rope.Complain("partial_rotary_factor", "is not 1, the only one known");
-  }
+  CheckWholeHeads(rope);
   reader.Adopt(rope);
 }
 
 void ReadRope(const json& document, ConfigReader& reader, ModelConfig& config) {
   config.rope_theta = reader.Positive("rope_theta", config.rope_theta);
+  CheckWholeHeads(reader);
   // Newer files keep theta and scaling together in rope_parameters.
   if (reader.Has("rope_parameters")) {
     const json& parameters = document["rope_parameters"];

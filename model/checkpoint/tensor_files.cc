@@ -143,7 +143,9 @@ absl::StatusOr<TensorFiles> TensorFiles::Open(const std::string& directory,
     result.files_.push_back(
         std::make_shared<const SafetensorsFile>(std::move(file)));
   }
-  CHOIR_RETURN_IF_ERROR(CheckTensorTable(config, stored, directory));
+  CHOIR_RETURN_IF_ERROR(CheckTensorTable(
+      config, stored,
+      names.size() == 1 ? base::JoinPath(directory, names[0]) : directory));
   const std::string embedding = ModelTensorNames(config).embedding;
   if (where.count(embedding) == 0) {
     result.missing_prefix_ = std::string(NamePrefix(config));

@@ -141,8 +141,8 @@ at::Tensor AllLogits(absl::Span<const RouterLog::Layer> layers) {
 
 // How often each expert is among the likeliest, float32 [experts].
 at::Tensor Choices(const at::Tensor& probability, int64_t experts_per_token) {
-  const at::Tensor chosen =
-      std::get<1>(probability.detach().topk(experts_per_token, -1));
+  const int64_t k = std::min(experts_per_token, probability.size(1));
+  const at::Tensor chosen = std::get<1>(probability.detach().topk(k, -1));
   return at::bincount(chosen.reshape({-1}), {}, probability.size(1))
       .to(at::kFloat);
 }

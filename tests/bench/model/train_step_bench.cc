@@ -1,6 +1,8 @@
 // Tokens per second of one training step on one CPU thread, for a model of
 // about two million parameters: batch 16 of 128 tokens.
+#include <map>
 #include <memory>
+#include <string>
 
 #include "base/files.h"
 #include "benchmark/benchmark.h"
@@ -79,13 +81,16 @@ void BM_FullStep(benchmark::State& state) {
   const int64_t n = layout.num_elements();
   at::Tensor values = at::randn({n}, at::kFloat) * 0.02;
   at::Tensor gradient = at::zeros({n}, at::kFloat);
-  size_t next = 0;  // CollectWeights asks in the layout's order
+  std::map<std::string, int64_t> offsets;
+  for (size_t i = 0; i < layout.tensors().size(); ++i) {
+    offsets[layout.tensors()[i].name] = layout.offset(i);
+  }
   const Decoder decoder(
       config,
       CollectWeights(config,
                      [&](const codec::TensorSpec& spec)
                          -> absl::StatusOr<at::Tensor> {
-                       const int64_t offset = layout.offset(next++);
+                       const int64_t offset = offsets.at(spec.name);
                        const auto view = [&](const at::Tensor& flat) {
                          return flat.narrow(0, offset, spec.num_elements())
                              .view(spec.shape)
