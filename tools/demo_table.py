@@ -4,6 +4,8 @@
     demo_table.py topics FILE.jsonl    which topics a data file holds
     demo_table.py table <EVENTS        held-out loss per client before and after, and
                                        bytes moved, from the lines of choir-audit export
+    demo_table.py phases <ROUND        what the coordinator saw of a secure round, from
+                                       choir-audit show --round N --json
 """
 import collections
 import json
@@ -35,6 +37,9 @@ def table(lines):
             event = record["update_accepted"]
             up[event["client"]] += int(event["report"]["update"]["size"])
             down[event["client"]] += int(event["report"].get("bytes_downloaded", 0))
+        elif "secure_phase_closed" in record:
+            for client in record["secure_phase_closed"].get("clients", []):
+                up[client["client"]] += int(client.get("bytes", 0))
         elif "round_committed" in record:
             rounds += 1
     print(f"{rounds} rounds committed")
@@ -44,11 +49,31 @@ def table(lines):
               f"{up[client] / 1e6:>10.2f}{down[client] / 1e6:>10.2f}")
 
 
+def phases(text):
+    round_ = json.loads(text)["attempts"][-1]
+    secure = round_["secure"]
+    print(f"round {round_['round']}: {secure['length']} integers modulo 2^{secure['modulus_bits']}, "
+          f"sum of {len(round_['survivors'])} clients")
+    print(f"{'phase':<16}{'answers':>9}{'dropped':>9}{'kB in all':>12}   what it says of one client")
+    said = {
+        "advertise_keys": "public keys, signed",
+        "share_keys": "shares, encrypted for other clients",
+        "masked_input": "numbers that look random",
+        "confirm": "a signature over who is in the sum",
+        "unmask": "shares of masks, of which too few say anything",
+    }
+    for phase in round_["phases"]:
+        print(f"{phase['phase']:<16}{phase['answers']:>9}{len(phase['dropped']):>9}"
+              f"{phase['bytes'] / 1e3:>12.1f}   {said[phase['phase']]}")
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["topics"]:
         print(topics(sys.argv[2]))
     elif sys.argv[1:2] == ["table"]:
         table(sys.stdin)
+    elif sys.argv[1:2] == ["phases"]:
+        phases(sys.stdin.read())
     else:
         print(__doc__)
         sys.exit(2)

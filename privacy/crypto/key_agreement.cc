@@ -46,8 +46,8 @@ X25519Key::~X25519Key() = default;
 
 absl::StatusOr<X25519Key> X25519Key::Generate(base::SecureRandom& random) {
   std::string bytes(kX25519Bytes, '\0');
-  random.Fill(absl::MakeSpan(reinterpret_cast<uint8_t*>(bytes.data()),
-                             bytes.size()));
+  random.Fill(
+      absl::MakeSpan(reinterpret_cast<uint8_t*>(bytes.data()), bytes.size()));
   const SecretString secret(std::move(bytes));
   return FromPrivate(secret.view());
 }
@@ -70,8 +70,8 @@ absl::StatusOr<X25519Key> X25519Key::FromPrivate(absl::string_view bytes) {
 
 absl::StatusOr<SecretString> X25519Key::Agree(absl::string_view peer) const {
   CHOIR_RETURN_IF_ERROR(CheckSize("a peer's public key", peer));
-  const KeyPtr other(EVP_PKEY_new_raw_public_key(
-      EVP_PKEY_X25519, nullptr, Bytes(peer), peer.size()));
+  const KeyPtr other(EVP_PKEY_new_raw_public_key(EVP_PKEY_X25519, nullptr,
+                                                 Bytes(peer), peer.size()));
   if (other == nullptr) {
     return OpensslError("loading a peer's X25519 key");
   }
@@ -100,17 +100,15 @@ absl::StatusOr<std::vector<SecretString>> X25519Key::AgreeWithAll(
   secrets.reserve(peers.size());
   size_t next = 0;
 #ifdef CHOIR_X25519_LANES
-  static const bool lanes = __builtin_cpu_supports("avx512f") &&
-                            __builtin_cpu_supports("avx512ifma");
+  static const bool lanes =
+      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512ifma");
   // Fewer than half of the lanes are not worth it.
   while (lanes && next + kX25519Lanes / 2 < peers.size()) {
-    const size_t count =
-        std::min<size_t>(kX25519Lanes, peers.size() - next);
+    const size_t count = std::min<size_t>(kX25519Lanes, peers.size() - next);
     uint8_t points[kX25519Lanes][kX25519Bytes] = {};
     uint8_t out[kX25519Lanes][kX25519Bytes];
     for (size_t i = 0; i < count; ++i) {
-      CHOIR_RETURN_IF_ERROR(
-          CheckSize("a peer's public key", peers[next + i]));
+      CHOIR_RETURN_IF_ERROR(CheckSize("a peer's public key", peers[next + i]));
       std::memcpy(points[i], peers[next + i].data(), kX25519Bytes);
     }
     X25519EightPoints(Bytes(private_key_.view()), points, out);

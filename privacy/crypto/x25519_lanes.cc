@@ -79,8 +79,8 @@ inline Field Fold(const __m512i low[9], const __m512i high[9]) {
         _mm512_add_epi64(r.limb[i + 1], _mm512_srli_epi64(r.limb[i], 51));
     r.limb[i] = _mm512_and_si512(r.limb[i], mask);
   }
-  r.limb[0] = _mm512_add_epi64(r.limb[0],
-                               Times19(_mm512_srli_epi64(r.limb[4], 51)));
+  r.limb[0] =
+      _mm512_add_epi64(r.limb[0], Times19(_mm512_srli_epi64(r.limb[4], 51)));
   r.limb[4] = _mm512_and_si512(r.limb[4], mask);
   return r;
 }
@@ -215,7 +215,8 @@ void Store(const Field& a, uint8_t out[8][32]) {
     }
     h[4] &= kMask;
     const uint64_t words[4] = {h[0] | h[1] << 51, h[1] >> 13 | h[2] << 38,
-                               h[2] >> 26 | h[3] << 25, h[3] >> 39 | h[4] << 12};
+                               h[2] >> 26 | h[3] << 25,
+                               h[3] >> 39 | h[4] << 12};
     for (int i = 0; i < 32; ++i) {
       out[lane][i] = static_cast<uint8_t>(words[i / 8] >> (8 * (i % 8)));
     }

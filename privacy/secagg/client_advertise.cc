@@ -32,18 +32,17 @@ MaybeRefusal CheckAgainst(const v1::SecureSession& session,
                      input.length(), " of ", input.modulus_bits())};
   }
   if (session.model_digest() != expectations.model_digest) {
-    return Refusal{v1::SecureRefusal::OTHER_MODEL,
-                   absl::StrCat("the session is for model ",
-                                session.model_digest(),
-                                "; this client trained ",
-                                expectations.model_digest)};
+    return Refusal{
+        v1::SecureRefusal::OTHER_MODEL,
+        absl::StrCat("the session is for model ", session.model_digest(),
+                     "; this client trained ", expectations.model_digest)};
   }
   if (session.config_digest() != expectations.config_digest) {
-    return Refusal{v1::SecureRefusal::OTHER_CONFIG,
-                   absl::StrCat("the session is for settings ",
-                                session.config_digest(),
-                                "; this client trained with ",
-                                expectations.config_digest)};
+    return Refusal{
+        v1::SecureRefusal::OTHER_CONFIG,
+        absl::StrCat("the session is for settings ", session.config_digest(),
+                     "; this client trained with ",
+                     expectations.config_digest)};
   }
   if (expectations.require_confirmation &&
       session.assumptions().adversary() !=
@@ -60,9 +59,9 @@ Refusal FromHistory(const absl::Status& status, absl::string_view what) {
     return Refusal{v1::SecureRefusal::REPLAYED,
                    absl::StrCat(what, " was seen before")};
   }
-  return Refusal{v1::SecureRefusal::CLIENT_FAILED,
-                 absl::StrCat("cannot remember ", what, ": ",
-                              status.message())};
+  return Refusal{
+      v1::SecureRefusal::CLIENT_FAILED,
+      absl::StrCat("cannot remember ", what, ": ", status.message())};
 }
 
 Refusal Failed(const absl::Status& status) {
@@ -76,8 +75,8 @@ absl::StatusOr<OwnSecrets> MakeSecrets(base::SecureRandom& random) {
   CHOIR_ASSIGN_OR_RETURN(crypto::X25519Key share_key,
                          crypto::X25519Key::Generate(random));
   std::string seed(kSecretBytes, '\0');
-  random.Fill(absl::MakeSpan(reinterpret_cast<uint8_t*>(&seed[0]),
-                             seed.size()));
+  random.Fill(
+      absl::MakeSpan(reinterpret_cast<uint8_t*>(&seed[0]), seed.size()));
   return OwnSecrets{std::move(mask_key), std::move(share_key),
                     crypto::SecretString(std::move(seed))};
 }
@@ -128,9 +127,9 @@ OrRefusal<Step<Advertised, v1::AdvertiseKeys>> Advertised::Create(
   if (!signature.ok()) return Failed(signature.status());
   keys.set_signature(*std::move(signature));
 
-  auto facts = std::make_unique<ClientFacts>(ClientFacts{
-      std::move(session), std::move(expectations), environment, session_digest,
-      environment.signer.name(), entry});
+  auto facts = std::make_unique<ClientFacts>(
+      ClientFacts{std::move(session), std::move(expectations), environment,
+                  session_digest, environment.signer.name(), entry});
   return Step<Advertised, v1::AdvertiseKeys>{
       Advertised(std::move(facts), *std::move(secrets), std::move(input)),
       std::move(keys)};
@@ -143,8 +142,8 @@ OrRefusal<Step<Shared, v1::ShareKeys>> Advertised::OnRoster(
     return *std::move(refusal);
   }
   const std::string roster_digest = RosterDigest(roster);
-  facts_->context = ContextDigest(facts_->session_digest, roster_digest,
-                                  facts_->parameters);
+  facts_->context =
+      ContextDigest(facts_->session_digest, roster_digest, facts_->parameters);
   if (roster.context() != facts_->context) {
     return Refusal{v1::SecureRefusal::MALFORMED,
                    "the roster is not the one that the coordinator made"};
@@ -177,9 +176,9 @@ OrRefusal<Step<Shared, v1::ShareKeys>> Advertised::OnRoster(
 
 MaybeRefusal Advertised::CheckEntries(const v1::Roster& roster) const {
   const auto& entries = roster.entry_digests();
-  const int floor = std::max({facts_->expectations.min_clients, kMinCohort,
-                              static_cast<int>(facts_->session.assumptions()
-                                                   .min_clients())});
+  const int floor =
+      std::max({facts_->expectations.min_clients, kMinCohort,
+                static_cast<int>(facts_->session.assumptions().min_clients())});
   if (entries.size() < floor) {
     return Refusal{v1::SecureRefusal::ROSTER_TOO_SMALL,
                    absl::StrCat("the roster has ", entries.size(),
@@ -231,12 +230,11 @@ MaybeRefusal Advertised::CheckParameters(const v1::Roster& roster) {
   }
   if (static_cast<int64_t>(roster.degree()) != parameters->degree ||
       static_cast<int64_t>(roster.threshold()) != parameters->threshold) {
-    return Refusal{
-        v1::SecureRefusal::BAD_PARAMETERS,
-        absl::StrCat("degree ", roster.degree(), " and threshold ",
-                     roster.threshold(), " are not those of ", num_clients,
-                     " clients: ", parameters->degree, " and ",
-                     parameters->threshold)};
+    return Refusal{v1::SecureRefusal::BAD_PARAMETERS,
+                   absl::StrCat("degree ", roster.degree(), " and threshold ",
+                                roster.threshold(), " are not those of ",
+                                num_clients, " clients: ", parameters->degree,
+                                " and ", parameters->threshold)};
   }
   facts_->parameters = *parameters;
   return absl::nullopt;
@@ -268,16 +266,15 @@ MaybeRefusal Advertised::CheckNeighbours(const v1::Roster& roster,
     tokens.push_back(absl::StrCat("key ", peer.keys().share_public_key()));
   }
   if (seen.size() != expected.size()) {
-    return Refusal{v1::SecureRefusal::BAD_PARAMETERS,
-                   absl::StrCat("the roster names ", seen.size(),
-                                " neighbours; position ", facts_->position,
-                                " has ", expected.size())};
+    return Refusal{
+        v1::SecureRefusal::BAD_PARAMETERS,
+        absl::StrCat("the roster names ", seen.size(), " neighbours; position ",
+                     facts_->position, " has ", expected.size())};
   }
   absl::c_sort(facts_->neighbours, [](const Neighbour& a, const Neighbour& b) {
     return a.position < b.position;
   });
-  if (absl::Status status =
-          facts_->environment.history.RememberAll(tokens);
+  if (absl::Status status = facts_->environment.history.RememberAll(tokens);
       !status.ok()) {
     return FromHistory(status, "a neighbour's key");
   }
@@ -289,8 +286,8 @@ MaybeRefusal Advertised::CheckPeer(const v1::Roster& roster,
   const v1::AdvertiseKeys& keys = peer.keys();
   const auto bad = [&](absl::string_view why) {
     return Refusal{v1::SecureRefusal::BAD_PEER_KEY,
-                   absl::StrCat("client '", keys.client(), "' at ",
-                                peer.peer(), ": ", why)};
+                   absl::StrCat("client '", keys.client(), "' at ", peer.peer(),
+                                ": ", why)};
   };
   const std::string entry = EntryDigest(keys);
   if (entry != roster.entry_digests(static_cast<int>(peer.peer()))) {
@@ -346,9 +343,9 @@ absl::StatusOr<v1::ShareKeys> Advertised::MakeShares(
     CHOIR_ASSIGN_OR_RETURN(
         const crypto::SecretString agreed,
         secrets_.share_key->Agree(keys[peer]->share_public_key()));
-    CHOIR_ASSIGN_OR_RETURN(const crypto::SecretString seal_key,
-                           ShareKey(agreed.view(), facts_->context,
-                                    facts_->position, peer));
+    CHOIR_ASSIGN_OR_RETURN(
+        const crypto::SecretString seal_key,
+        ShareKey(agreed.view(), facts_->context, facts_->position, peer));
     CHOIR_ASSIGN_OR_RETURN(
         facts_->FindNeighbour(peer)->open_key,
         ShareKey(agreed.view(), facts_->context, peer, facts_->position));

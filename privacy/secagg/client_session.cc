@@ -83,8 +83,7 @@ class ClientSession::Impl {
       End();
       return absl::nullopt;
     }
-    const std::string digest =
-        base::Sha256Hex(message.SerializeAsString());
+    const std::string digest = base::Sha256Hex(message.SerializeAsString());
     if (!answered_.empty() && answered_.back() == digest) return last_;
     if (absl::c_linear_search(answered_, digest)) return absl::nullopt;
     last_ = Answer(message);
@@ -134,8 +133,7 @@ class ClientSession::Impl {
       return Enter(std::move(*state).OnUnmask(message.unmask()));
     }
     End();
-    if (message.message_case() ==
-        v1::SecureServerMessage::MESSAGE_NOT_SET) {
+    if (message.message_case() == v1::SecureServerMessage::MESSAGE_NOT_SET) {
       return Refuse({v1::SecureRefusal::MALFORMED, "an empty message"});
     }
     return Refuse({v1::SecureRefusal::OUT_OF_ORDER,

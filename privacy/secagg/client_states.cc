@@ -63,9 +63,8 @@ v1::UnmaskShares SharesFor(const ClientFacts& facts,
       shares.back().set_mask_key(std::string(neighbour.mask_key_share.view()));
     }
   }
-  absl::c_sort(shares, [](const auto& a, const auto& b) {
-    return a.peer() < b.peer();
-  });
+  absl::c_sort(
+      shares, [](const auto& a, const auto& b) { return a.peer() < b.peer(); });
   v1::UnmaskShares message;
   for (auto& share : shares) *message.add_shares() = std::move(share);
   return message;
@@ -83,8 +82,7 @@ OrRefusal<Step<Masked, MaskedUpload>> Shared::OnShares(
     return *std::move(refusal);
   }
   if (MaybeRefusal refusal = OpenShares(received)) return *std::move(refusal);
-  if (absl::Status status =
-          AddAllMasks(*facts_, secrets_, input_.get());
+  if (absl::Status status = AddAllMasks(*facts_, secrets_, input_.get());
       !status.ok()) {
     return Refusal{v1::SecureRefusal::BAD_PEER_KEY,
                    std::string(status.message())};
@@ -112,9 +110,9 @@ MaybeRefusal Shared::CheckSharers(const v1::ReceivedShares& received) {
   for (const v1::EncryptedShare& share : received.shares()) {
     Neighbour* neighbour = facts_->FindNeighbour(share.peer());
     if (neighbour == nullptr) {
-      return Refusal{v1::SecureRefusal::UNKNOWN_PEER,
-                     absl::StrCat("shares of ", share.peer(),
-                                  ", which is no neighbour")};
+      return Refusal{
+          v1::SecureRefusal::UNKNOWN_PEER,
+          absl::StrCat("shares of ", share.peer(), ", which is no neighbour")};
     }
     if (neighbour->shared) {
       return Refusal{v1::SecureRefusal::REPEATED_PEER,
@@ -163,10 +161,10 @@ MaybeRefusal Shared::OpenShares(const v1::ReceivedShares& received) {
                                 threshold, " are needed")};
   }
   if (opened < threshold) {
-    return Refusal{v1::SecureRefusal::BAD_SHARE,
-                   absl::StrCat("of the shares of ", shared, " clients only ",
-                                opened, " can be opened; ", threshold,
-                                " are needed")};
+    return Refusal{
+        v1::SecureRefusal::BAD_SHARE,
+        absl::StrCat("of the shares of ", shared, " clients only ", opened,
+                     " can be opened; ", threshold, " are needed")};
   }
   return absl::nullopt;
 }
@@ -207,11 +205,11 @@ MaybeRefusal Masked::CheckSurvivors(const v1::Survivors& survivors) const {
   const int floor = std::max(facts_->parameters.min_survivors,
                              facts_->expectations.min_clients);
   if (count < floor || holders < facts_->parameters.threshold) {
-    return Refusal{v1::SecureRefusal::TOO_FEW_ALIVE,
-                   absl::StrCat(count, " clients survive, ", holders,
-                                " of them share with this one; ", floor,
-                                " and ", facts_->parameters.threshold,
-                                " are needed")};
+    return Refusal{
+        v1::SecureRefusal::TOO_FEW_ALIVE,
+        absl::StrCat(count, " clients survive, ", holders,
+                     " of them share with this one; ", floor, " and ",
+                     facts_->parameters.threshold, " are needed")};
   }
   return absl::nullopt;
 }
@@ -255,8 +253,8 @@ OrRefusal<Step<Revealed, v1::UnmaskShares>> Masked::OnUnmask(
 
 MaybeRefusal Confirmed::CheckSignatures(
     const v1::UnmaskRequest& request) const {
-  const auto survivors = UnpackPositions(survivors_.survivors(),
-                                         facts_->parameters.num_clients);
+  const auto survivors =
+      UnpackPositions(survivors_.survivors(), facts_->parameters.num_clients);
   const std::string text = SurvivorsText(facts_->context, survivors_);
   const int threshold = facts_->parameters.threshold;
   std::vector<bool> seen(facts_->parameters.num_clients);
@@ -296,8 +294,8 @@ OrRefusal<Step<Revealed, v1::UnmaskShares>> Confirmed::OnUnmask(
   if (MaybeRefusal refusal = CheckSignatures(request)) {
     return *std::move(refusal);
   }
-  const auto survivors = UnpackPositions(survivors_.survivors(),
-                                         facts_->parameters.num_clients);
+  const auto survivors =
+      UnpackPositions(survivors_.survivors(), facts_->parameters.num_clients);
   return Step<Revealed, v1::UnmaskShares>{
       Revealed(), SharesFor(*facts_, own_share_, *survivors)};
 }

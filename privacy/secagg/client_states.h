@@ -7,7 +7,8 @@
 //   Shared      waits for peers' shares       -> Masked,    MaskedInput
 //   Masked      waits for the survivors       -> Confirmed, SurvivorsSignature
 //   Confirmed   waits for the unmask request  -> Revealed,  UnmaskShares
-//   (Masked goes to Revealed at once if nothing is confirmed: curious adversary)
+//   (Masked goes to Revealed at once if nothing is confirmed: curious
+//   adversary)
 //
 // ClientSession (client_session.h) drives them. Threads: one at a time.
 #ifndef CHOIR_PRIVACY_SECAGG_CLIENT_STATES_H_

@@ -101,16 +101,16 @@ std::vector<int> Graph::NeighboursOf(int position) const {
 bool Graph::AreNeighbours(int a, int b) const {
   if (a == b) return false;
   if (complete()) return true;
-  const int apart = std::abs(static_cast<int>(place_[a]) -
-                             static_cast<int>(place_[b]));
+  const int apart =
+      std::abs(static_cast<int>(place_[a]) - static_cast<int>(place_[b]));
   return std::min(apart, num_clients_ - apart) <= degree_ / 2;
 }
 
 std::vector<int> Graph::HoldersOf(int position) const {
   std::vector<int> holders = NeighboursOf(position);
   if (complete()) {
-    holders.insert(
-        std::lower_bound(holders.begin(), holders.end(), position), position);
+    holders.insert(std::lower_bound(holders.begin(), holders.end(), position),
+                   position);
   }
   return holders;
 }

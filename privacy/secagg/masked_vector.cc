@@ -120,14 +120,15 @@ void Apply(crypto::AesCtrStream& stream, bool add, std::vector<T>& words) {
   __asm__ __volatile__("" : : "r"(buffer) : "memory");
 }
 
-// Masks that are added in one pass. Their buffers, words and OpenSSL's zeros fit
-// into the first-level cache together.
+// Masks that are added in one pass. Their buffers, words and OpenSSL's zeros
+// fit into the first-level cache together.
 constexpr size_t kTogether = 4;
 
-// words[i] += sum over the masks of +-mask[i]; `negate` is all ones to subtract.
+// words[i] += sum over the masks of +-mask[i]; `negate` is all ones to
+// subtract.
 template <typename T>
-void CombineFour(T* words, const uint8_t (*mask)[kBufferBytes],
-                 const T* negate, size_t begin, size_t n) {
+void CombineFour(T* words, const uint8_t (*mask)[kBufferBytes], const T* negate,
+                 size_t begin, size_t n) {
   for (size_t i = begin; i < n; ++i) {
     T sum = words[i];
     for (size_t k = 0; k < kTogether; ++k) {
@@ -170,23 +171,37 @@ __attribute__((target("avx2"))) size_t CombineFourWithAvx2(
 }
 #endif
 
+// All streams for a piece of the words, then for the next piece: words come
+// from memory once, however many masks there are.
 template <typename T>
-void ApplyFour(std::vector<crypto::AesCtrStream>& streams, const T* negate,
-               std::vector<T>& words) {
+void ApplyAll(std::vector<crypto::AesCtrStream>& streams,
+              const std::vector<bool>& subtract, std::vector<T>& words) {
   alignas(64) uint8_t buffers[kTogether][kBufferBytes];
   constexpr size_t kWords = kBufferBytes / sizeof(T);
   for (size_t done = 0; done < words.size(); done += kWords) {
     const size_t n = std::min(kWords, words.size() - done);
-    for (size_t k = 0; k < kTogether; ++k) {
-      streams[k].Next(absl::MakeSpan(buffers[k], n * sizeof(T)));
-    }
-    size_t begin = 0;
+    T* const piece = words.data() + done;
+    size_t next = 0;
+    for (; next + kTogether <= streams.size(); next += kTogether) {
+      T negate[kTogether];
+      for (size_t k = 0; k < kTogether; ++k) {
+        streams[next + k].Next(absl::MakeSpan(buffers[k], n * sizeof(T)));
+        negate[k] = subtract[next + k] ? static_cast<T>(~T{0}) : 0;
+      }
+      size_t begin = 0;
 #if defined(__x86_64__)
-    if (HasAvx2()) {
-      begin = CombineFourWithAvx2(words.data() + done, buffers, negate, n);
-    }
+      if (HasAvx2()) begin = CombineFourWithAvx2(piece, buffers, negate, n);
 #endif
-    CombineFour(words.data() + done, buffers, negate, begin, n);
+      CombineFour(piece, buffers, negate, begin, n);
+    }
+    for (; next < streams.size(); ++next) {
+      streams[next].Next(absl::MakeSpan(buffers[0], n * sizeof(T)));
+      if (subtract[next]) {
+        Combine<T, false>(piece, buffers[0], n);
+      } else {
+        Combine<T, true>(piece, buffers[0], n);
+      }
+    }
   }
   std::memset(buffers, 0, sizeof(buffers));
   __asm__ __volatile__("" : : "r"(buffers) : "memory");
@@ -236,9 +251,9 @@ absl::StatusOr<absl::string_view> CheckEncoding(absl::string_view bytes,
   *bits = static_cast<int>(modulus_bits);
   const absl::string_view packed = bytes.substr(kMaskedVectorHeaderBytes);
   if (*length > packed.size() || PackedBytes(*bits, *length) != packed.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a masked vector of ", *length, " elements of ", *bits, " bits in ",
-        packed.size(), " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a masked vector of ", *length, " elements of ", *bits,
+                     " bits in ", packed.size(), " bytes"));
   }
   const int used = static_cast<int>(*length % 8 * modulus_bits % 8);
   if (used != 0 && static_cast<uint8_t>(packed.back()) >> used != 0) {
@@ -297,32 +312,31 @@ absl::Status MaskedVector::AddMask(absl::string_view key, Sign sign) {
 }
 
 absl::Status MaskedVector::AddMasks(absl::Span<const Mask> masks) {
-  for (; masks.size() >= kTogether; masks.remove_prefix(kTogether)) {
+  // Ciphers at work at the same time: about 100 KB of them.
+  constexpr size_t kMostStreams = 128;
+  while (!masks.empty()) {
+    const size_t count = std::min(kMostStreams, masks.size());
     std::vector<crypto::AesCtrStream> streams;
-    uint32_t negate32[kTogether];
-    uint64_t negate64[kTogether];
-    for (size_t k = 0; k < kTogether; ++k) {
+    std::vector<bool> subtract;
+    streams.reserve(count);
+    for (const Mask& mask : masks.subspan(0, count)) {
       CHOIR_ASSIGN_OR_RETURN(crypto::AesCtrStream stream,
-                             crypto::AesCtrStream::Create(masks[k].key));
+                             crypto::AesCtrStream::Create(mask.key));
       streams.push_back(std::move(stream));
-      negate64[k] = masks[k].sign == Sign::kSubtract ? ~uint64_t{0} : 0;
-      negate32[k] = static_cast<uint32_t>(negate64[k]);
+      subtract.push_back(mask.sign == Sign::kSubtract);
     }
     if (modulus_bits_ <= 32) {
-      ApplyFour(streams, negate32, words32_);
+      ApplyAll(streams, subtract, words32_);
     } else {
-      ApplyFour(streams, negate64, words64_);
+      ApplyAll(streams, subtract, words64_);
     }
-  }
-  for (const Mask& mask : masks) {
-    CHOIR_RETURN_IF_ERROR(AddMask(mask.key, mask.sign));
+    masks.remove_prefix(count);
   }
   return absl::OkStatus();
 }
 
 void MaskedVector::Add(const MaskedVector& other) {
-  CHOIR_CHECK(modulus_bits_ == other.modulus_bits_ &&
-              length_ == other.length_);
+  CHOIR_CHECK(modulus_bits_ == other.modulus_bits_ && length_ == other.length_);
   for (uint64_t i = 0; i < words32_.size(); ++i) {
     words32_[i] += other.words32_[i];
   }
@@ -337,12 +351,17 @@ absl::Status MaskedVector::AddEncoded(absl::string_view bytes) {
   CHOIR_ASSIGN_OR_RETURN(const absl::string_view packed,
                          CheckEncoding(bytes, &bits, &length));
   if (bits != modulus_bits_ || length != length_) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a masked vector of ", length, " elements of ", bits,
-        " bits where one of ", length_, " elements of ", modulus_bits_,
-        " bits is needed"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a masked vector of ", length, " elements of ", bits,
+                     " bits where one of ", length_, " elements of ",
+                     modulus_bits_, " bits is needed"));
   }
-  if (modulus_bits_ <= 32) {
+  const uint8_t* const words = reinterpret_cast<const uint8_t*>(packed.data());
+  if (modulus_bits_ == 32) {
+    Combine<uint32_t, true>(words32_.data(), words, length);
+  } else if (modulus_bits_ == 64) {
+    Combine<uint64_t, true>(words64_.data(), words, length);
+  } else if (modulus_bits_ < 32) {
     Unpack(packed, bits, length, [this](uint64_t i, uint64_t value) {
       words32_[i] += static_cast<uint32_t>(value);
     });
@@ -360,6 +379,14 @@ std::string MaskedVector::Encode() const {
   std::memcpy(out.data() + 4, &bits, 4);
   std::memcpy(out.data() + 8, &length_, 8);
   char* at = out.data() + kMaskedVectorHeaderBytes;
+  if (length_ > 0 && (modulus_bits_ == 32 || modulus_bits_ == 64)) {
+    // Words are elements.
+    std::memcpy(at,
+                modulus_bits_ == 32 ? static_cast<const void*>(words32_.data())
+                                    : words64_.data(),
+                out.size() - kMaskedVectorHeaderBytes);
+    return out;
+  }
   char* const end = out.data() + out.size();
   unsigned __int128 waiting = 0;
   int filled = 0;

@@ -47,7 +47,9 @@ class MaskedVector {
   // vector only. Cost: the cipher's, nothing is stored.
   enum class Sign { kAdd, kSubtract };
   absl::Status AddMask(absl::string_view key, Sign sign);
-  // Likewise for many, several of them in one pass over the words.
+  // Likewise for many, in one pass over the words; faster than one by one.
+  // INVALID_ARGUMENT for a key that has not 32 bytes; the vector is then
+  // worthless.
   struct Mask {
     absl::string_view key;
     Sign sign = Sign::kAdd;

@@ -41,9 +41,8 @@ absl::Status CheckAdvertisement(const v1::SecureSession& session,
                                 const v1::AdvertiseKeys& keys,
                                 const PeerVerifier& verifier) {
   if (keys.client() != client) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("client '", client, "' advertises keys of '",
-                     keys.client(), "'"));
+    return absl::PermissionDeniedError(absl::StrCat(
+        "client '", client, "' advertises keys of '", keys.client(), "'"));
   }
   if (keys.mask_public_key().size() != crypto::kX25519Bytes ||
       keys.share_public_key().size() != crypto::kX25519Bytes ||
@@ -58,9 +57,8 @@ absl::Status CheckAdvertisement(const v1::SecureSession& session,
   if (!crypto::SignatureIsValid(
           key, AdvertiseText(SessionDigest(session), EntryDigest(keys)),
           keys.signature())) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("client '", client,
-                     "' did not sign these keys for this session"));
+    return absl::PermissionDeniedError(absl::StrCat(
+        "client '", client, "' did not sign these keys for this session"));
   }
   return absl::OkStatus();
 }
@@ -135,8 +133,8 @@ class ServerSession::Impl {
         static_cast<size_t>(state_->answer()) != kind ||
         !state_->expected(position)) {
       return absl::FailedPreconditionError(
-          absl::StrCat("nothing of this kind is expected from client '",
-                       client, "' in phase ", PhaseName(phase())));
+          absl::StrCat("nothing of this kind is expected from client '", client,
+                       "' in phase ", PhaseName(phase())));
     }
     CHOIR_RETURN_IF_ERROR(state_->Receive(position, message, payload));
     state_->SetAnswered(position);
@@ -151,8 +149,7 @@ class ServerSession::Impl {
     for (size_t i = 0; i < facts_.keys.size(); ++i) {
       const int position = static_cast<int>(i);
       if (!state_->expected(position) ||
-          state_->answered(position) != answered ||
-          (!answered && gone_[i])) {
+          state_->answered(position) != answered || (!answered && gone_[i])) {
         continue;
       }
       names.push_back(facts_.name(position));
@@ -179,10 +176,9 @@ class ServerSession::Impl {
 
   absl::StatusOr<MaskedVector> Sum(base::ThreadPool* pool) {
     if (phase() != Phase::kDone || summed_) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(summed_ ? "the sum was taken already"
-                               : "there is no sum in phase ",
-                       summed_ ? "" : PhaseName(phase())));
+      return absl::FailedPreconditionError(absl::StrCat(
+          summed_ ? "the sum was taken already" : "there is no sum in phase ",
+          summed_ ? "" : PhaseName(phase())));
     }
     summed_ = true;
     Harvest& harvest = *state_->harvest();

@@ -27,7 +27,14 @@
 
 namespace choir::secagg {
 
-enum class Phase { kShareKeys, kMaskedInput, kConfirm, kUnmask, kDone, kFailed };
+enum class Phase {
+  kShareKeys,
+  kMaskedInput,
+  kConfirm,
+  kUnmask,
+  kDone,
+  kFailed
+};
 absl::string_view PhaseName(Phase phase);  // "share_keys", ...
 
 // INVALID_ARGUMENT or PERMISSION_DENIED saying what is wrong with a client's

@@ -32,10 +32,9 @@ absl::Status ServerState::CheckLeft(const std::vector<bool>& sharers,
   const Parameters& parameters = facts_.parameters;
   const int64_t count = absl::c_count(left, true);
   if (count < parameters.min_survivors) {
-    return absl::AbortedError(
-        absl::StrCat("only ", count, " of ", parameters.num_clients,
-                     " clients ", did_what, "; ", parameters.min_survivors,
-                     " are needed"));
+    return absl::AbortedError(absl::StrCat(
+        "only ", count, " of ", parameters.num_clients, " clients ", did_what,
+        "; ", parameters.min_survivors, " are needed"));
   }
   for (size_t i = 0; i < sharers.size(); ++i) {
     if (!sharers[i]) continue;
@@ -79,16 +78,14 @@ absl::Status Sharing::Receive(int position,
   const auto& shares = message.share().shares();
   const std::vector<int> neighbours = facts_.graph.NeighboursOf(position);
   if (shares.size() != static_cast<int>(neighbours.size())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(shares.size(), " shares for ", neighbours.size(),
-                     " neighbours"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        shares.size(), " shares for ", neighbours.size(), " neighbours"));
   }
   for (int i = 0; i < shares.size(); ++i) {
     if (static_cast<int64_t>(shares[i].peer()) != neighbours[i]) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("share ", i, " is for ", shares[i].peer(),
-                       "; neighbours stand in order, and this is ",
-                       neighbours[i]));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "share ", i, " is for ", shares[i].peer(),
+          "; neighbours stand in order, and this is ", neighbours[i]));
     }
     if (shares[i].sealed().size() != kSealedBytes) {
       return absl::InvalidArgumentError(
@@ -176,8 +173,7 @@ absl::Status Confirming::Receive(int position,
   CHOIR_ASSIGN_OR_RETURN(
       const std::string key,
       facts_.verifier.PublicKeyOf(keys.client(), keys.certificate()));
-  if (!crypto::SignatureIsValid(key,
-                                SurvivorsText(facts_.context, survivors_),
+  if (!crypto::SignatureIsValid(key, SurvivorsText(facts_.context, survivors_),
                                 message.confirm().signature())) {
     return absl::InvalidArgumentError(
         "the signature is not one of these survivors");
@@ -239,9 +235,9 @@ absl::Status Unmasking::CheckShares(int holder,
   for (const v1::UnmaskShares::Share& share : shares.shares()) {
     const int64_t peer = share.peer();
     if (peer <= last || peer >= facts_.parameters.num_clients) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "a share of ", peer, " after one of ", last, " of ",
-          facts_.parameters.num_clients));
+      return absl::InvalidArgumentError(
+          absl::StrCat("a share of ", peer, " after one of ", last, " of ",
+                       facts_.parameters.num_clients));
     }
     last = peer;
     const int target = static_cast<int>(peer);
@@ -282,10 +278,10 @@ absl::StatusOr<std::unique_ptr<ServerState>> Unmasking::Close() {
     if (!harvest_.sharers[i]) continue;
     const size_t shares = harvest_.collected[i].points.size();
     if (shares < static_cast<size_t>(facts_.parameters.threshold)) {
-      return absl::AbortedError(absl::StrCat(
-          "only ", shares, " shares of client '",
-          facts_.name(static_cast<int>(i)), "' came back; ",
-          facts_.parameters.threshold, " are needed"));
+      return absl::AbortedError(
+          absl::StrCat("only ", shares, " shares of client '",
+                       facts_.name(static_cast<int>(i)), "' came back; ",
+                       facts_.parameters.threshold, " are needed"));
     }
   }
   return std::make_unique<Summing>(facts_, std::move(harvest_));

@@ -133,11 +133,9 @@ class Unmasker {
         "; it shared wrongly, or several of its peers sent wrong shares"));
   }
 
-  absl::Status RemoveSelfMask(int position,
-                              const crypto::SecretString& seed) {
-    CHOIR_ASSIGN_OR_RETURN(
-        crypto::SecretString key,
-        SelfMaskKey(seed.view(), facts_.context, position));
+  absl::Status RemoveSelfMask(int position, const crypto::SecretString& seed) {
+    CHOIR_ASSIGN_OR_RETURN(crypto::SecretString key,
+                           SelfMaskKey(seed.view(), facts_.context, position));
     waiting_.emplace_back(std::move(key), MaskedVector::Sign::kSubtract);
     return waiting_.size() < kAtOnce ? absl::OkStatus() : Flush();
   }
@@ -157,13 +155,12 @@ class Unmasker {
     CHOIR_ASSIGN_OR_RETURN(const std::vector<crypto::SecretString> agreed,
                            own.AgreeWithAll(public_keys));
     for (size_t i = 0; i < peers.size(); ++i) {
-      CHOIR_ASSIGN_OR_RETURN(crypto::SecretString key,
-                             PairMaskKey(agreed[i].view(), facts_.context,
-                                         position, peers[i]));
-      waiting_.emplace_back(std::move(key),
-                            position < peers[i]
-                                ? MaskedVector::Sign::kSubtract
-                                : MaskedVector::Sign::kAdd);
+      CHOIR_ASSIGN_OR_RETURN(
+          crypto::SecretString key,
+          PairMaskKey(agreed[i].view(), facts_.context, position, peers[i]));
+      waiting_.emplace_back(std::move(key), position < peers[i]
+                                                ? MaskedVector::Sign::kSubtract
+                                                : MaskedVector::Sign::kAdd);
     }
     return waiting_.size() < kAtOnce ? absl::OkStatus() : Flush();
   }
@@ -185,8 +182,8 @@ absl::Status RemoveMasks(const ServerFacts& facts, Harvest& harvest,
   const int workers = pool == nullptr ? 1 : pool->num_threads();
   // The first worker adds into the sum itself.
   std::vector<MaskedVector> parts(
-      workers - 1, MaskedVector(harvest.sum.modulus_bits(),
-                                harvest.sum.length()));
+      workers - 1,
+      MaskedVector(harvest.sum.modulus_bits(), harvest.sum.length()));
   // Those with most work first: who dropped out.
   std::vector<int> order(num_clients);
   for (int i = 0; i < num_clients; ++i) order[i] = i;

@@ -60,10 +60,10 @@ FieldElement MultiplyByPoint(FieldElement a, uint32_t point) {
 // Products of the processor's instruction, which takes constant time.
 __attribute__((target("pclmul,sse4.1"))) FieldElement MultiplyWithClmul(
     FieldElement a, FieldElement b) {
-  const __m128i x = _mm_set_epi64x(static_cast<int64_t>(a.high),
-                                   static_cast<int64_t>(a.low));
-  const __m128i y = _mm_set_epi64x(static_cast<int64_t>(b.high),
-                                   static_cast<int64_t>(b.low));
+  const __m128i x =
+      _mm_set_epi64x(static_cast<int64_t>(a.high), static_cast<int64_t>(a.low));
+  const __m128i y =
+      _mm_set_epi64x(static_cast<int64_t>(b.high), static_cast<int64_t>(b.low));
   const __m128i reduction = _mm_set_epi64x(0, kReduction);
   const __m128i middle = _mm_xor_si128(_mm_clmulepi64_si128(x, y, 0x01),
                                        _mm_clmulepi64_si128(x, y, 0x10));
@@ -79,6 +79,30 @@ __attribute__((target("pclmul,sse4.1"))) FieldElement MultiplyWithClmul(
   const __m128i out = _mm_xor_si128(once, lower);
   return {static_cast<uint64_t>(_mm_cvtsi128_si64(out)),
           static_cast<uint64_t>(_mm_extract_epi64(out, 1))};
+}
+
+// Product of x_i and all x_j - x_i: small factors are multiplied without
+// reduction, `together` of them in 64 bits, before the long multiplication.
+__attribute__((target("pclmul,sse4.1"))) FieldElement DenominatorWithClmul(
+    absl::Span<const uint32_t> points, size_t i, int together) {
+  FieldElement product{1, 0};
+  __m128i few = _mm_cvtsi64_si128(points[i]);
+  int count = 1;
+  for (size_t j = 0; j < points.size(); ++j) {
+    if (j == i) continue;
+    const __m128i factor = _mm_cvtsi64_si128(points[i] ^ points[j]);
+    if (count < together) {
+      few = _mm_clmulepi64_si128(few, factor, 0x00);
+      ++count;
+      continue;
+    }
+    product = MultiplyWithClmul(
+        product, {static_cast<uint64_t>(_mm_cvtsi128_si64(few)), 0});
+    few = factor;
+    count = 1;
+  }
+  return MultiplyWithClmul(product,
+                           {static_cast<uint64_t>(_mm_cvtsi128_si64(few)), 0});
 }
 
 bool HasClmul() {
@@ -137,9 +161,9 @@ absl::StatusOr<std::vector<crypto::SecretString>> SplitSecret(
     absl::string_view secret, absl::Span<const uint32_t> points, int threshold,
     base::SecureRandom& random) {
   if (secret.size() != kSecretBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a secret of ", secret.size(), " bytes; shared ones have ",
-        kSecretBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a secret of ", secret.size(), " bytes; shared ones have ",
+                     kSecretBytes));
   }
   if (threshold < 1 || static_cast<size_t>(threshold) > points.size()) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -149,9 +173,9 @@ absl::StatusOr<std::vector<crypto::SecretString>> SplitSecret(
   // The secret, then threshold - 1 random coefficients, 32 bytes each.
   std::string plain(kSecretBytes * threshold, '\0');
   std::memcpy(plain.data(), secret.data(), kSecretBytes);
-  random.Fill(absl::MakeSpan(
-      reinterpret_cast<uint8_t*>(plain.data()) + kSecretBytes,
-      plain.size() - kSecretBytes));
+  random.Fill(
+      absl::MakeSpan(reinterpret_cast<uint8_t*>(plain.data()) + kSecretBytes,
+                     plain.size() - kSecretBytes));
   const crypto::SecretString coefficients(std::move(plain));
   std::vector<crypto::SecretString> shares;
   shares.reserve(points.size());
@@ -173,6 +197,22 @@ absl::StatusOr<std::vector<crypto::SecretString>> SplitSecret(
   return shares;
 }
 
+namespace {
+
+FieldElement Denominator(absl::Span<const uint32_t> points, size_t i,
+                         int together) {
+#if defined(__x86_64__)
+  if (HasClmul()) return DenominatorWithClmul(points, i, together);
+#endif
+  FieldElement product{points[i], 0};
+  for (size_t j = 0; j < points.size(); ++j) {
+    if (j != i) product = MultiplyByPoint(product, points[i] ^ points[j]);
+  }
+  return product;
+}
+
+}  // namespace
+
 absl::StatusOr<SecretCombiner> SecretCombiner::Create(
     absl::Span<const uint32_t> points) {
   CHOIR_RETURN_IF_ERROR(CheckPoints(points));
@@ -181,17 +221,12 @@ absl::StatusOr<SecretCombiner> SecretCombiner::Create(
   // product of all x_j over x_i * product of (x_j - x_i).
   FieldElement all{1, 0};
   std::vector<FieldElement> below(n);
+  uint32_t bits = 0;
+  for (const uint32_t point : points) bits |= point;
+  const int together = 64 / (32 - __builtin_clz(bits));
   for (size_t i = 0; i < n; ++i) {
     all = MultiplyByPoint(all, points[i]);
-    below[i] = {points[i], 0};
-  }
-  // Neighbouring products do not wait for each other in this order.
-  for (size_t j = 0; j < n; ++j) {
-    for (size_t i = 0; i < n; ++i) {
-      if (i != j) {
-        below[i] = FieldMultiply(below[i], {points[i] ^ points[j], 0});
-      }
-    }
+    below[i] = Denominator(points, i, together);
   }
   // All inverses from one: prefix[i] is the product of below[0..i).
   std::vector<FieldElement> prefix(n + 1);
@@ -214,20 +249,18 @@ absl::StatusOr<SecretCombiner> SecretCombiner::Create(
 absl::StatusOr<crypto::SecretString> SecretCombiner::Combine(
     absl::Span<const absl::string_view> shares) const {
   if (shares.size() != points_.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        shares.size(), " shares for ", points_.size(), " points"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(shares.size(), " shares for ", points_.size(), " points"));
   }
   FieldElement value[2];
   for (size_t i = 0; i < shares.size(); ++i) {
     if (shares[i].size() != kSecretBytes) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "a share of ", shares[i].size(), " bytes; they have ",
-          kSecretBytes));
+          "a share of ", shares[i].size(), " bytes; they have ", kSecretBytes));
     }
     for (size_t half = 0; half < 2; ++half) {
-      value[half] =
-          Plus(value[half],
-               FieldMultiply(coefficients_[i], Load(shares[i], half)));
+      value[half] = Plus(
+          value[half], FieldMultiply(coefficients_[i], Load(shares[i], half)));
     }
   }
   std::string secret(kSecretBytes, '\0');

@@ -41,7 +41,8 @@ class Hasher {
  private:
   void Raw(uint64_t number) {
     uint8_t bytes[8];
-    for (int i = 0; i < 8; ++i) bytes[i] = static_cast<uint8_t>(number >> (8 * i));
+    for (int i = 0; i < 8; ++i)
+      bytes[i] = static_cast<uint8_t>(number >> (8 * i));
     sha_.Update(absl::MakeConstSpan(bytes));
   }
 
@@ -79,10 +80,9 @@ absl::Status CheckSession(const v1::SecureSession& session) {
   }
   if (session.modulus_bits() < kMinModulusBits ||
       session.modulus_bits() > kMaxModulusBits) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("modulus_bits is ", session.modulus_bits(),
-                     "; it must be ", kMinModulusBits, " to ",
-                     kMaxModulusBits));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "modulus_bits is ", session.modulus_bits(), "; it must be ",
+        kMinModulusBits, " to ", kMaxModulusBits));
   }
   if (session.length() == 0) {
     return absl::InvalidArgumentError("the vector's length is 0");

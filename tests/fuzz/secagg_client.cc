@@ -1,6 +1,6 @@
 // Any message of the coordinator, in any state of a client: an answer or a
-// refusal; a refusal ends the session, and secrets go out only for the survivors
-// that were confirmed.
+// refusal; a refusal ends the session, and secrets go out only for the
+// survivors that were confirmed.
 #include <cstddef>
 #include <cstdint>
 

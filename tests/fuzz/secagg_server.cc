@@ -19,8 +19,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (phase == round.phases.size()) {
     choir::v1::AdvertiseKeys keys;
     if (!Edit(alone, std::move(edits), round.keys[0], &keys)) return 0;
-    if (CheckAdvertisement(world.session, world.name(0), keys,
-                           world.verifier())
+    if (CheckAdvertisement(world.session, world.name(0), keys, world.verifier())
             .ok()) {
       CHOIR_CHECK(keys.mask_public_key() == round.keys[0].mask_public_key());
     }
@@ -39,8 +38,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
                    &message)) {
     return 0;
   }
-  auto server = ServerSession::Create(world.session, 0, round.keys,
-                                      world.verifier());
+  auto server =
+      ServerSession::Create(world.session, 0, round.keys, world.verifier());
   CHOIR_CHECK(server.ok());
   for (size_t i = 0; i < round.phases.size(); ++i) {
     const RecordedRound::Phase& now = round.phases[i];

@@ -52,8 +52,7 @@ inline RecordedRound RecordRound() {
 // `message` with some of its bytes changed as `edits` say (two bytes of place,
 // one of exclusive or), or made of `edits` alone.
 template <typename Message>
-bool Edit(bool alone, std::string edits, const Message& message,
-          Message* out) {
+bool Edit(bool alone, std::string edits, const Message& message, Message* out) {
   if (alone) return out->ParseFromString(edits);
   std::string bytes = message.SerializeAsString();
   for (size_t i = 0; i + 3 <= edits.size() && !bytes.empty(); i += 3) {

@@ -182,9 +182,8 @@ Federation Advertise(World& world) {
                     .ok());
     federation.keys.push_back(step.message.advertise());
   }
-  auto server =
-      ServerSession::Create(world.session, 0, federation.keys,
-                            world.verifier());
+  auto server = ServerSession::Create(world.session, 0, federation.keys,
+                                      world.verifier());
   if (server.ok()) federation.server = *std::move(server);
   return federation;
 }
@@ -197,8 +196,8 @@ absl::Status AnswerPhase(const World& world, Federation& federation,
   if (server.phase() == Phase::kConfirm) last = Fate::kNoConfirm;
   if (server.phase() == Phase::kUnmask) last = Fate::kNoUnmask;
   for (int i = 0; i < world.size(); ++i) {
-    const Fate fate = i < static_cast<int>(fates.size()) ? fates[i]
-                                                         : Fate::kStays;
+    const Fate fate =
+        i < static_cast<int>(fates.size()) ? fates[i] : Fate::kStays;
     if (fate != Fate::kStays && fate <= last) continue;
     const auto message = server.MessageFor(world.name(i));
     if (!message) continue;

@@ -38,8 +38,7 @@ class TestAuthority final : public PeerVerifier {
  public:
   // `padding`: bytes that make its certificates as long as real ones.
   explicit TestAuthority(uint64_t seed, size_t padding = 0);
-  std::string Issue(absl::string_view name,
-                    absl::string_view public_key) const;
+  std::string Issue(absl::string_view name, absl::string_view public_key) const;
   absl::StatusOr<std::string> PublicKeyOf(
       absl::string_view name, absl::string_view certificate) const override;
 

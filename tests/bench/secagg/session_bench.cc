@@ -6,8 +6,10 @@
 //   rounds   n = 100 and 1,000 end to end: time of each phase, bytes per client
 //            beside the formula of docs/secure_aggregation.md
 //
-// With --check the program fails if a ratio or a byte count is off its limit.
+// Work of one thread is measured in its processor time. With --check the
+// program fails if a ratio or a byte count is off its limit.
 #include <malloc.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -57,6 +59,30 @@ double Seconds(const std::function<void()>& work) {
   return absl::ToDoubleSeconds(absl::Now() - start);
 }
 
+// Processor time of this thread: what others do on the machine does not count.
+double ThreadSeconds(const std::function<void()>& work) {
+  const auto now = [] {
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * time.tv_nsec;
+  };
+  const double start = now();
+  work();
+  return now() - start;
+}
+
+// Likewise of all threads.
+double ProcessSeconds(const std::function<void()>& work) {
+  const auto now = [] {
+    timespec time;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * time.tv_nsec;
+  };
+  const double start = now();
+  work();
+  return now() - start;
+}
+
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
@@ -67,18 +93,16 @@ int Threads() {
 }
 
 // The bare generator for `masks` masks of `words` words, on `threads` threads.
-double GeneratorSeconds(int64_t masks, uint64_t words, int threads) {
-  return Seconds([&] {
-    std::vector<std::thread> others;
-    for (int i = 0; i < threads; ++i) {
-      others.emplace_back([=] {
-        for (int64_t k = i; k < masks; k += threads) {
-          bench::RawAesCtr(4 * words, 8192);
-        }
-      });
+void Generate(int64_t masks, uint64_t words, int threads) {
+  std::vector<std::thread> others;
+  const auto part = [=](int first) {
+    for (int64_t k = first; k < masks; k += threads) {
+      bench::RawAesCtr(4 * words, 8192);
     }
-    for (std::thread& thread : others) thread.join();
-  });
+  };
+  for (int i = 1; i < threads; ++i) others.emplace_back(part, i);
+  part(0);
+  for (std::thread& thread : others) thread.join();
 }
 
 WorldOptions Cohort(int clients, uint64_t words) {
@@ -120,8 +144,8 @@ struct Recording {
   std::map<Phase, std::vector<Answer>> answers;
 };
 
-constexpr std::array<Phase, 4> kPhases = {Phase::kShareKeys, Phase::kMaskedInput,
-                                          Phase::kConfirm, Phase::kUnmask};
+constexpr std::array<Phase, 4> kPhases = {
+    Phase::kShareKeys, Phase::kMaskedInput, Phase::kConfirm, Phase::kUnmask};
 
 // One client's bytes, and all clients' and the coordinator's time, by phase.
 struct Figures {
@@ -141,14 +165,13 @@ Figures RunRecorded(World& world, const std::string& folder,
   Figures figures;
   std::vector<ClientSession> clients;
   for (int i = 0; i < world.size(); ++i) {
-    clients.push_back(
-        world.Client(i, MaskedVector(32, words)));
+    clients.push_back(world.Client(i, MaskedVector(32, words)));
     ClientStep step;
-    figures.advertise_client += Seconds([&] { step = clients[i].Start(); });
-    figures.advertise_server += Seconds([&] {
+    figures.advertise_client +=
+        ThreadSeconds([&] { step = clients[i].Start(); });
+    figures.advertise_server += ThreadSeconds([&] {
       CHOIR_CHECK(CheckAdvertisement(world.session, world.name(i),
-                                     step.message.advertise(),
-                                     world.verifier())
+                                     step.message.advertise(), world.verifier())
                       .ok());
     });
     figures.keys_bytes = step.message.advertise().ByteSizeLong();
@@ -167,18 +190,18 @@ Figures RunRecorded(World& world, const std::string& folder,
       if (Silent(i) && phase != Phase::kShareKeys) continue;
       v1::SecureServerMessage message;
       figures.server[phase] +=
-          Seconds([&] { message = *server->MessageFor(world.name(i)); });
+          ThreadSeconds([&] { message = *server->MessageFor(world.name(i)); });
       absl::optional<ClientStep> step;
       figures.client[phase] +=
-          Seconds([&] { step = clients[i].Handle(message); });
+          ThreadSeconds([&] { step = clients[i].Handle(message); });
       CHOIR_CHECK(step && !step->refused());
       if (!Silent(i)) {
         figures.down[name] += message.ByteSizeLong();
         figures.up[name] += step->message.ByteSizeLong() + step->payload.size();
       }
-      figures.server[phase] += Seconds([&] {
-        CHOIR_CHECK(server->Receive(world.name(i), step->message, step->payload)
-                        .ok());
+      figures.server[phase] += ThreadSeconds([&] {
+        CHOIR_CHECK(
+            server->Receive(world.name(i), step->message, step->payload).ok());
       });
       Recording::Answer answer{world.name(i), step->message, ""};
       if (!step->payload.empty() && !folder.empty()) {
@@ -187,7 +210,8 @@ Figures RunRecorded(World& world, const std::string& folder,
       }
       recording->answers[phase].push_back(std::move(answer));
     }
-    figures.server[phase] += Seconds([&] { CHOIR_CHECK(server->Close().ok()); });
+    figures.server[phase] +=
+        ThreadSeconds([&] { CHOIR_CHECK(server->Close().ok()); });
   }
   for (int i = 0; i < world.size(); ++i) figures.stayed += !Silent(i);
   for (auto* sums : {&figures.up, &figures.down}) {
@@ -229,8 +253,8 @@ void CheckBytes(int clients, const Figures& figures) {
   const double a = static_cast<double>(figures.keys_bytes);
   const double vector = 16 + std::ceil(kWords * 32 / 8.0);
   const double up = a + 98 * k + vector + 70 + 68 + 38 * k;
-  const double down = 34 * n + (a + 6) * k + 98 * k + n / 8 + n / 4 + n / 4 +
-                      70 * t;
+  const double down =
+      34 * n + (a + 6) * k + 98 * k + n / 8 + n / 4 + n / 4 + 70 * t;
   double measured_up = 0, measured_down = 0;
   for (const auto& [name, bytes] : figures.up) measured_up += bytes;
   for (const auto& [name, bytes] : figures.down) measured_down += bytes;
@@ -256,7 +280,7 @@ std::string ReadAll(const std::string& path) {
 }
 
 struct Replay {
-  double receive = 0, sum = 0;
+  double receive = 0, sum = 0, sum_processor = 0;
   uint64_t peak = 0;
 };
 
@@ -272,7 +296,7 @@ Replay ReplayServer(const World& world, const Recording& recording) {
     for (const Recording::Answer& answer : recording.answers.at(phase)) {
       const std::string payload =
           answer.payload_path.empty() ? "" : ReadAll(answer.payload_path);
-      const double seconds = Seconds([&] {
+      const double seconds = ThreadSeconds([&] {
         CHOIR_CHECK(
             server.Receive(answer.client, answer.message, payload).ok());
       });
@@ -280,7 +304,10 @@ Replay ReplayServer(const World& world, const Recording& recording) {
     }
     CHOIR_CHECK(server.Close().ok());
   }
-  replay.sum = Seconds([&] { CHOIR_CHECK(server.Sum(&pool).ok()); });
+  replay.sum = Seconds([&] {
+    replay.sum_processor =
+        ProcessSeconds([&] { CHOIR_CHECK(server.Sum(&pool).ok()); });
+  });
   replay.peak = Status("VmHWM") - before;
   return replay;
 }
@@ -300,11 +327,13 @@ void BenchServer(const Recording& recording, const World& world,
   uint64_t peak = 0;
   for (int turn = 0; turn < 5; ++turn) {
     const Replay replay = ReplayServer(world, recording);
-    const double generator = GeneratorSeconds(masks, kWords, Threads());
-    ratios.push_back(replay.sum / generator);
+    double processor = 0;
+    generators.push_back(Seconds([&] {
+      processor = ProcessSeconds([&] { Generate(masks, kWords, Threads()); });
+    }));
+    ratios.push_back(replay.sum_processor / processor);
     sums.push_back(replay.sum);
     receives.push_back(replay.receive);
-    generators.push_back(generator);
     if (turn == 0) peak = replay.peak;
   }
   const double n = world.size(), k = figures.degree;
@@ -312,15 +341,22 @@ void BenchServer(const Recording& recording, const World& world,
   const double shares = n * k * (92 + 36) + n * 4096.0;
   std::printf(
       "\nserver, %d threads: %lld masks; removing them %.0f ms, the bare "
-      "generator %.0f ms;\n  checking and adding %d masked vectors as they come "
-      "%.0f ms on one thread\n  memory at most %.1f MB above the start; vectors "
+      "generator %.0f ms;\n  checking and adding %d masked vectors as they "
+      "come "
+      "%.0f ms on one thread\n  memory at most %.1f MB above the start; "
+      "vectors "
       "of one sum per thread and one upload %.1f MB, shares and keys %.1f MB; "
       "all vectors would be %.0f MB\n",
       Threads(), static_cast<long long>(masks), 1e3 * Median(sums),
       1e3 * Median(generators), figures.stayed, 1e3 * Median(receives),
       1e-6 * static_cast<double>(peak), 1e-6 * vectors, 1e-6 * shares,
       4e-6 * n * kWords);
-  Limit("removing masks / bare generator, all cores", Median(ratios),
+  Limit("removing masks / bare generator, processor time", Median(ratios),
+        kMostServerRatio);
+  // The best of five: others may be at work on the machine.
+  Limit("removing masks / bare generator, time on all cores",
+        *std::min_element(sums.begin(), sums.end()) /
+            *std::min_element(generators.begin(), generators.end()),
         kMostServerRatio);
   // The allocator and the threads' stacks may take 8 MB.
   Limit("memory / (vectors of one sum per thread + shares + 8 MB)",
@@ -344,17 +380,17 @@ void BenchClient(uint64_t words) {
       *ServerSession::Create(world.session, 0, keys, world.verifier());
   world.history(0).ForgetAll();
   ClientSession client = world.Client(0, MaskedVector(32, words));
-  const double start = Seconds([&] { client.Start(); });
+  const double start = ThreadSeconds([&] { client.Start(); });
   const v1::SecureServerMessage roster = *server.MessageFor(world.name(0));
   // Certificates are checked once, not in every round.
   for (const auto& peer : roster.roster().neighbours()) {
-    CHOIR_CHECK(world.verifier()
-                    .PublicKeyOf(peer.keys().client(),
-                                 peer.keys().certificate())
-                    .ok());
+    CHOIR_CHECK(
+        world.verifier()
+            .PublicKeyOf(peer.keys().client(), peer.keys().certificate())
+            .ok());
   }
   absl::optional<ClientStep> step;
-  const double share = Seconds([&] { step = client.Handle(roster); });
+  const double share = ThreadSeconds([&] { step = client.Handle(roster); });
   CHOIR_CHECK(step->message.has_share());
 
   const uint32_t position = roster.roster().position();
@@ -372,12 +408,13 @@ void BenchClient(uint64_t words) {
       to.set_sealed(one.sealed());
     }
   }
-  const double masked = Seconds([&] { step = client.Handle(shares); });
+  const double masked = ThreadSeconds([&] { step = client.Handle(shares); });
   CHOIR_CHECK(step->message.has_masked());
   v1::SecureServerMessage survivors;
   survivors.mutable_survivors()->set_survivors(everybody);
   survivors.mutable_survivors()->set_sharers(everybody);
-  const double confirm = Seconds([&] { step = client.Handle(survivors); });
+  const double confirm =
+      ThreadSeconds([&] { step = client.Handle(survivors); });
   CHOIR_CHECK(step->message.has_confirm());
   v1::SecureServerMessage request;
   *request.mutable_unmask()->mutable_survivors() = survivors.survivors();
@@ -393,13 +430,13 @@ void BenchClient(uint64_t words) {
     signature.set_signature(
         *world.signer(world.IndexOf(peer.keys().client())).Sign(text));
   }
-  const double unmask = Seconds([&] { step = client.Handle(request); });
+  const double unmask = ThreadSeconds([&] { step = client.Handle(request); });
   CHOIR_CHECK(step->message.has_unmask());
 
   std::vector<double> generators;
   const int masks = 1 + roster.roster().neighbours_size();
   for (int i = 0; i < 5; ++i) {
-    generators.push_back(GeneratorSeconds(masks, words, 1));
+    generators.push_back(ThreadSeconds([&] { Generate(masks, words, 1); }));
   }
   const double generator = Median(generators);
   const double total = start + share + masked + confirm + unmask;

@@ -28,6 +28,7 @@
 #include "gtest/gtest.h"
 #include "model/adapter/lora_layout.h"
 #include "model/checkpoint/model_config.h"
+#include "proto/config/job_options.h"
 #include "proto/config/toml_config.h"
 #include "tests/support/cluster.h"
 #include "tests/support/golden.h"
@@ -245,6 +246,11 @@ class SecureE2eTest : public testing::Test {
         alive_[options.name] = {&life, grpc->get()};
       }
       auto state = client::StateDir::Open(options.state);
+      // A command that the test is just starting may hold the lock's copy.
+      while (absl::IsFailedPrecondition(state.status())) {
+        absl::SleepFor(absl::Milliseconds(5));
+        state = client::StateDir::Open(options.state);
+      }
       ASSERT_TRUE(state.ok()) << state.status();
       client::Agent agent(options, *std::move(state),
                           {transport, runner, clock, random, life});
@@ -295,10 +301,10 @@ void CheckSums(const std::string& store_dir, Records& records) {
   codec::Layout layout;
   int rounds = 0;
   const auto check = [&](const store::JournalEntry& entry) {
-    if (entry.record.has_job_started()) {
-      config::AdapterOptions adapter;
-      adapter.rank = 2;
-      layout = *model::AdapterLayout(*config, adapter);
+    if (entry.record.has_job_submitted()) {
+      layout = *model::AdapterLayout(
+          *config, *config::ResolveAdapter(
+                       entry.record.job_submitted().config().adapter()));
     }
     if (!entry.record.has_round_committed()) return absl::OkStatus();
     ++rounds;

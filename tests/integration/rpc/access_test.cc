@@ -8,6 +8,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/notification.h"
+#include "privacy/crypto/signing.h"
 #include "tests/integration/rpc/server_fixture.h"
 
 namespace choir::rpc {
@@ -265,6 +266,63 @@ TEST_F(EnrolmentTest, ARequestForAnotherNameIsRefused) {
                 ->Enroll(Context().get(), request, &response)
                 .error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(EnrolmentTest, SigningCertificatesComeWithEnrolmentAndRenewal) {
+  const crypto::PrivateKey key = *crypto::PrivateKey::Generate();
+  const crypto::SigningKey signing = *crypto::SigningKey::Generate(random_);
+  v1::EnrollRequest request;
+  request.set_name("anna");
+  request.set_token(CreateToken());
+  request.set_certificate_request_pem(
+      *crypto::MakeCertificateRequest(key, "anna", crypto::Role::kAgent));
+  // Of another name: refused as a whole, and the token is not spent.
+  request.set_signing_request_pem(
+      *crypto::MakeSigningRequest(signing, "berta"));
+  v1::EnrollResponse enrolled;
+  auto stub = v1::Coordinator::NewStub(Dial(nullptr));
+  EXPECT_EQ(stub->Enroll(Context().get(), request, &enrolled).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  request.set_signing_request_pem(*crypto::MakeSigningRequest(signing, "anna"));
+  const grpc::Status status =
+      stub->Enroll(Context().get(), request, &enrolled);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  const auto verifier =
+      crypto::SigningCertificateVerifier::Create(ca_.certificate_pem());
+  const auto info = verifier->Check(
+      *crypto::CertificateDer(enrolled.signing_certificate_pem()));
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_EQ(info->name, "anna");
+  EXPECT_EQ(info->public_key, *signing.PublicKey());
+  // It opens no connection.
+  EXPECT_FALSE(CheckIn({enrolled.signing_certificate_pem(),
+                        std::string(signing.ToPem()->view()), info->serial})
+                   .ok());
+
+  // An agent from before asks for one alone.
+  clock_.Advance(absl::Hours(1));
+  const crypto::SigningKey next = *crypto::SigningKey::Generate(random_);
+  v1::RenewCertificateRequest renewal;
+  renewal.set_signing_request_pem(*crypto::MakeSigningRequest(next, "anna"));
+  v1::RenewCertificateResponse renewed;
+  auto anna = AgentStub(With(enrolled, key));
+  ASSERT_TRUE(
+      anna->RenewCertificate(Context().get(), renewal, &renewed).ok());
+  EXPECT_TRUE(renewed.certificate_pem().empty());
+  const std::string first = renewed.signing_certificate_pem();
+  ASSERT_TRUE(
+      anna->RenewCertificate(Context().get(), renewal, &renewed).ok());
+  EXPECT_EQ(renewed.signing_certificate_pem(), first);  // asked twice
+  renewal.set_signing_request_pem(
+      *crypto::MakeSigningRequest(signing, "anna"));
+  EXPECT_EQ(
+      anna->RenewCertificate(Context().get(), renewal, &renewed).error_code(),
+      grpc::StatusCode::RESOURCE_EXHAUSTED);
+  renewal.set_signing_request_pem(
+      *crypto::MakeSigningRequest(signing, "berta"));
+  EXPECT_EQ(
+      anna->RenewCertificate(Context().get(), renewal, &renewed).error_code(),
+      grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(EnrolmentTest, OversizedRequestsAreRefused) {

@@ -181,6 +181,29 @@ TEST_F(SecureSimulationTest, WorkersChangeNothingEvenWithRandomRounding) {
   EXPECT_EQ(one.survivors, two.survivors);
 }
 
+TEST_F(SecureSimulationTest, StoppedAndResumedItEndsTheSame) {
+  const std::vector<std::string> overrides =
+      Secure({"job.secure_aggregation.rounding=stochastic",
+              "job.secure_aggregation.rotate=true"});
+  const Outcome whole = Run("whole", overrides);
+  const auto options = LoadExperiment(toml_, overrides);
+  ASSERT_TRUE(options.ok());
+  RunOptions run;
+  run.out_dir = base::JoinPath(dir_, "parts");
+  int rounds = 0;
+  run.on_round = [&rounds](const RoundMetrics&) { ++rounds; };
+  run.stop_requested = [&rounds] { return rounds >= 1; };
+  const auto first = RunExperiment(*options, run);
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_TRUE(first->interrupted);
+  run.resume = true;
+  run.stop_requested = nullptr;
+  const auto second = RunExperiment(*options, run);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_TRUE(second->progress.finished);
+  EXPECT_EQ(second->progress.adapter.digest(), whole.adapter);
+}
+
 TEST_F(SecureSimulationTest, GroupsGoThroughARobustRule) {
   const Outcome groups =
       Run("groups", Secure({"job.secure_aggregation.group_size=3",

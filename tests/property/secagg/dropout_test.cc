@@ -14,10 +14,9 @@ namespace {
 using v1::SecureAssumptions;
 
 int Count(const std::vector<Fate>& fates, Fate last) {
-  return static_cast<int>(
-      std::count_if(fates.begin(), fates.end(), [&](Fate fate) {
-        return fate == Fate::kStays || fate > last;
-      }));
+  return static_cast<int>(std::count_if(
+      fates.begin(), fates.end(),
+      [&](Fate fate) { return fate == Fate::kStays || fate > last; }));
 }
 
 // Where a session on the complete graph must end.
@@ -130,8 +129,10 @@ TEST(DropoutTest, RandomPatternsOfUpTo200Clients) {
   base::ThreadPool pool(2);
   for (int trial = 0; trial < 24; ++trial) {
     WorldOptions options;
-    options.clients = trial == 0 ? 200 : 10 + static_cast<int>(random.Below(
-                                             trial % 4 == 0 ? 191 : 60));
+    options.clients =
+        trial == 0
+            ? 200
+            : 10 + static_cast<int>(random.Below(trial % 4 == 0 ? 191 : 60));
     options.adversary = trial % 2 == 0 ? SecureAssumptions::SEMI_MALICIOUS
                                        : SecureAssumptions::CURIOUS;
     options.dropout_fraction = 0.15;
@@ -141,14 +142,13 @@ TEST(DropoutTest, RandomPatternsOfUpTo200Clients) {
     options.seed = 1000 + trial;
     World world(options);
     const int assumed = static_cast<int>(0.15 * options.clients);
-    const std::vector<Fate> fates =
-        RandomFates(options.clients, static_cast<int>(random.Below(assumed + 1)),
-                    random);
+    const std::vector<Fate> fates = RandomFates(
+        options.clients, static_cast<int>(random.Below(assumed + 1)), random);
     const RoundResult result =
         RunRound(world, fates, trial % 3 == 0 ? &pool : nullptr);
     ASSERT_TRUE(result.status.ok())
-        << "trial " << trial << ", " << options.clients << " clients: "
-        << result.status;
+        << "trial " << trial << ", " << options.clients
+        << " clients: " << result.status;
     EXPECT_EQ(Difference(*result.sum, world.PlainSum(result.survivors)), "")
         << "trial " << trial;
     int survivors = 0;

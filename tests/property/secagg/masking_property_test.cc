@@ -109,10 +109,9 @@ TEST(MaskingPropertyTest, MaskedConstantsAreUniform) {
       constexpr uint64_t kLength = 100000;
       MaskedVector vector(bits, kLength);
       for (uint64_t i = 0; i < kLength; ++i) vector.Set(i, constant);
-      ASSERT_TRUE(vector
-                      .AddMask(KeyOf(constant, bits, 1),
-                               MaskedVector::Sign::kAdd)
-                      .ok());
+      ASSERT_TRUE(
+          vector.AddMask(KeyOf(constant, bits, 1), MaskedVector::Sign::kAdd)
+              .ok());
       // The lowest and the highest eight bits of each element.
       for (const int shift : {0, bits - 8}) {
         std::vector<double> counts(256);

@@ -48,8 +48,8 @@ class Network {
     }
     Deliver();
     EndPhase();
-    auto server = ServerSession::Create(world_->session, 0, keys_,
-                                        world_->verifier());
+    auto server =
+        ServerSession::Create(world_->session, 0, keys_, world_->verifier());
     if (!server.ok()) return std::string(server.status().message());
     server_ = std::make_unique<ServerSession>(*std::move(server));
     while (true) {

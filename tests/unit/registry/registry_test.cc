@@ -34,11 +34,13 @@ class RegistryTest : public testing::Test {
     if (decision.ok()) Apply(decision->records);
     return decision;
   }
-  void Issued(const std::string& name, const std::string& serial) {
+  void Issued(const std::string& name, const std::string& serial,
+              bool signing = false) {
     v1::JournalRecord record;
     record.mutable_certificate_issued()->set_name(name);
     record.mutable_certificate_issued()->set_serial(serial);
     record.mutable_certificate_issued()->set_expires_unix_seconds(5);
+    record.mutable_certificate_issued()->set_signing(signing);
     Apply({record});
   }
   absl::StatusCode Code(const absl::StatusOr<EnrolDecision>& decision) {
@@ -52,6 +54,25 @@ class RegistryTest : public testing::Test {
 
 constexpr absl::StatusCode kOk = absl::StatusCode::kOk;
 constexpr absl::StatusCode kDenied = absl::StatusCode::kPermissionDenied;
+
+TEST_F(RegistryTest, SigningCertificatesEndWithTheirClient) {
+  ASSERT_TRUE(Enrol("anna", Token(), "key").ok());
+  Issued("anna", "aa");
+  Issued("anna", "bb", /*signing=*/true);
+  // It is not the one that opens connections.
+  EXPECT_EQ(registry_.client("anna")->serial, "aa");
+  EXPECT_TRUE(registry_.CheckAgent("anna", "bb").ok());
+  Apply(*registry_.Revoke("anna", "lost", "olga"));
+  EXPECT_FALSE(registry_.CheckAgent("anna", "bb").ok());
+  // A new enrolment does not bring the old one back.
+  const NewToken token =
+      *registry_.CreateToken("anna", absl::Hours(1), "olga", kNow, random_);
+  Apply({token.record});
+  ASSERT_TRUE(Enrol("anna", token.token, "key 2").ok());
+  Issued("anna", "cc", /*signing=*/true);
+  EXPECT_FALSE(registry_.CheckAgent("anna", "bb").ok());
+  EXPECT_TRUE(registry_.CheckAgent("anna", "cc").ok());
+}
 
 TEST_F(RegistryTest, TheRecordOfATokenHoldsItsDigestOnly) {
   const NewToken token =

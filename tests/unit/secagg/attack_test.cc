@@ -18,7 +18,8 @@ namespace {
 
 using v1::SecureRefusal;
 
-// -------------------------------------------------- what an update reveals ----
+// -------------------------------------------------- what an update reveals
+// ----
 
 double Correlation(const std::vector<double>& a, const std::vector<double>& b) {
   const double n = static_cast<double>(a.size());
@@ -43,7 +44,8 @@ TEST(LinearLayerTest, ThePlainUpdateIsTheInputTheMaskedOneIsNoise) {
   std::vector<float> update;
   for (int row = 0; row < kOutputs; ++row) {
     const double g = 0.5 + random.Uniform();
-    for (const double value : x) update.push_back(static_cast<float>(g * value));
+    for (const double value : x)
+      update.push_back(static_cast<float>(g * value));
     update.push_back(static_cast<float>(g));
   }
   ContributionSpec spec;
@@ -90,7 +92,8 @@ double ChiSquareDeviations(const MaskedVector& vector, int shift) {
   }
   const double expected = static_cast<double>(vector.length()) / 256;
   double chi = 0;
-  for (const double c : count) chi += (c - expected) * (c - expected) / expected;
+  for (const double c : count)
+    chi += (c - expected) * (c - expected) / expected;
   return (chi - 255) / std::sqrt(2 * 255.0);
 }
 
@@ -247,8 +250,8 @@ TEST(ReplayTest, TheDifferenceOfUpdatesLeaksOnlyToAClientThatForgets) {
   ASSERT_TRUE(AnswerPhase(world, federation, {}).ok());
   ASSERT_TRUE(federation.server->Close().ok());
   const auto shares = *federation.server->MessageFor(world.name(0));
-  const MaskedVector first = *MaskedVector::Decode(
-      federation.clients[0].Handle(shares)->payload);
+  const MaskedVector first =
+      *MaskedVector::Decode(federation.clients[0].Handle(shares)->payload);
 
   MaskedVector next_round(20, 17);
   for (uint64_t k = 0; k < 17; ++k) next_round.Set(k, 1000 * k);
@@ -411,8 +414,7 @@ class BothSecretsTest : public ::testing::Test {
       points.push_back(shares[i].first);
       values.push_back(shares[i].second);
     }
-    return std::string(
-        SecretCombiner::Create(points)->Combine(values)->view());
+    return std::string(SecretCombiner::Create(points)->Combine(values)->view());
   }
   void TakeOffPairMasks(const std::string& private_key, MaskedVector& vector) {
     const auto key = crypto::X25519Key::FromPrivate(private_key);
@@ -431,13 +433,12 @@ class BothSecretsTest : public ::testing::Test {
     }
   }
   void TakeOffSelfMask(const std::string& seed, MaskedVector& vector) {
-    ASSERT_TRUE(
-        vector
-            .AddMask(SelfMaskKey(seed, rosters_[0].roster().context(),
-                                 Position(0))
-                         ->view(),
-                     MaskedVector::Sign::kSubtract)
-            .ok());
+    ASSERT_TRUE(vector
+                    .AddMask(SelfMaskKey(seed, rosters_[0].roster().context(),
+                                         Position(0))
+                                 ->view(),
+                             MaskedVector::Sign::kSubtract)
+                    .ok());
   }
   std::vector<uint64_t> VictimsInput() const {
     return world_->PlainSum({world_->name(0)});
@@ -503,11 +504,9 @@ TEST_F(BothSecretsTest, ALateVectorIsCoveredByItsOwnMask) {
   TakeOffSelfMask(*Combine(self_mask_), late);
   EXPECT_EQ(Difference(late, VictimsInput()), "");
   // Nor does the victim help: told that it is lost, it refuses.
-  EXPECT_EQ(federation_.clients[0]
-                .Handle(Request(false))
-                ->message.refusal()
-                .reason(),
-            SecureRefusal::DECLARED_DROPPED);
+  EXPECT_EQ(
+      federation_.clients[0].Handle(Request(false))->message.refusal().reason(),
+      SecureRefusal::DECLARED_DROPPED);
 }
 
 // With confirmation, two views of who survived lead to no answer at all.
@@ -545,8 +544,7 @@ TEST(SplitViewTest, NoShareLeavesAClientWithoutEnoughSignatures) {
   for (int i = 0; i < 9; ++i) {
     v1::SecureServerMessage request;
     v1::UnmaskRequest& unmask = *request.mutable_unmask();
-    *unmask.mutable_survivors() =
-        i < 5 ? all.survivors() : without.survivors();
+    *unmask.mutable_survivors() = i < 5 ? all.survivors() : without.survivors();
     for (int position = 0; position < 9; ++position) {
       const int signer = client_at[position];
       if (signer == i || (i >= 5 && position == victim)) continue;
@@ -554,9 +552,8 @@ TEST(SplitViewTest, NoShareLeavesAClientWithoutEnoughSignatures) {
       signature.set_peer(position);
       signature.set_signature(signatures[signer]);
     }
-    EXPECT_EQ(
-        federation.clients[i].Handle(request)->message.refusal().reason(),
-        SecureRefusal::NOT_CONFIRMED)
+    EXPECT_EQ(federation.clients[i].Handle(request)->message.refusal().reason(),
+              SecureRefusal::NOT_CONFIRMED)
         << i;
   }
 }

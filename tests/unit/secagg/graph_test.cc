@@ -89,7 +89,7 @@ TEST(GraphTest, TheOrderIsUniform) {
 }
 
 TEST(PositionsTest, PackAndUnpack) {
-  const std::vector<bool> positions = {true, false, true, false, false,
+  const std::vector<bool> positions = {true,  false, true,  false, false,
                                        false, false, false, true};
   EXPECT_EQ(PackPositions(positions), std::string("\x05\x01", 2));
   EXPECT_EQ(*UnpackPositions(std::string("\x05\x01", 2), 9), positions);
@@ -139,10 +139,9 @@ TEST(TranscriptTest, TheContextDependsOnEverything) {
       })};
   EXPECT_EQ(digests.size(), 15u);
   Parameters parameters{10, 9, 7, 7};
-  std::set<std::string> contexts = {
-      ContextDigest(base, "r", parameters),
-      ContextDigest(base, "q", parameters),
-      ContextDigest("b", "r", parameters)};
+  std::set<std::string> contexts = {ContextDigest(base, "r", parameters),
+                                    ContextDigest(base, "q", parameters),
+                                    ContextDigest("b", "r", parameters)};
   for (int Parameters::*field :
        {&Parameters::num_clients, &Parameters::degree, &Parameters::threshold,
         &Parameters::min_survivors}) {

@@ -31,10 +31,10 @@ class RefusalTest : public ::testing::Test {
                                 std::vector<Fate> fates = {}) {
     world_ = std::make_unique<World>(options);
     federation_ = Advertise(*world_);
-    position_ = static_cast<int>(
-        federation_.server->MessageFor(world_->name(kVictim))
-            ->roster()
-            .position());
+    position_ =
+        static_cast<int>(federation_.server->MessageFor(world_->name(kVictim))
+                             ->roster()
+                             .position());
     while (federation_.server->phase() != phase) {
       EXPECT_TRUE(AnswerPhase(*world_, federation_, fates).ok());
       EXPECT_TRUE(federation_.server->Close().ok());
@@ -124,12 +124,12 @@ TEST_F(RefusalTest, RosterBelowTheClientsOwnMinimum) {
   careful.min_clients = 6;
   SeededRandom random(1);
   MemoryHistory history;
-  ClientSession client(world_->session, careful, world_->Input(kVictim),
-                       {world_->signer(kVictim), world_->verifier(), history,
-                        random});
+  ClientSession client(
+      world_->session, careful, world_->Input(kVictim),
+      {world_->signer(kVictim), world_->verifier(), history, random});
   ASSERT_FALSE(client.Start().refused());
-  const auto step = client.Handle(
-      *federation_.server->MessageFor(world_->name(kVictim)));
+  const auto step =
+      client.Handle(*federation_.server->MessageFor(world_->name(kVictim)));
   EXPECT_EQ(step->message.refusal().reason(), SecureRefusal::ROSTER_TOO_SMALL);
 }
 
@@ -146,8 +146,7 @@ TEST_F(RefusalTest, NotInTheRosterOrAtAnotherPosition) {
   message.mutable_roster()->set_position((position + 1) % 6);
   EXPECT_EQ(ReasonFor(message), SecureRefusal::NOT_IN_ROSTER);
   message = Reach(Phase::kShareKeys);
-  std::string& own =
-      *message.mutable_roster()->mutable_entry_digests(position);
+  std::string& own = *message.mutable_roster()->mutable_entry_digests(position);
   own.back() = static_cast<char>(own.back() ^ 1);
   EXPECT_EQ(ReasonFor(message), SecureRefusal::NOT_IN_ROSTER);
   message = Reach(Phase::kShareKeys);
@@ -208,19 +207,19 @@ TEST_F(RefusalTest, PeersKeysThatAreNotGenuine) {
   };
   for (size_t i = 0; i < changes.size(); ++i) {
     v1::SecureServerMessage message = Reach(Phase::kShareKeys);
-    changes[i](*message.mutable_roster()->mutable_neighbours(1)->mutable_keys());
+    changes[i](
+        *message.mutable_roster()->mutable_neighbours(1)->mutable_keys());
     EXPECT_EQ(ReasonFor(message), SecureRefusal::BAD_PEER_KEY) << i;
   }
 }
 
 TEST_F(RefusalTest, APeersKeySeenBefore) {
   v1::SecureServerMessage message = Reach(Phase::kShareKeys);
-  ASSERT_TRUE(world_->history(kVictim)
-                  .Remember("key " + message.roster()
-                                         .neighbours(0)
-                                         .keys()
-                                         .mask_public_key())
-                  .ok());
+  ASSERT_TRUE(
+      world_->history(kVictim)
+          .Remember("key " +
+                    message.roster().neighbours(0).keys().mask_public_key())
+          .ok());
   EXPECT_EQ(ReasonFor(message), SecureRefusal::REPLAYED);
 }
 
@@ -305,9 +304,9 @@ TEST_F(RefusalTest, SurvivorsWithoutThisClient) {
 
 TEST_F(RefusalTest, OneSurvivorLessIsNoReason) {
   v1::SecureServerMessage message = Reach(Phase::kConfirm);
-  *message.mutable_survivors() =
-      Changed(message.survivors(),
-              [&](auto& alive) { alive[(position_ + 1) % 6] = false; });
+  *message.mutable_survivors() = Changed(message.survivors(), [&](auto& alive) {
+    alive[(position_ + 1) % 6] = false;
+  });
   EXPECT_EQ(ReasonFor(message), SecureRefusal::REASON_UNSPECIFIED);
 }
 
@@ -316,8 +315,8 @@ TEST_F(RefusalTest, SurvivorsThatNeverShared) {
   fates[5] = Fate::kNoShares;
   v1::SecureServerMessage message =
       Reach(Phase::kConfirm, SomeClients(), fates);
-  *message.mutable_survivors() = Changed(
-      message.survivors(), [&](auto& alive) { alive.assign(6, true); });
+  *message.mutable_survivors() =
+      Changed(message.survivors(), [&](auto& alive) { alive.assign(6, true); });
   EXPECT_EQ(ReasonFor(message), SecureRefusal::CONFLICTING_LISTS);
 }
 
@@ -340,11 +339,10 @@ TEST_F(RefusalTest, SurvivorsOutsideTheRoster) {
 
 TEST_F(RefusalTest, TooFewSurvivors) {
   v1::SecureServerMessage message = Reach(Phase::kConfirm);
-  *message.mutable_survivors() =
-      Changed(message.survivors(), [&](auto& alive) {
-        alive.assign(6, false);
-        for (int i = 0; i < 3; ++i) alive[(position_ + i) % 6] = true;
-      });
+  *message.mutable_survivors() = Changed(message.survivors(), [&](auto& alive) {
+    alive.assign(6, false);
+    for (int i = 0; i < 3; ++i) alive[(position_ + i) % 6] = true;
+  });
   EXPECT_EQ(ReasonFor(message), SecureRefusal::TOO_FEW_ALIVE);
 }
 
@@ -358,9 +356,9 @@ TEST_F(RefusalTest, NothingIsRevealedBeforeSurvivorsAreConfirmed) {
 TEST_F(RefusalTest, OtherSurvivorsThanWereConfirmed) {
   v1::SecureServerMessage message = Reach(Phase::kUnmask);
   v1::UnmaskRequest& request = *message.mutable_unmask();
-  *request.mutable_survivors() =
-      Changed(request.survivors(),
-              [&](auto& alive) { alive[(position_ + 1) % 6] = false; });
+  *request.mutable_survivors() = Changed(request.survivors(), [&](auto& alive) {
+    alive[(position_ + 1) % 6] = false;
+  });
   EXPECT_EQ(ReasonFor(message), SecureRefusal::CONFLICTING_LISTS);
 }
 
@@ -369,8 +367,10 @@ TEST_F(RefusalTest, SignaturesThatAreMissingForgedOrTwice) {
   message.mutable_unmask()->mutable_signatures()->RemoveLast();
   EXPECT_EQ(ReasonFor(message), SecureRefusal::NOT_CONFIRMED);
   message = Reach(Phase::kUnmask);
-  message.mutable_unmask()->mutable_signatures(0)->mutable_signature()->back() ^=
-      1;
+  message.mutable_unmask()
+      ->mutable_signatures(0)
+      ->mutable_signature()
+      ->back() ^= 1;
   EXPECT_EQ(ReasonFor(message), SecureRefusal::NOT_CONFIRMED);
   message = Reach(Phase::kUnmask);
   auto& signatures = *message.mutable_unmask()->mutable_signatures();
@@ -431,9 +431,8 @@ TEST_F(RefusalTest, KeysAdvertisedForAnotherModel) {
   Reach(Phase::kShareKeys);
   v1::SecureSession other = world_->session;
   other.set_model_digest("other");
-  EXPECT_TRUE(absl::IsPermissionDenied(
-      CheckAdvertisement(other, world_->name(0), federation_.keys[0],
-                         world_->verifier())));
+  EXPECT_TRUE(absl::IsPermissionDenied(CheckAdvertisement(
+      other, world_->name(0), federation_.keys[0], world_->verifier())));
 }
 
 TEST_F(RefusalTest, ClientsThatCannotSignSaySo) {

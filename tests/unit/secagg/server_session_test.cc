@@ -123,8 +123,8 @@ TEST_F(ServerSessionTest, SignaturesAreChecked) {
   ClosePhase();
   ASSERT_EQ(server().phase(), Phase::kConfirm);
   const ClientStep zero = Answer(0);
-  EXPECT_TRUE(absl::IsInvalidArgument(
-      server().Receive(Name(1), zero.message, "")));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(server().Receive(Name(1), zero.message, "")));
   EXPECT_TRUE(Send(0, zero).ok());
 }
 
@@ -171,8 +171,7 @@ absl::Status SumWith(
 }
 
 void Spoil(v1::UnmaskShares::Share& share) {
-  (share.has_self_mask() ? share.mutable_self_mask()
-                         : share.mutable_mask_key())
+  (share.has_self_mask() ? share.mutable_self_mask() : share.mutable_mask_key())
       ->back() ^= 1;
 }
 
@@ -250,8 +249,7 @@ TEST(ServerSessionCreateTest, RefusesSmallGroupsAndDoubles) {
           .status()));
   world.session.set_max_clients(4);
   EXPECT_TRUE(absl::IsInvalidArgument(
-      ServerSession::Create(world.session, 0, federation.keys,
-                            world.verifier())
+      ServerSession::Create(world.session, 0, federation.keys, world.verifier())
           .status()));
 }
 

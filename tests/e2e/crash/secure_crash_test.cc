@@ -1,0 +1,135 @@
+// kill -9 at random moments of rounds that are summed in secret: attempts are
+// abandoned cleanly, no session is used twice, no masked vector stays behind,
+// and the adapter is the one of an undisturbed job that sums in the open.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <filesystem>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "base/files.h"
+#include "base/sim_random.h"
+#include "tests/support/cluster.h"
+#include "tests/support/golden.h"
+
+namespace choir::tests {
+namespace {
+
+constexpr int kAgents = 4;
+constexpr int kRounds = 6;
+constexpr int kKills = 16;
+
+std::string Job(const std::string& name, bool secure) {
+  return MicroJob(name, kRounds, kAgents,
+                  absl::StrCat("max_lost_in_a_row = 100000\n"
+                               "[secure_aggregation]\nenabled = ",
+                               secure ? "true" : "false",
+                               "\nmin_clients = 3\n"
+                               "phase_deadline = \"10s\"\n"));
+}
+
+struct Story {
+  std::string last_adapter;
+  int lost = 0;
+  int lost_in_a_phase = 0;
+};
+
+Story StoryOf(const std::string& store, const std::string& job) {
+  const CommandResult result =
+      RunCommand({base::JoinPath(BinDir(), "choir-audit"), "export", store,
+                  "--out", "-"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  Story story;
+  for (const absl::string_view line : absl::StrSplit(result.out, '\n')) {
+    const nlohmann::json event = nlohmann::json::parse(
+        std::string(line), nullptr, /*allow_exceptions=*/false);
+    if (!event.is_object() || event["job"] != job) continue;
+    const nlohmann::json& record = event["record"];
+    if (record.contains("round_committed")) {
+      story.last_adapter =
+          record["round_committed"]["adapter"]["digest"].get<std::string>();
+    } else if (record.contains("round_lost")) {
+      ++story.lost;
+      story.lost_in_a_phase +=
+          absl::StrContains(record["round_lost"]["reason"].get<std::string>(),
+                            "restarted in phase")
+              ? 1
+              : 0;
+    }
+  }
+  return story;
+}
+
+int MaskedVectors(const std::string& store) {
+  int count = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(
+           base::JoinPath(store, "blobs"))) {
+    if (!entry.is_regular_file()) continue;
+    const auto bytes = base::ReadFile(entry.path().string(), 1 << 30);
+    count += bytes.ok() && absl::StartsWith(*bytes, "CHV1") ? 1 : 0;
+  }
+  return count;
+}
+
+TEST(SecureCrashTest, KillsInAnyPhaseAbandonTheAttemptAndChangeNothing) {
+  Cluster cluster;
+  cluster.StartCoordinator();
+  for (int i = 1; i <= kAgents; ++i) {
+    const std::string name = absl::StrCat("agent-", i);
+    const std::string data = cluster.PathOf(name + ".jsonl");
+    ASSERT_TRUE(base::WriteFileAtomic(data, MakeExamples(name, 24)).ok());
+    cluster.AddAgent(name, data);
+    cluster.StartAgent(name);
+  }
+  cluster.Submit(Job("plain", false));
+  ASSERT_EQ(cluster.AwaitJob("plain", absl::Seconds(120)).state, "done")
+      << cluster.Logs();
+  base::SimRandom random(4);
+  int jobs = 1;
+  cluster.Submit(Job("secure-0", true));
+  for (int kill = 0; kill < kKills; ++kill) {
+    absl::SleepFor(absl::Milliseconds(100 + random.Below(900)));
+    cluster.coordinator()->Signal(SIGKILL);
+    ASSERT_TRUE(cluster.coordinator()->Wait(absl::Seconds(10)));
+    if (kill % 4 == 0) {
+      const std::string victim = cluster.agent_names()[random.Below(kAgents)];
+      cluster.agent(victim)->Signal(SIGKILL);
+      ASSERT_TRUE(cluster.agent(victim)->Wait(absl::Seconds(10)));
+      cluster.StartAgent(victim);
+    }
+    cluster.StartCoordinator();
+    const std::string current = absl::StrCat("secure-", jobs - 1);
+    if (cluster.ShowJob(current).state == "done") {
+      cluster.Submit(Job(absl::StrCat("secure-", jobs++), true));
+    }
+  }
+  int lost_in_a_phase = 0;
+  for (int i = 0; i < jobs; ++i) {
+    const JobView view =
+        cluster.AwaitJob(absl::StrCat("secure-", i), absl::Seconds(240));
+    ASSERT_EQ(view.state, "done") << i << "\n" << cluster.Logs();
+    EXPECT_EQ(view.rounds_committed, kRounds);
+  }
+  cluster.coordinator()->Signal(SIGTERM);
+  ASSERT_TRUE(cluster.coordinator()->Wait(absl::Seconds(30)));
+  EXPECT_EQ(VerifyProblem(cluster.store()), "");
+  EXPECT_EQ(MaskedVectors(cluster.store()), 0);
+  const Story plain = StoryOf(cluster.store(), "plain");
+  ASSERT_FALSE(plain.last_adapter.empty());
+  for (int i = 0; i < jobs; ++i) {
+    const Story story =
+        StoryOf(cluster.store(), absl::StrCat("secure-", i));
+    EXPECT_EQ(story.last_adapter, plain.last_adapter) << i;
+    lost_in_a_phase += story.lost_in_a_phase;
+  }
+  EXPECT_GT(lost_in_a_phase, 0) << "no kill came amid a secure phase";
+}
+
+}  // namespace
+}  // namespace choir::tests
