@@ -31,6 +31,10 @@ void AddModel(CLI::App* verb, CommonOptions& common, bool computes) {
   verb->add_option("--device", common.device, "auto, cpu or cuda")
       ->capture_default_str();
   AddPrecision(verb, common);
+  verb->add_option("--experts", common.experts,
+                   "of a mixture, hold only these (0,3,5): tokens are routed "
+                   "among them")
+      ->delimiter(',');
   verb->add_option("--threads", common.threads, "CPU threads")
       ->capture_default_str();
 }
@@ -80,6 +84,15 @@ void AddTokenize(CLI::App* verb, CommonOptions& common, TokenizeOptions& o) {
   verb->add_flag("--decode", o.decode,
                  "stdin has ids, or what tokenize --json printed");
   verb->add_flag("--no-special", o.no_special, "no BOS or EOS");
+  verb->add_flag("--chat", o.chat,
+                 "stdin has a conversation, [{\"role\", \"content\"}, ..]; "
+                 "--json shows which ids an assistant learns");
+  verb->add_option("--chat-format", o.chat_format,
+                   "model (its chat template), chatml, llama3, llama2, mistral "
+                   "or plain")
+      ->capture_default_str();
+  verb->add_flag("--generation-prompt", o.generation_prompt,
+                 "ends with the head of the assistant's turn");
 }
 
 void AddEval(CLI::App* verb, EvalOptions& o) {
@@ -163,6 +176,8 @@ void AddPlan(CLI::App* verb, CommonOptions& common, PlanFlags& o) {
       ->capture_default_str();
   verb->add_option("--threads", common.threads, "CPU threads")
       ->capture_default_str();
+  verb->add_flag("--checkpointing", o.checkpointing,
+                 "compute activations twice, even if memory allows more");
   verb->add_flag("--measure", o.measure,
                  "train two steps as planned and print the peak");
 }

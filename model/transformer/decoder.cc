@@ -8,6 +8,8 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "model/transformer/checkpointing.h"
+#include "model/transformer/cpu_kernels.h"
+#include "model/transformer/remake.h"
 
 namespace choir::model {
 namespace {
@@ -231,7 +233,39 @@ std::pair<at::Tensor, at::Tensor> Decoder::AddNorm(const Stream& in,
                               config_.norm_eps)};
 }
 
-at::Tensor Decoder::Attention(size_t b, const at::Tensor& normed,
+std::vector<at::Tensor> Decoder::ForgetNormed(
+    const at::Tensor& sum, const at::Tensor& normed, const NormWeights& norm,
+    std::vector<at::Tensor> outputs, const Pass& pass) const {
+  if (!pass.options.lean || config_.norm != NormKind::kRms ||
+      !UseFused(pass.options.kernels, normed)) {
+    return outputs;
+  }
+  const auto remake = [sum = sum.detach(), weight = norm.weight.detach(),
+                       epsilon = config_.norm_eps](const at::Tensor& into) {
+    const at::Tensor inverse = at::empty({sum.size(0)}, at::kFloat);
+    AddRmsNorm(sum.data_ptr<float>(), nullptr, weight.data_ptr<float>(),
+               sum.size(0), sum.size(1), static_cast<float>(epsilon), nullptr,
+               into.data_ptr<float>(), inverse.data_ptr<float>());
+  };
+  return ForgetUntilBackward(normed, remake, outputs);
+}
+
+at::Tensor Decoder::ForgetGated(const at::Tensor& gate, const at::Tensor& up,
+                                const at::Tensor& activation,
+                                at::Tensor output, const Pass& pass) const {
+  if (!pass.options.lean || !UseFused(pass.options.kernels, activation)) {
+    return output;
+  }
+  const auto remake = [gate = gate.detach(),
+                       up = up.detach()](const at::Tensor& into) {
+    SwiGlu(gate.data_ptr<float>(), up.data_ptr<float>(), gate.numel(),
+           into.data_ptr<float>());
+  };
+  return ForgetUntilBackward(activation, remake, {output})[0];
+}
+
+at::Tensor Decoder::Attention(size_t b, const at::Tensor& sum,
+                              const at::Tensor& normed,
                               const Pass& pass) const {
   const BlockWeights& block = weights_.blocks[b];
   std::vector<at::Tensor> qkv;
@@ -242,7 +276,8 @@ at::Tensor Decoder::Attention(size_t b, const at::Tensor& normed,
                                {queries, keys, keys}, 1);
     for (at::Tensor& part : qkv) part = part.contiguous();
   } else {
-    qkv = Apply(b, 0, 3, normed, 0, pass);
+    qkv = ForgetNormed(sum, normed, block.input_norm,
+                       Apply(b, 0, 3, normed, 0, pass), pass);
   }
   const Kernels kernels = pass.options.kernels;
   if (block.q_norm.defined()) {
@@ -257,8 +292,8 @@ at::Tensor Decoder::Attention(size_t b, const at::Tensor& normed,
   return pass.attend(b, qkv[0], qkv[1], qkv[2]);
 }
 
-at::Tensor Decoder::Mlp(size_t b, const at::Tensor& normed,
-                        const Pass& pass) const {
+at::Tensor Decoder::Mlp(size_t b, const at::Tensor& sum,
+                        const at::Tensor& normed, const Pass& pass) const {
   const ForwardOptions& options = pass.options;
   const size_t first = config_.fused_qkv ? 2 : 4;
   const size_t inputs = config_.gated_mlp ? 2 : 1;
@@ -280,12 +315,15 @@ at::Tensor Decoder::Mlp(size_t b, const at::Tensor& normed,
   }
   const absl::Span<const LinearUse> all = uses;
   const std::vector<at::Tensor> in =
-      ApplyUses(b, all.first(inputs), normed, 2, pass);
+      ForgetNormed(sum, normed, weights_.blocks[b].post_norm,
+                   ApplyUses(b, all.first(inputs), normed, 2, pass), pass);
   const at::Tensor activation =
       config_.gated_mlp ? SwiGlu(options.kernels, in[0], in[1])
                         : Activate(config_.activation, in[0]);
   if (options.activity != nullptr) options.activity->Add(b, activation);
-  return ApplyUses(b, all.last(1), activation, 3, pass)[0];
+  const at::Tensor out = ApplyUses(b, all.last(1), activation, 3, pass)[0];
+  if (!config_.gated_mlp) return out;
+  return ForgetGated(in[0], in[1], activation, out, pass);
 }
 
 at::Tensor Decoder::Experts(size_t b, const at::Tensor& normed,
@@ -325,7 +363,7 @@ Decoder::Stream Decoder::Block(size_t b, Stream in, const Pass& pass) const {
   const Kernels kernels = pass.options.kernels;
   at::Tensor normed;
   std::tie(in.x, normed) = AddNorm(in, block.input_norm, kernels);
-  at::Tensor mixed = Attention(b, normed, pass);
+  at::Tensor mixed = Attention(b, in.x, normed, pass);
   if (pass.rows.defined() && b + 1 == weights_.blocks.size()) {
     // After the last attention only the predicting tokens matter.
     mixed = mixed.index_select(0, pass.rows);
@@ -334,7 +372,7 @@ Decoder::Stream Decoder::Block(size_t b, Stream in, const Pass& pass) const {
   in.delta = Apply(b, config_.fused_qkv ? 1 : 3, 1, mixed, 1, pass)[0];
   std::tie(in.x, normed) = AddNorm(in, block.post_norm, kernels);
   in.delta = block.router.defined() ? Experts(b, normed, pass)
-                                    : Mlp(b, normed, pass);
+                                    : Mlp(b, in.x, normed, pass);
   return in;
 }
 
