@@ -45,7 +45,8 @@ uint64_t BytesOf(const std::vector<model::Example>& examples) {
   uint64_t bytes = examples.capacity() * sizeof(model::Example);
   for (const model::Example& example : examples) {
     bytes += example.ids.capacity() * sizeof(int32_t) +
-             example.rejected.capacity() * sizeof(int32_t) + 32;
+             example.rejected.capacity() * sizeof(int32_t) +
+             example.loss_mask.capacity() + 32;
   }
   return bytes;
 }
@@ -90,6 +91,22 @@ absl::Status Population::Check(const config::TrainingOptions& training) const {
       const absl::Status status = client::CheckExamples(*examples, training);
       if (status.ok()) continue;
       return absl::InvalidArgumentError(
+          absl::StrCat("client ", client.name, ": ", status.message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Population::CheckConversations(
+    const model::Tokenizer& tokenizer,
+    const config::TrainingOptions& training) const {
+  for (const Client& client : clients_) {
+    for (const auto* examples : {&client.train, &client.heldout}) {
+      const absl::Status status =
+          client::CheckConversations(tokenizer, *examples, training);
+      if (status.ok()) continue;
+      return absl::Status(
+          status.code(),
           absl::StrCat("client ", client.name, ": ", status.message()));
     }
   }
