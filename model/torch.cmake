@@ -45,6 +45,7 @@ choir_library(
           trainer.cc
           transformer/checkpointing.cc
           transformer/decoder.cc
+          transformer/decoder_weights.cc
           transformer/adapter_ops.cc
           transformer/linear.cc
           transformer/linear_nll.cc
