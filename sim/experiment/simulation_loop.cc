@@ -37,7 +37,8 @@ SimulationLoop::SimulationLoop(const ExperimentOptions& options,
       store_(store),
       metrics_(metrics),
       pool_(std::make_unique<ClientPool>(
-          ClientPoolOptions{options.workers, options.job}, std::move(base),
+          ClientPoolOptions{options.workers, options.clients_per_pass,
+                            options.job}, std::move(base),
           population, store.blobs(), wall_clock_)) {}
 
 SimulationLoop::~SimulationLoop() = default;
@@ -180,7 +181,7 @@ SimulationLoop::Fate SimulationLoop::FateOf(const Sent& task) const {
 }
 
 absl::Status SimulationLoop::Feed() {
-  while (!queue_.empty() && pool_->in_flight() < 2 * pool_->workers()) {
+  while (!queue_.empty() && pool_->in_flight() < pool_->capacity()) {
     Sent sent = std::move(queue_.front());
     queue_.pop_front();
     const uint64_t sequence = next_sequence_++;
