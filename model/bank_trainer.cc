@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
 #include "model/local_optimizer.h"
@@ -61,14 +62,15 @@ class BankTraining {
  private:
   // What the pass of one slice of a step is made of.
   struct Pass {
-    std::vector<const Example*> examples;
+    std::vector<const Example*> examples;  // that predict something
+    std::vector<int32_t> adapter_of_example;
     std::vector<Client*> clients;           // those with something to predict
     std::vector<int64_t> predictions;       // of each
     AdapterRows rows;
   };
   void Choose(Client& client);
   Pass Gather(absl::Span<Client* const> active, int step, size_t begin) const;
-  absl::Status OnePass(const Pass& pass);
+  absl::Status OnePass(Pass pass);
   absl::Status Step(absl::Span<Client* const> active, int step);
   void Upload(Client& client) const;
   void Download(Client& client) const;
@@ -130,20 +132,16 @@ BankTraining::Pass BankTraining::Gather(absl::Span<Client* const> active,
         std::min(client->chosen.size(),
                  begin + static_cast<size_t>(training_.batch_size));
     int64_t predictions = 0;
-    int64_t tokens = 0;
     for (size_t i = begin; i < end; ++i) {
       const Example* example = client->chosen[i];
       const int64_t predicted = PredictedTokens(*example, max_length_);
       if (predicted == 0) continue;
       predictions += predicted;
-      tokens += std::min<int64_t>(static_cast<int64_t>(example->ids.size()),
-                                  max_length_) -
-                1;  // the last id is only predicted
       pass.examples.push_back(example);
+      pass.adapter_of_example.push_back(
+          static_cast<int32_t>(pass.clients.size()));
     }
     if (predictions == 0) continue;
-    pass.rows.adapter_of_row.insert(pass.rows.adapter_of_row.end(), tokens,
-                                    static_cast<int32_t>(pass.clients.size()));
     pass.clients.push_back(client);
     pass.predictions.push_back(predictions);
     pass.rows.adapters.push_back(&client->bank);
@@ -155,9 +153,14 @@ BankTraining::Pass BankTraining::Gather(absl::Span<Client* const> active,
   return pass;
 }
 
-absl::Status BankTraining::OnePass(const Pass& pass) {
+absl::Status BankTraining::OnePass(Pass pass) {
   const PackedBatch batch =
       PackExamples(pass.examples, max_length_, decoder_.device());
+  CHOIR_CHECK(batch.starts.size() == pass.examples.size() + 1);
+  for (size_t i = 0; i < pass.examples.size(); ++i) {
+    pass.rows.adapter_of_row.resize(batch.starts[i + 1],
+                                    pass.adapter_of_example[i]);
+  }
   ForwardOptions forward;
   forward.bank = &pass.rows;
   forward.dropout = adapter_.dropout;
@@ -194,9 +197,9 @@ absl::Status BankTraining::Step(absl::Span<Client* const> active, int step) {
   }
   const size_t batch = static_cast<size_t>(training_.batch_size);
   for (size_t begin = 0; begin < most; begin += batch) {
-    const Pass pass = Gather(active, step, begin);
+    Pass pass = Gather(active, step, begin);
     if (pass.clients.empty()) continue;
-    CHOIR_RETURN_IF_ERROR(OnePass(pass));
+    CHOIR_RETURN_IF_ERROR(OnePass(std::move(pass)));
   }
   for (Client* client : active) {
     if (client->units == 0) continue;

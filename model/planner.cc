@@ -32,22 +32,23 @@ BlockFloats FloatsOf(const ModelConfig& c, int64_t layer) {
   const double queries = static_cast<double>(c.num_heads * c.head_dim);
   const double keys = static_cast<double>(c.num_kv_heads * c.head_dim);
   BlockFloats floats;
-  // Both sums of the residual stream, both normed; rotated queries and keys,
-  // values, the attention's output.
-  floats.kept = 4 * h + 2 * queries + 2 * keys +
+  // Both sums of the residual stream; rotated queries and keys, values, the
+  // attention's output. What is made again for the gradient is not kept:
+  // normed inputs of RMS norms, gated activations.
+  const bool again = c.norm == NormKind::kRms && !c.fused_qkv;
+  floats.kept = (again ? 2 : 4) * h + 2 * queries + 2 * keys +
                 static_cast<double>(c.num_heads) + 2;
   if (c.qk_norm != QkNorm::kNone) floats.kept += queries + keys;
   if (c.fused_qkv) floats.kept += queries + 2 * keys;
-  double mlp = (c.gated_mlp ? 3.0 : 2.0) *
-               static_cast<double>(c.intermediate_size);
+  double mlp = 2 * static_cast<double>(c.intermediate_size);
   if (c.IsMoe(layer)) {
     const double k = static_cast<double>(c.moe.experts_per_token);
     mlp = k * (3 * static_cast<double>(c.moe.intermediate_size) + 3 * h) +
-          4 * static_cast<double>(c.moe.num_experts);
+          4 * static_cast<double>(c.moe.num_experts) + h;
   }
   floats.kept += mlp;
   floats.transient =
-      4 * h + std::max(mlp, 2 * queries + 4 * keys);
+      6 * h + std::max(1.5 * mlp, 2 * queries + 4 * keys);
   return floats;
 }
 

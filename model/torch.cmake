@@ -35,6 +35,7 @@ choir_library(
           loaded_model.cc
           local_optimizer.cc
           objective/encode.cc
+          objective/encode_chat.cc
           objective/losses.cc
           objective/packing.cc
           objective/sparsity.cc
@@ -44,6 +45,7 @@ choir_library(
           trainer.cc
           transformer/checkpointing.cc
           transformer/decoder.cc
+          transformer/decoder_weights.cc
           transformer/adapter_ops.cc
           transformer/linear.cc
           transformer/linear_nll.cc
@@ -53,6 +55,7 @@ choir_library(
           transformer/ops.cc
           transformer/ops_reference.cc
           transformer/packed_weight.cc
+          transformer/remake.cc
           transformer/rotary.cc
   LIBS choir_model_core choir_model_attention choir_model_kernels)
 choir_uses_torch(choir_model)

@@ -110,6 +110,7 @@ class LoraTrainer final : public Trainer {
     forward.lora = &bank_;
     forward.attention = AttentionOf(options);
     forward.checkpointing = options.activation_checkpointing;
+    forward.lean = true;
     return forward;
   }
   // Sum of the losses of one step of `units`; its gradient is left in

@@ -33,6 +33,9 @@ struct Example {
   std::vector<int32_t> rejected;
   int32_t rejected_begin = 1;
   int32_t label = -1;  // classification: index of the class
+  // Empty, or one for each of ids: those that are 0 are not predicted either
+  // (what users say between an assistant's turns).
+  std::vector<uint8_t> loss_mask;
 };
 
 // "auto" picks CUDA if a device is there.

@@ -37,6 +37,7 @@ absl::StatusOr<Adapted> LoadAdapted(const CommonOptions& common,
   CHOIR_ASSIGN_OR_RETURN(options.device, ParseDevice(common.device));
   CHOIR_ASSIGN_OR_RETURN(options.precision,
                          ParsePrecision(common.precision, "--precision"));
+  options.experts = common.experts;
   Adapted adapted;
   CHOIR_ASSIGN_OR_RETURN(
       adapted.model,

@@ -31,6 +31,10 @@ void AddModel(CLI::App* verb, CommonOptions& common, bool computes) {
   verb->add_option("--device", common.device, "auto, cpu or cuda")
       ->capture_default_str();
   AddPrecision(verb, common);
+  verb->add_option("--experts", common.experts,
+                   "of a mixture, hold only these (0,3,5): tokens are routed "
+                   "among them")
+      ->delimiter(',');
   verb->add_option("--threads", common.threads, "CPU threads")
       ->capture_default_str();
 }
@@ -80,6 +84,15 @@ void AddTokenize(CLI::App* verb, CommonOptions& common, TokenizeOptions& o) {
   verb->add_flag("--decode", o.decode,
                  "stdin has ids, or what tokenize --json printed");
   verb->add_flag("--no-special", o.no_special, "no BOS or EOS");
+  verb->add_flag("--chat", o.chat,
+                 "stdin has a conversation, [{\"role\", \"content\"}, ..]; "
+                 "--json shows which ids an assistant learns");
+  verb->add_option("--chat-format", o.chat_format,
+                   "model (its chat template), chatml, llama3, llama2, mistral "
+                   "or plain")
+      ->capture_default_str();
+  verb->add_flag("--generation-prompt", o.generation_prompt,
+                 "ends with the head of the assistant's turn");
 }
 
 void AddEval(CLI::App* verb, EvalOptions& o) {
@@ -163,6 +176,8 @@ void AddPlan(CLI::App* verb, CommonOptions& common, PlanFlags& o) {
       ->capture_default_str();
   verb->add_option("--threads", common.threads, "CPU threads")
       ->capture_default_str();
+  verb->add_flag("--checkpointing", o.checkpointing,
+                 "compute activations twice, even if memory allows more");
   verb->add_flag("--measure", o.measure,
                  "train two steps as planned and print the peak");
 }
@@ -204,14 +219,8 @@ absl::optional<int> ParseCommandLine(int argc, char** argv, CLI::App& app) {
   return absl::nullopt;
 }
 
-int Main(int argc, char** argv) {
-  CLI::App app(
-      "Looks into language models, evaluates and runs them, and "
-      "pretrains small ones.",
-      "choir-model");
-  app.set_version_flag("--version", base::kVersion);
-  app.footer(base::kExitCodeHelp);
-  app.require_subcommand(1);
+// What each verb's flags are read into.
+struct Flags {
   CommonOptions common;
   TokenizeOptions tokenize;
   EvalOptions eval;
@@ -221,45 +230,56 @@ int Main(int argc, char** argv) {
   QuantizeFlags quantize;
   PlanFlags plan;
   UpcycleFlags upcycle;
+};
+
+// verb(name, help, body) makes the command that runs `body`.
+template <typename Verb>
+void AddVerbs(const Verb& verb, Flags& flags) {
+  CommonOptions& common = flags.common;
+  AddModel(verb("inspect", "Shape and size of a model",
+                [&] { return RunInspect(common); }),
+           common, false);
+  AddTokenize(verb("tokenize", "Text on stdin to token ids, or back",
+                   [&] { return RunTokenize(common, flags.tokenize); }),
+              common, flags.tokenize);
+  CLI::App* command = verb("eval", "Loss of a model on token ids or text",
+                           [&] { return RunEval(common, flags.eval); });
+  AddModel(command, common, true);
+  AddEval(command, flags.eval);
+  command = verb("generate", "Continue a prompt",
+                 [&] { return RunGenerate(common, flags.generate); });
+  AddModel(command, common, true);
+  AddGenerate(command, flags.generate);
+  AddExportVerbs(verb, common, flags.exported);
+  AddDeviceVerbs(verb, common, flags.quantize, flags.plan);
+  AddUpcycle(verb("upcycle", "Make a mixture of experts of a dense model",
+                  [&] { return RunUpcycle(flags.upcycle, common.json); }),
+             flags.upcycle);
+  AddPretrain(verb("pretrain", "Make a small model from text",
+                   [&] { return RunPretrain(common, flags.pretrain); }),
+              common, flags.pretrain);
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app(
+      "Looks into language models, evaluates and runs them, and "
+      "pretrains small ones.",
+      "choir-model");
+  app.set_version_flag("--version", base::kVersion);
+  app.footer(base::kExitCodeHelp);
+  app.require_subcommand(1);
+  Flags flags;
   std::function<absl::Status()> run;
   const auto verb = [&](const char* name, const char* help,
                         std::function<absl::Status()> body) {
     CLI::App* command = app.add_subcommand(name, help);
-    command->add_flag("--json", common.json, "one JSON document on stdout");
+    command->add_flag("--json", flags.common.json,
+                      "one JSON document on stdout");
     command->footer(base::kExitCodeHelp);
     command->callback([&run, body] { run = body; });
     return command;
   };
-
-  AddModel(verb("inspect", "Shape and size of a model",
-                [&] { return RunInspect(common); }),
-           common, false);
-
-  AddTokenize(verb("tokenize", "Text on stdin to token ids, or back",
-                   [&] { return RunTokenize(common, tokenize); }),
-              common, tokenize);
-
-  CLI::App* command = verb("eval", "Loss of a model on token ids or text",
-                 [&] { return RunEval(common, eval); });
-  AddModel(command, common, true);
-  AddEval(command, eval);
-
-  command = verb("generate", "Continue a prompt",
-                 [&] { return RunGenerate(common, generate); });
-  AddModel(command, common, true);
-  AddGenerate(command, generate);
-
-  AddExportVerbs(verb, common, exported);
-  AddDeviceVerbs(verb, common, quantize, plan);
-
-  AddUpcycle(verb("upcycle", "Make a mixture of experts of a dense model",
-                  [&] { return RunUpcycle(upcycle, common.json); }),
-             upcycle);
-
-  AddPretrain(verb("pretrain", "Make a small model from text",
-                   [&] { return RunPretrain(common, pretrain); }),
-              common, pretrain);
-
+  AddVerbs(verb, flags);
   if (const absl::optional<int> code = ParseCommandLine(argc, argv, app)) {
     return *code;
   }
@@ -267,10 +287,10 @@ int Main(int argc, char** argv) {
   const absl::Status status = run();
   if (status.ok()) return base::kExitDone;
   if (base::StopSignal::requested()) {
-    base::PrintError(status, common.json);
+    base::PrintError(status, flags.common.json);
     return base::kExitInterrupted;
   }
-  return base::PrintError(status, common.json, IsUsage(status));
+  return base::PrintError(status, flags.common.json, IsUsage(status));
 }
 
 }  // namespace

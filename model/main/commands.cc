@@ -24,6 +24,7 @@
 #include "model/loaded_model.h"
 #include "model/main/adapted_model.h"
 #include "model/quantize/packed_checkpoint.h"
+#include "model/tokenizer/chat_template.h"
 #include "model/tokenizer/unicode.h"
 
 namespace choir::model {
@@ -50,6 +51,51 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(absl::string_view text) {
     ids.push_back(id);
   }
   return ids;
+}
+
+absl::StatusOr<std::vector<ChatMessage>> ParseMessages(
+    const std::string& text) {
+  const nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+  const nlohmann::json& list =
+      json.is_object() && json.contains("messages") ? json["messages"] : json;
+  std::vector<ChatMessage> messages;
+  bool good = list.is_array();
+  for (size_t i = 0; good && i < list.size(); ++i) {
+    const nlohmann::json& one = list[i];
+    good = one.is_object() && one.contains("role") && one.contains("content") &&
+           one["role"].is_string() && one["content"].is_string();
+    if (good) messages.push_back({one["role"], one["content"]});
+  }
+  if (!good) {
+    return absl::InvalidArgumentError(
+        "standard input is not [{\"role\": .., \"content\": ..}, ..], alone or "
+        "as \"messages\" of an object");
+  }
+  return messages;
+}
+
+// What a conversation is written as, its ids, and which of them are learnt.
+absl::StatusOr<Json> TokenizeChat(const Tokenizer& tokenizer,
+                                  const TokenizeOptions& options,
+                                  const std::string& input) {
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages,
+                         ParseMessages(input));
+  CHOIR_ASSIGN_OR_RETURN(
+      const ChatTemplate chat,
+      ChatTemplate::For(tokenizer, options.chat_format));
+  CHOIR_ASSIGN_OR_RETURN(
+      const std::vector<ChatTemplate::Piece> pieces,
+      chat.Render(messages, options.generation_prompt));
+  CHOIR_ASSIGN_OR_RETURN(
+      const ChatIds encoded,
+      chat.Encode(tokenizer, messages, options.generation_prompt));
+  std::string text;
+  for (const ChatTemplate::Piece& piece : pieces) text += piece.text;
+  Json json;
+  json["ids"] = encoded.ids;
+  json["learnt"] = encoded.learnt;
+  json["text"] = text;
+  return json;
 }
 
 }  // namespace
@@ -105,6 +151,18 @@ absl::Status RunTokenize(const CommonOptions& common,
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<const Tokenizer> tokenizer,
                          Tokenizer::LoadFolder(common.model));
   const std::string input = ReadStdin();
+  if (options.chat) {
+    CHOIR_ASSIGN_OR_RETURN(const Json chat,
+                           TokenizeChat(*tokenizer, options, input));
+    if (common.json) {
+      PrintJson(chat);
+    } else {
+      std::cout << chat["text"].get<std::string>() << "\n"
+                << absl::StrJoin(chat["ids"].get<std::vector<int32_t>>(), " ")
+                << "\n";
+    }
+    return absl::OkStatus();
+  }
   if (options.decode) {
     CHOIR_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ParseIds(input));
     CHOIR_ASSIGN_OR_RETURN(const std::string text,

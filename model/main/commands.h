@@ -20,6 +20,7 @@ struct CommonOptions {
   std::string device = "auto";
   int threads = 1;
   std::string precision = "stored";  // of the frozen weights
+  std::vector<int64_t> experts;      // to hold; empty: all
 };
 
 absl::Status RunInspect(const CommonOptions& common);
@@ -27,6 +28,11 @@ absl::Status RunInspect(const CommonOptions& common);
 struct TokenizeOptions {
   bool decode = false;
   bool no_special = false;
+  // Standard input is a conversation: a list of {"role", "content"}, alone or
+  // as "messages" of an object.
+  bool chat = false;
+  std::string chat_format = "model";
+  bool generation_prompt = false;  // the assistant's turn is next
 };
 absl::Status RunTokenize(const CommonOptions& common,
                          const TokenizeOptions& options);

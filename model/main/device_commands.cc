@@ -113,6 +113,7 @@ absl::StatusOr<PlanRequest> Request(const CommonOptions& common,
   request.adapter.target_modules = LinearKinds(config);
   request.training.batch_size = flags.batch_size;
   request.training.max_sequence_length = flags.max_sequence_length;
+  request.training.activation_checkpointing = flags.checkpointing;
   request.longest_example = flags.longest;
   CHOIR_ASSIGN_OR_RETURN(const absl::optional<WeightFormat> stored,
                          ReadQuantization(common.model));

@@ -1,13 +1,12 @@
 #include "model/transformer/decoder.h"
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "base/status_macros.h"
 #include "model/transformer/checkpointing.h"
+#include "model/transformer/cpu_kernels.h"
+#include "model/transformer/remake.h"
 
 namespace choir::model {
 namespace {
@@ -60,93 +59,7 @@ int64_t Longest(const SequenceStarts& starts) {
   return longest;
 }
 
-class Collector {
- public:
-  Collector(const ModelConfig& config, const FindTensor& find) : find_(find) {
-    for (codec::TensorSpec& spec : ModelTensors(config)) {
-      specs_[spec.name] = std::move(spec);
-    }
-  }
-
-  // Sets `into` unless the model has no such tensor (an empty name).
-  absl::Status Get(const std::string& name, at::Tensor& into) const {
-    if (name.empty()) return absl::OkStatus();
-    CHOIR_ASSIGN_OR_RETURN(into, find_(specs_.at(name)));
-    return absl::OkStatus();
-  }
-
- private:
-  const FindTensor& find_;
-  std::map<std::string, codec::TensorSpec> specs_;
-};
-
-absl::Status CollectBlock(const ModelConfig& config, int64_t layer,
-                          const Collector& collector, const PackLinear& pack,
-                          BlockWeights& block) {
-  const BlockTensorNames names = BlockNames(config, layer);
-  const std::pair<const std::string&, at::Tensor&> tensors[] = {
-      {names.input_norm, block.input_norm.weight},
-      {names.input_norm_bias, block.input_norm.bias},
-      {names.post_norm, block.post_norm.weight},
-      {names.post_norm_bias, block.post_norm.bias},
-      {names.q_norm, block.q_norm},
-      {names.k_norm, block.k_norm},
-      {names.router, block.router}};
-  for (const auto& [name, into] : tensors) {
-    CHOIR_RETURN_IF_ERROR(collector.Get(name, into));
-  }
-  if (block.router.defined() && !config.moe.held.empty()) {
-    const at::Tensor held =
-        at::from_blob(const_cast<int64_t*>(config.moe.held.data()),
-                      {static_cast<int64_t>(config.moe.held.size())}, at::kLong)
-            .clone();
-    block.router = block.router.index_select(0, held.to(block.router.device()));
-  }
-  for (Linear& linear : block.linear) {
-    const std::string& module = linear.spec.module;
-    if (pack) {
-      CHOIR_ASSIGN_OR_RETURN(linear.packed, pack(linear.spec));
-    }
-    if (linear.packed == nullptr) {
-      CHOIR_RETURN_IF_ERROR(
-          collector.Get(absl::StrCat(module, ".weight"), linear.weight));
-      if (linear.spec.transposed) {
-        linear.weight = linear.weight.t().contiguous();
-      }
-    }
-    if (linear.spec.bias) {
-      CHOIR_RETURN_IF_ERROR(
-          collector.Get(absl::StrCat(module, ".bias"), linear.bias));
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
-
-absl::StatusOr<DecoderWeights> CollectWeights(const ModelConfig& config,
-                                              const FindTensor& find,
-                                              const PackLinear& pack) {
-  const Collector collector(config, find);
-  const TensorNames names = ModelTensorNames(config);
-  DecoderWeights weights;
-  CHOIR_RETURN_IF_ERROR(collector.Get(names.embedding, weights.embedding));
-  CHOIR_RETURN_IF_ERROR(collector.Get(names.positions, weights.positions));
-  weights.blocks.resize(config.num_layers);
-  for (LinearSpec& spec : LinearLayers(config)) {
-    Linear& linear = weights.blocks[spec.layer].linear.emplace_back();
-    linear.spec = std::move(spec);
-  }
-  for (int64_t i = 0; i < config.num_layers; ++i) {
-    CHOIR_RETURN_IF_ERROR(
-        CollectBlock(config, i, collector, pack, weights.blocks[i]));
-  }
-  CHOIR_RETURN_IF_ERROR(collector.Get(names.norm, weights.norm.weight));
-  CHOIR_RETURN_IF_ERROR(collector.Get(names.norm_bias, weights.norm.bias));
-  CHOIR_RETURN_IF_ERROR(collector.Get(names.head, weights.head));
-  if (!weights.head.defined()) weights.head = weights.embedding;
-  return weights;
-}
 
 Decoder::Decoder(const ModelConfig& config, DecoderWeights weights)
     : config_(config),
@@ -231,7 +144,39 @@ std::pair<at::Tensor, at::Tensor> Decoder::AddNorm(const Stream& in,
                               config_.norm_eps)};
 }
 
-at::Tensor Decoder::Attention(size_t b, const at::Tensor& normed,
+std::vector<at::Tensor> Decoder::ForgetNormed(
+    const at::Tensor& sum, const at::Tensor& normed, const NormWeights& norm,
+    std::vector<at::Tensor> outputs, const Pass& pass) const {
+  if (!pass.options.lean || config_.norm != NormKind::kRms ||
+      !UseFused(pass.options.kernels, normed)) {
+    return outputs;
+  }
+  const auto remake = [sum = sum.detach(), weight = norm.weight.detach(),
+                       epsilon = config_.norm_eps](const at::Tensor& into) {
+    const at::Tensor inverse = at::empty({sum.size(0)}, at::kFloat);
+    AddRmsNorm(sum.data_ptr<float>(), nullptr, weight.data_ptr<float>(),
+               sum.size(0), sum.size(1), static_cast<float>(epsilon), nullptr,
+               into.data_ptr<float>(), inverse.data_ptr<float>());
+  };
+  return ForgetUntilBackward(normed, remake, outputs);
+}
+
+at::Tensor Decoder::ForgetGated(const at::Tensor& gate, const at::Tensor& up,
+                                const at::Tensor& activation,
+                                at::Tensor output, const Pass& pass) const {
+  if (!pass.options.lean || !UseFused(pass.options.kernels, activation)) {
+    return output;
+  }
+  const auto remake = [gate = gate.detach(),
+                       up = up.detach()](const at::Tensor& into) {
+    SwiGlu(gate.data_ptr<float>(), up.data_ptr<float>(), gate.numel(),
+           into.data_ptr<float>());
+  };
+  return ForgetUntilBackward(activation, remake, {output})[0];
+}
+
+at::Tensor Decoder::Attention(size_t b, const at::Tensor& sum,
+                              const at::Tensor& normed,
                               const Pass& pass) const {
   const BlockWeights& block = weights_.blocks[b];
   std::vector<at::Tensor> qkv;
@@ -242,7 +187,8 @@ at::Tensor Decoder::Attention(size_t b, const at::Tensor& normed,
                                {queries, keys, keys}, 1);
     for (at::Tensor& part : qkv) part = part.contiguous();
   } else {
-    qkv = Apply(b, 0, 3, normed, 0, pass);
+    qkv = ForgetNormed(sum, normed, block.input_norm,
+                       Apply(b, 0, 3, normed, 0, pass), pass);
   }
   const Kernels kernels = pass.options.kernels;
   if (block.q_norm.defined()) {
@@ -257,8 +203,8 @@ at::Tensor Decoder::Attention(size_t b, const at::Tensor& normed,
   return pass.attend(b, qkv[0], qkv[1], qkv[2]);
 }
 
-at::Tensor Decoder::Mlp(size_t b, const at::Tensor& normed,
-                        const Pass& pass) const {
+at::Tensor Decoder::Mlp(size_t b, const at::Tensor& sum,
+                        const at::Tensor& normed, const Pass& pass) const {
   const ForwardOptions& options = pass.options;
   const size_t first = config_.fused_qkv ? 2 : 4;
   const size_t inputs = config_.gated_mlp ? 2 : 1;
@@ -280,12 +226,15 @@ at::Tensor Decoder::Mlp(size_t b, const at::Tensor& normed,
   }
   const absl::Span<const LinearUse> all = uses;
   const std::vector<at::Tensor> in =
-      ApplyUses(b, all.first(inputs), normed, 2, pass);
+      ForgetNormed(sum, normed, weights_.blocks[b].post_norm,
+                   ApplyUses(b, all.first(inputs), normed, 2, pass), pass);
   const at::Tensor activation =
       config_.gated_mlp ? SwiGlu(options.kernels, in[0], in[1])
                         : Activate(config_.activation, in[0]);
   if (options.activity != nullptr) options.activity->Add(b, activation);
-  return ApplyUses(b, all.last(1), activation, 3, pass)[0];
+  const at::Tensor out = ApplyUses(b, all.last(1), activation, 3, pass)[0];
+  if (!config_.gated_mlp) return out;
+  return ForgetGated(in[0], in[1], activation, out, pass);
 }
 
 at::Tensor Decoder::Experts(size_t b, const at::Tensor& normed,
@@ -325,7 +274,7 @@ Decoder::Stream Decoder::Block(size_t b, Stream in, const Pass& pass) const {
   const Kernels kernels = pass.options.kernels;
   at::Tensor normed;
   std::tie(in.x, normed) = AddNorm(in, block.input_norm, kernels);
-  at::Tensor mixed = Attention(b, normed, pass);
+  at::Tensor mixed = Attention(b, in.x, normed, pass);
   if (pass.rows.defined() && b + 1 == weights_.blocks.size()) {
     // After the last attention only the predicting tokens matter.
     mixed = mixed.index_select(0, pass.rows);
@@ -334,7 +283,7 @@ Decoder::Stream Decoder::Block(size_t b, Stream in, const Pass& pass) const {
   in.delta = Apply(b, config_.fused_qkv ? 1 : 3, 1, mixed, 1, pass)[0];
   std::tie(in.x, normed) = AddNorm(in, block.post_norm, kernels);
   in.delta = block.router.defined() ? Experts(b, normed, pass)
-                                    : Mlp(b, normed, pass);
+                                    : Mlp(b, in.x, normed, pass);
   return in;
 }
 

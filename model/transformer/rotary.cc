@@ -39,7 +39,7 @@ RotaryTable::RotaryTable(const ModelConfig& config, at::Device device)
 
 RotaryAngles RotaryTable::Get(int64_t positions) const {
   if (frequencies_.empty()) return {};
-  absl::MutexLock lock(&mutex_);
+  base::MutexLock lock(&mutex_);
   const int64_t have = angles_.cosine.defined() ? angles_.cosine.size(0) : 0;
   if (have >= positions) return angles_;
   const int64_t rows =

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "base/mutex.h"
 #include "model/checkpoint/model_config.h"
 #include "model/torch_compat.h"
 
@@ -37,7 +37,7 @@ class RotaryTable {
   const std::vector<double> frequencies_;  // empty: no rotation
   const int64_t most_;
   const at::Device device_;
-  mutable absl::Mutex mutex_;
+  mutable base::Mutex mutex_;
   mutable RotaryAngles angles_ ABSL_GUARDED_BY(mutex_);
 };
 

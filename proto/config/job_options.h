@@ -104,6 +104,7 @@ struct TrainingOptions {
   BlockSparseOptions block_sparse;
   DpoOptions dpo;
   std::vector<std::string> labels;  // of kClassification, in their order
+  std::string chat_format = "model";  // of conversations
   SparsityOptions sparsity;
   bool activation_checkpointing = false;
   RouterOptions router;

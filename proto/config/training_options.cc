@@ -32,6 +32,19 @@ absl::StatusOr<Objective> ObjectiveOf(const v1::TrainingConfig& config) {
                 "one of \"sft\", \"causal_lm\", \"dpo\", \"classification\"");
 }
 
+constexpr absl::string_view kChatFormats[] = {"model",  "chatml",  "llama3",
+                                              "llama2", "mistral", "plain"};
+
+absl::StatusOr<std::string> ChatFormatOf(const v1::TrainingConfig& config) {
+  if (!config.has_chat_format()) return std::string("model");
+  for (const absl::string_view format : kChatFormats) {
+    if (format == config.chat_format()) return config.chat_format();
+  }
+  return Refuse("training.chat_format", Quoted(config.chat_format()),
+                "one of \"model\", \"chatml\", \"llama3\", \"llama2\", "
+                "\"mistral\", \"plain\"");
+}
+
 // A table that only one choice reads.
 absl::Status RefuseUnless(bool used, bool set, absl::string_view field,
                           absl::string_view choice) {
@@ -264,6 +277,7 @@ absl::StatusOr<TrainingOptions> ResolveTraining(
       options.max_sequence_length,
       Count(config.has_max_sequence_length(), config.max_sequence_length(), 256,
             "training.max_sequence_length", 2, 10000000));
+  CHOIR_ASSIGN_OR_RETURN(options.chat_format, ChatFormatOf(config));
   options.activation_checkpointing = config.activation_checkpointing();
   CHOIR_RETURN_IF_ERROR(ResolveAttention(config, options));
   CHOIR_RETURN_IF_ERROR(ResolveDpo(config, options));
@@ -295,6 +309,7 @@ v1::TrainingConfig ToProto(const TrainingOptions& options) {
   config.set_max_grad_norm(options.max_grad_norm);
   config.set_max_sequence_length(
       static_cast<uint32_t>(options.max_sequence_length));
+  config.set_chat_format(options.chat_format);
   config.set_activation_checkpointing(options.activation_checkpointing);
   config.set_attention(std::string(AttentionName(options.attention)));
   if (options.attention == AttentionChoice::kBlockSparse) {

@@ -28,6 +28,7 @@ struct ExperimentOptions {
   config::JobOptions job;
   PopulationOptions clients;
   int workers = 1;
+  int clients_per_pass = 1;
   double dropout_rate = 0.0;
   bool keep_updates = false;
   model::DeviceKind device = model::DeviceKind::kAuto;

@@ -78,6 +78,8 @@ absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
   CHOIR_ASSIGN_OR_RETURN(
       const std::shared_ptr<const model::BaseModel> base,
       model::BaseModel::Load(options.job.base_model, HowToLoad(options)));
+  CHOIR_RETURN_IF_ERROR(population->CheckConversations(base->tokenizer(),
+                                                       options.job.training));
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<model::Trainer> trainer,
                          model::Trainer::Create(base, options.job.adapter));
   client::LocalData all;

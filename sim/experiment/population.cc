@@ -46,7 +46,8 @@ uint64_t BytesOf(const std::vector<model::Example>& examples) {
   uint64_t bytes = examples.capacity() * sizeof(model::Example);
   for (const model::Example& example : examples) {
     bytes += example.ids.capacity() * sizeof(int32_t) +
-             example.rejected.capacity() * sizeof(int32_t) + 32;
+             example.rejected.capacity() * sizeof(int32_t) +
+             example.loss_mask.capacity() + 32;
   }
   return bytes;
 }
@@ -97,6 +98,22 @@ absl::Status Population::Check(const config::TrainingOptions& training) const {
   return absl::OkStatus();
 }
 
+absl::Status Population::CheckConversations(
+    const model::Tokenizer& tokenizer,
+    const config::TrainingOptions& training) const {
+  for (const Client& client : clients_) {
+    for (const auto* examples : {&client.train, &client.heldout}) {
+      const absl::Status status =
+          client::CheckConversations(tokenizer, *examples, training);
+      if (status.ok()) continue;
+      return absl::Status(
+          status.code(),
+          absl::StrCat("client ", client.name, ": ", status.message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<size_t> Population::Find(absl::string_view name) const {
   const auto found = std::lower_bound(
       clients_.begin(), clients_.end(), name,
@@ -120,9 +137,16 @@ std::string Population::Digest() const {
     for (const auto* part : {&client.train, &client.heldout}) {
       hash.Update(absl::StrCat(part->size(), ";"));
       for (const client::RawExample& example : *part) {
-        add(example.text);
-        add(example.prompt);
-        add(example.response);
+        for (const std::string* text :
+             {&example.text, &example.prompt, &example.response,
+              &example.rejected, &example.label}) {
+          add(*text);
+        }
+        hash.Update(absl::StrCat(example.messages.size(), ";"));
+        for (const model::ChatMessage& message : example.messages) {
+          add(message.role);
+          add(message.content);
+        }
       }
     }
   }

@@ -165,6 +165,8 @@ absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& given,
         parts.base,
         model::BaseModel::Load(options.job.base_model, HowToLoad(options)));
   }
+  CHOIR_RETURN_IF_ERROR(parts.population->CheckConversations(
+      parts.base->tokenizer(), options.job.training));
   CHOIR_RETURN_IF_ERROR(
       PrepareFolder(options, run, parts.population->Digest()));
 
