@@ -82,6 +82,10 @@ class MappedFile {
   std::string path_;
 };
 
+// Drops the memory behind `part` of a mapping (whole pages inside it only); it
+// is read from the file again when it is touched next. Only for mapped files.
+void ReleasePages(absl::string_view part);
+
 }  // namespace choir::base
 
 #endif  // CHOIR_BASE_FILES_H_

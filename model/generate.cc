@@ -77,17 +77,17 @@ int32_t Draw(absl::Span<const float> logits, const GenerateOptions& options,
 
 }  // namespace
 
-absl::StatusOr<std::vector<int32_t>> Generate(const Llama& llama,
+absl::StatusOr<std::vector<int32_t>> Generate(const Decoder& decoder,
                                               const LoraBank* lora,
                                               absl::Span<const int32_t> prompt,
                                               const GenerateOptions& options) {
-  CHOIR_RETURN_IF_ERROR(Check(llama.config(), prompt, options));
+  CHOIR_RETURN_IF_ERROR(Check(decoder.config(), prompt, options));
   return TorchGuard(
       "generation", [&]() -> absl::StatusOr<std::vector<int32_t>> {
         const int64_t capacity = std::min<int64_t>(
-            llama.config().max_positions,
+            decoder.config().max_positions,
             static_cast<int64_t>(prompt.size()) + options.max_tokens);
-        KvCache cache = llama.NewCache(capacity);
+        KvCache cache = decoder.NewCache(capacity);
         ForwardOptions forward;
         forward.lora = lora;
         base::SimRandom random(options.seed);
@@ -97,7 +97,7 @@ absl::StatusOr<std::vector<int32_t>> Generate(const Llama& llama,
           if (cache.length + static_cast<int64_t>(next.size()) > capacity) {
             break;
           }
-          const at::Tensor logits = llama.Decode(next, forward, cache);
+          const at::Tensor logits = decoder.Decode(next, forward, cache);
           const absl::Span<const float> row(logits.data_ptr<float>(),
                                             logits.numel());
           for (const float value : row) {
@@ -107,6 +107,8 @@ absl::StatusOr<std::vector<int32_t>> Generate(const Llama& llama,
           }
           ids.push_back(Draw(row, options, random));
           next = absl::MakeConstSpan(ids).last(1);
+          const bool go_on = !options.on_token || options.on_token(ids.back());
+          if (!go_on) break;
           if (std::count(options.stop_ids.begin(), options.stop_ids.end(),
                          ids.back()) > 0) {
             break;

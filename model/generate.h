@@ -3,11 +3,12 @@
 #define CHOIR_MODEL_GENERATE_H_
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "model/transformer/llama.h"
+#include "model/transformer/decoder.h"
 
 namespace choir::model {
 
@@ -20,6 +21,9 @@ struct GenerateOptions {
   uint64_t seed = 1;
   // Any of them ends the text; it is part of the result.
   std::vector<int32_t> stop_ids;
+  // If set, called with each new token (also one of stop_ids); false ends the
+  // text.
+  std::function<bool(int32_t id)> on_token;
 };
 
 // The prompt's ids and the continuation. Stops early at the model's
@@ -27,7 +31,7 @@ struct GenerateOptions {
 // Errors: INVALID_ARGUMENT for an empty or too long prompt, ids outside the
 // vocabulary, a negative temperature or max_tokens, top_p outside (0, 1];
 // ABORTED if the model's outputs are not finite.
-absl::StatusOr<std::vector<int32_t>> Generate(const Llama& llama,
+absl::StatusOr<std::vector<int32_t>> Generate(const Decoder& decoder,
                                               const LoraBank* lora,
                                               absl::Span<const int32_t> prompt,
                                               const GenerateOptions& options);

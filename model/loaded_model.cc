@@ -1,61 +1,21 @@
 #include "model/loaded_model.h"
 
-#include <map>
-#include <vector>
+#include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/files.h"
 #include "base/status_macros.h"
-#include "model/checkpoint/json_text.h"
 #include "model/checkpoint/model_config.h"
 #include "model/checkpoint/safetensors.h"
+#include "model/checkpoint/tensor_files.h"
+#include "model/quantize/packed_checkpoint.h"
+#include "model/quantize/quantize_checkpoint.h"
 #include "model/torch_guard.h"
 
 namespace choir::model {
 namespace {
-
-// The files that hold a model's tensors: one, or several with an index.
-absl::StatusOr<std::vector<std::shared_ptr<const SafetensorsFile>>> OpenShards(
-    const std::string& directory) {
-  std::vector<std::string> names = {"model.safetensors"};
-  const std::string index =
-      base::JoinPath(directory, "model.safetensors.index.json");
-  if (!base::FileExists(base::JoinPath(directory, names[0])) &&
-      base::FileExists(index)) {
-    CHOIR_ASSIGN_OR_RETURN(const std::string text,
-                           base::ReadFile(index, 64u << 20));
-    CHOIR_ASSIGN_OR_RETURN(
-        const nlohmann::json json,
-        ParseJsonObject(text, index, {.max_bytes = 64u << 20}));
-    const auto map = json.find("weight_map");
-    if (map == json.end() || !map->is_object()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(index, " has no \"weight_map\""));
-    }
-    std::map<std::string, bool> distinct;
-    for (const auto& entry : *map) {
-      if (!entry.is_string() ||
-          absl::StrContains(entry.get<std::string>(), "/")) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            index, ": \"weight_map\" must name files of the same folder"));
-      }
-      distinct[entry.get<std::string>()] = true;
-    }
-    names.clear();
-    for (const auto& [name, unused] : distinct) names.push_back(name);
-  }
-  std::vector<std::shared_ptr<const SafetensorsFile>> files;
-  for (const std::string& name : names) {
-    CHOIR_ASSIGN_OR_RETURN(
-        SafetensorsFile file,
-        SafetensorsFile::Open(base::JoinPath(directory, name)));
-    files.push_back(std::make_shared<const SafetensorsFile>(std::move(file)));
-  }
-  return files;
-}
 
 absl::StatusOr<at::Tensor> ToTensor(
     const std::shared_ptr<const SafetensorsFile>& file, const TensorView& view,
@@ -74,7 +34,68 @@ absl::StatusOr<at::Tensor> ToTensor(
         view, absl::MakeSpan(tensor.data_ptr<float>(), tensor.numel())));
   }
   if (device.is_cuda()) tensor = tensor.to(device, at::kBFloat16);
+  // A copy needs the file no longer.
+  if (view.dtype != DType::kF32) base::ReleasePages(view.bytes);
   return tensor;
+}
+
+// How to hold the weights: what was asked for, if the folder has it.
+absl::StatusOr<absl::optional<WeightFormat>> HeldFormat(
+    const std::string& directory, const LoadOptions& options) {
+  CHOIR_ASSIGN_OR_RETURN(const absl::optional<WeightFormat> stored,
+                         ReadQuantization(directory));
+  if (stored && options.precision && *stored != *options.precision) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        directory, " is quantised to ", WeightFormatName(*stored),
+        ", but precision ", WeightFormatName(*options.precision),
+        " was asked for; leave the precision away, or take the checkpoint that "
+        "was not quantised"));
+  }
+  if (options.precision == WeightFormat::kFloat32) {
+    return absl::optional<WeightFormat>();
+  }
+  return stored ? stored : options.precision;
+}
+
+// Embedding or head, in 16 bits on the CPU: mapped if the file has bfloat16.
+absl::StatusOr<at::Tensor> ToHalf(const TensorFiles& files,
+                                  const std::string& name,
+                                  absl::Span<const int64_t> shape) {
+  CHOIR_ASSIGN_OR_RETURN(
+      const QuantizedMatrix matrix,
+      LoadWeight(files, name, shape[0], shape[1], /*transposed=*/false,
+                 WeightFormat::kBf16));
+  return at::from_blob(
+      const_cast<char*>(matrix.parts().codes.data()),
+      at::IntArrayRef(shape.data(), shape.size()),
+      [owner = matrix.parts().owner](void*) {},
+      at::TensorOptions().dtype(at::kBFloat16));
+}
+
+absl::StatusOr<DecoderWeights> LoadWeights(
+    const ModelConfig& config, const TensorFiles& files,
+    absl::optional<WeightFormat> format, at::Device device) {
+  const TensorNames names = ModelTensorNames(config);
+  const FindTensor find =
+      [&](const codec::TensorSpec& spec) -> absl::StatusOr<at::Tensor> {
+    if (format && device.is_cpu() &&
+        (spec.name == names.embedding || spec.name == names.head)) {
+      return ToHalf(files, spec.name, spec.shape);
+    }
+    const TensorFiles::Found found = files.Find(spec.name);
+    return ToTensor(found.file, *found.view, device);
+  };
+  const PackLinear pack = [&](const LinearSpec& linear)
+      -> absl::StatusOr<std::shared_ptr<const PackedWeight>> {
+    if (!format) return std::shared_ptr<const PackedWeight>();
+    CHOIR_ASSIGN_OR_RETURN(
+        QuantizedMatrix matrix,
+        LoadWeight(files, absl::StrCat(linear.module, ".weight"),
+                   linear.out_features, linear.in_features, linear.transposed,
+                   *format));
+    return std::make_shared<const PackedWeight>(std::move(matrix), device);
+  };
+  return CollectWeights(config, find, pack);
 }
 
 absl::StatusOr<at::Device> PickDevice(DeviceKind kind) {
@@ -91,18 +112,20 @@ absl::StatusOr<at::Device> PickDevice(DeviceKind kind) {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const BaseModel>> BaseModel::Load(
-    const std::string& directory, DeviceKind device) {
+    const std::string& directory, const LoadOptions& options) {
   CHOIR_ASSIGN_OR_RETURN(
       std::shared_ptr<const LoadedModel> model,
-      LoadedModel::LoadFolder(directory, device, /*with_tokenizer=*/true));
+      LoadedModel::LoadFolder(directory, options, /*with_tokenizer=*/true));
   return model;
 }
 
 absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadFolder(
-    const std::string& directory, DeviceKind device, bool with_tokenizer) {
+    const std::string& directory, const LoadOptions& options,
+    bool with_tokenizer) {
   CHOIR_ASSIGN_OR_RETURN(
-      const ModelConfig config,
+      ModelConfig config,
       LoadModelConfig(base::JoinPath(directory, "config.json")));
+  CHOIR_RETURN_IF_ERROR(HoldExperts(options.experts, config));
   std::unique_ptr<const Tokenizer> tokenizer;
   if (with_tokenizer) {
     CHOIR_ASSIGN_OR_RETURN(tokenizer, Tokenizer::LoadFolder(directory));
@@ -112,28 +135,20 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadFolder(
           " tokens, but the model only ", config.vocab_size, " (vocab_size)"));
     }
   }
-  CHOIR_ASSIGN_OR_RETURN(const auto files, OpenShards(directory));
+  CHOIR_ASSIGN_OR_RETURN(const TensorFiles files,
+                         TensorFiles::Open(directory, config));
+  CHOIR_ASSIGN_OR_RETURN(const absl::optional<WeightFormat> format,
+                         HeldFormat(directory, options));
   return TorchGuard(
       absl::StrCat("loading ", directory),
       [&]() -> absl::StatusOr<std::shared_ptr<const LoadedModel>> {
-        CHOIR_ASSIGN_OR_RETURN(const at::Device where, PickDevice(device));
-        CHOIR_ASSIGN_OR_RETURN(
-            LlamaWeights weights,
-            CollectWeights(
-                config,
-                [&](const codec::TensorSpec& spec)
-                    -> absl::StatusOr<at::Tensor> {
-                  auto file = files[0];
-                  for (const auto& candidate : files) {
-                    if (candidate->Find(spec.name) != nullptr) file = candidate;
-                  }
-                  CHOIR_ASSIGN_OR_RETURN(const TensorView* view,
-                                         file->Get(spec.name, spec.shape));
-                  return ToTensor(file, *view, where);
-                }));
+        CHOIR_ASSIGN_OR_RETURN(const at::Device where,
+                               PickDevice(options.device));
+        CHOIR_ASSIGN_OR_RETURN(DecoderWeights weights,
+                               LoadWeights(config, files, format, where));
         return std::make_shared<const LoadedModel>(
             std::move(tokenizer),
-            std::make_unique<const Llama>(config, std::move(weights)));
+            std::make_unique<const Decoder>(config, std::move(weights)));
       });
 }
 
@@ -143,8 +158,8 @@ const Tokenizer& LoadedModel::tokenizer() const {
 }
 
 std::string LoadedModel::device() const {
-  return llama_->device().is_cuda()
-             ? absl::StrCat("cuda:", llama_->device().index())
+  return decoder_->device().is_cuda()
+             ? absl::StrCat("cuda:", decoder_->device().index())
              : "cpu";
 }
 

@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "model/tokenizer/tokenizer.h"
 #include "model/trainer.h"
-#include "model/transformer/llama.h"
+#include "model/transformer/decoder.h"
 
 namespace choir::model {
 
@@ -20,22 +20,29 @@ class LoadedModel final : public BaseModel {
   // others are converted, to float32 on the CPU and bfloat16 on CUDA.
   // `with_tokenizer` false: tokenizer() must not be called.
   static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadFolder(
-      const std::string& directory, DeviceKind device, bool with_tokenizer);
+      const std::string& directory, const LoadOptions& options,
+      bool with_tokenizer);
+  static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadFolder(
+      const std::string& directory, DeviceKind device, bool with_tokenizer) {
+    LoadOptions options;
+    options.device = device;
+    return LoadFolder(directory, options, with_tokenizer);
+  }
 
   LoadedModel(std::unique_ptr<const Tokenizer> tokenizer,
-              std::unique_ptr<const Llama> llama)
-      : tokenizer_(std::move(tokenizer)), llama_(std::move(llama)) {}
+              std::unique_ptr<const Decoder> decoder)
+      : tokenizer_(std::move(tokenizer)), decoder_(std::move(decoder)) {}
 
   const Tokenizer& tokenizer() const override;
   int max_positions() const override {
-    return static_cast<int>(llama_->config().max_positions);
+    return static_cast<int>(decoder_->config().max_positions);
   }
   std::string device() const override;
-  const Llama& llama() const { return *llama_; }
+  const Decoder& decoder() const { return *decoder_; }
 
  private:
   std::unique_ptr<const Tokenizer> tokenizer_;
-  std::unique_ptr<const Llama> llama_;
+  std::unique_ptr<const Decoder> decoder_;
 };
 
 }  // namespace choir::model

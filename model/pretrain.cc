@@ -24,7 +24,7 @@
 #include "model/pretrain_data.h"
 #include "model/torch_guard.h"
 #include "model/trainer.h"
-#include "model/transformer/llama.h"
+#include "model/transformer/decoder.h"
 #include "proto/codec/layout.h"
 
 namespace choir::model {
@@ -36,7 +36,7 @@ constexpr char kModelName[] = "model.safetensors";
 // One thread's view of the model: shared weights, gradients of its own.
 struct Replica {
   at::Tensor gradient;  // flat
-  std::unique_ptr<Llama> llama;
+  std::unique_ptr<Decoder> decoder;
   double loss = 0.0;
   absl::Status status;
 };
@@ -98,7 +98,7 @@ class Pretrainer {
 };
 
 absl::Status Pretrainer::Initialize() {
-  CHOIR_ASSIGN_OR_RETURN(layout_, codec::Layout::Create(LlamaTensors(config_)));
+  CHOIR_ASSIGN_OR_RETURN(layout_, codec::Layout::Create(ModelTensors(config_)));
   values_ = at::zeros({layout_.num_elements()}, at::kFloat);
   m_.assign(values_.numel(), 0.0f);
   v_.assign(values_.numel(), 0.0f);
@@ -131,7 +131,7 @@ absl::Status Pretrainer::MakeReplicas() {
   for (Replica& replica : replicas_) {
     replica.gradient = at::zeros_like(values_);
     CHOIR_ASSIGN_OR_RETURN(
-        LlamaWeights weights,
+        DecoderWeights weights,
         CollectWeights(config_, [&](const codec::TensorSpec& spec)
                                     -> absl::StatusOr<at::Tensor> {
           const int64_t offset = layout_.offset(index[spec.name]);
@@ -145,7 +145,7 @@ absl::Status Pretrainer::MakeReplicas() {
           leaf.mutable_grad() = view(replica.gradient);
           return leaf;
         }));
-    replica.llama = std::make_unique<Llama>(config_, std::move(weights));
+    replica.decoder = std::make_unique<Decoder>(config_, std::move(weights));
   }
   return absl::OkStatus();
 }
@@ -215,7 +215,7 @@ absl::StatusOr<double> Pretrainer::Step() {
     // A few windows at a time stay in the processor's cache.
     for (size_t i = 0; i < mine.size(); i += 8) {
       const PackedBatch part = Windows(data_.train, mine.subspan(i, 8));
-      const at::Tensor loss = replica.llama->Loss(part, {}, weight);
+      const at::Tensor loss = replica.decoder->Loss(part, {}, weight);
       replica.loss += loss.item<double>();
       torch::autograd::backward({loss}, {});
     }
@@ -287,7 +287,7 @@ absl::StatusOr<double> Pretrainer::HeldOutLoss() {
     for (int64_t w = r; w < windows; w += options_.threads) {
       replicas_[r].loss +=
           replicas_[r]
-              .llama->Loss(Windows(data_.heldout, {w}), {}, 1.0)
+              .decoder->Loss(Windows(data_.heldout, {w}), {}, 1.0)
               .item<double>();
     }
     return absl::OkStatus();
@@ -363,7 +363,7 @@ absl::StatusOr<std::string> Pretrainer::Sample() const {
   generate.stop_ids = config_.eos_token_ids;
   CHOIR_ASSIGN_OR_RETURN(
       const std::vector<int32_t> ids,
-      Generate(*replicas_[0].llama, nullptr, prompt, generate));
+      Generate(*replicas_[0].decoder, nullptr, prompt, generate));
   return data_.tokenizer->Decode(ids);
 }
 

@@ -11,28 +11,59 @@ target_precompile_headers(
 # a hundred times slower.
 choir_library(
   choir_model_kernels
-  SOURCES transformer/blas.cc transformer/cpu_kernels.cc optimizer.cc
-  LIBS choir_base ${CMAKE_DL_LIBS})
+  SOURCES quantize/quantized_matmul.cc transformer/attention_kernels.cc
+          transformer/blas.cc transformer/cpu_kernels.cc
+          transformer/moe_kernels.cc transformer/row_kernels.cc
+          optimizer.cc
+  LIBS choir_model_quantize choir_base ${CMAKE_DL_LIBS})
 target_compile_options(
   choir_model_kernels PRIVATE -O3 -fopenmp-simd -ffp-contract=fast
                               -fno-math-errno -fno-trapping-math)
 
 choir_library(
+  choir_model_attention
+  SOURCES transformer/attention.cc transformer/attention_blockwise.cc
+          transformer/attention_reference.cc
+  LIBS choir_model_kernels)
+choir_uses_torch(choir_model_attention)
+
+choir_library(
   choir_model
   SOURCES generate.cc
+          bank_trainer.cc
+          loaded_adapter.cc
           loaded_model.cc
+          local_optimizer.cc
           objective/encode.cc
+          objective/encode_chat.cc
+          objective/losses.cc
           objective/packing.cc
+          objective/sparsity.cc
           pretrain.cc
           pretrain_data.cc
+          router_training.cc
           trainer.cc
-          transformer/llama.cc
+          transformer/checkpointing.cc
+          transformer/decoder.cc
+          transformer/decoder_weights.cc
+          transformer/adapter_ops.cc
+          transformer/linear.cc
+          transformer/linear_nll.cc
+          transformer/lora_runs.cc
+          transformer/mlp_channels.cc
+          transformer/moe.cc
           transformer/ops.cc
           transformer/ops_reference.cc
-  LIBS choir_model_core choir_model_kernels)
+          transformer/packed_weight.cc
+          transformer/remake.cc
+          transformer/rotary.cc
+  LIBS choir_model_core choir_model_attention choir_model_kernels)
 choir_uses_torch(choir_model)
 
-choir_library(choir_model_commands SOURCES main/commands.cc LIBS choir_model)
+choir_library(choir_model_commands SOURCES main/adapted_model.cc
+              main/eval_command.cc main/eval_data.cc main/generate_command.cc main/commands.cc main/device_commands.cc main/export_commands.cc
+              main/upcycle_command.cc
+              LIBS choir_model)
 choir_uses_torch(choir_model_commands)
 choir_program(choir-model SOURCES main/choir_model.cc LIBS choir_model_commands
                                                            CLI11::CLI11)

@@ -12,32 +12,40 @@
 
 namespace choir::model::compat {
 
-// softmax(q k^T / sqrt(d)) v with a causal mask.
-// Shapes: [batch, heads, tokens, head_dim], the same number of heads for all.
-// With more keys than queries, the last queries keys are the queries' own.
-inline at::Tensor CausalAttentionWithPast(const at::Tensor& q,
-                                          const at::Tensor& k,
-                                          const at::Tensor& v) {
-  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(-1)));
-  at::Tensor scores = at::matmul(q * scale, k.transpose(-2, -1));
-  const int64_t queries = q.size(-2);
-  const int64_t keys = k.size(-2);
-  const at::Tensor hidden =
-      at::ones({queries, keys}, q.options().dtype(at::kBool))
-          .triu(keys - queries + 1);
-  scores = scores.masked_fill(hidden, -INFINITY);
-  return at::matmul(at::softmax(scores, -1, at::kFloat).to(v.scalar_type()), v);
+// True if LibTorch has a kernel for causal attention where `q` is that keeps no
+// scores: memory linear in the length of a sequence.
+inline bool HasFusedAttention(const at::Tensor& q) {
+#if TORCH_VERSION_MAJOR >= 2
+  return q.is_cuda();
+#else
+  (void)q;
+  return false;
+#endif
 }
 
-// The same for as many keys as queries.
+// softmax(q k^T / sqrt(d)) v with a causal mask; with `window` above 0, position
+// i sees i - window + 1 to i.
+// Shapes: [batch, heads, tokens, head_dim], the same number of heads for all.
 inline at::Tensor CausalSdpa(const at::Tensor& q, const at::Tensor& k,
-                             const at::Tensor& v) {
+                             const at::Tensor& v, int64_t window) {
+  const int64_t tokens = q.size(-2);
 #if TORCH_VERSION_MAJOR >= 2
-  if (q.is_cuda()) {
+  if (q.is_cuda() && window <= 0) {
     return at::scaled_dot_product_attention(q, k, v, {}, 0.0, true);
   }
 #endif
-  return CausalAttentionWithPast(q, k, v);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(-1)));
+  at::Tensor visible =
+      at::ones({tokens, tokens}, q.options().dtype(at::kBool)).tril();
+  if (window > 0) visible = visible.triu(1 - window);
+#if TORCH_VERSION_MAJOR >= 2
+  if (q.is_cuda()) {
+    return at::scaled_dot_product_attention(q, k, v, visible, 0.0, false);
+  }
+#endif
+  const at::Tensor scores = at::matmul(q * scale, k.transpose(-2, -1))
+                                .masked_fill(visible.logical_not(), -INFINITY);
+  return at::matmul(at::softmax(scores, -1, at::kFloat).to(v.scalar_type()), v);
 }
 
 inline bool CudaAvailable() { return at::hasCUDA(); }

@@ -6,76 +6,61 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
+#include "model/adapter/lofit.h"
 #include "model/adapter/lora_layout.h"
+#include "model/bank_trainer.h"
+#include "model/loaded_adapter.h"
 #include "model/loaded_model.h"
-#include "model/objective/packing.h"
-#include "model/optimizer.h"
+#include "model/local_optimizer.h"
+#include "model/objective/example_stream.h"
+#include "model/objective/losses.h"
+#include "model/objective/sparsity.h"
+#include "model/router_training.h"
 #include "model/torch_guard.h"
+#include "model/transformer/adapter_ops.h"
 #include "model/transformer/blas.h"
 
 namespace choir::model {
 namespace {
 
-// Hands out examples in the order that the seed gives.
-class ExampleStream {
- public:
-  ExampleStream(size_t size, uint64_t seed) : order_(size), seed_(seed) {
-    next_ = size;
+void Complete(double loss_sum, const RouterTraining& routers,
+              const SparsityPlan* sparsity, TrainResult& result) {
+  if (result.tokens > 0) {
+    result.mean_loss = loss_sum / static_cast<double>(result.tokens);
   }
-  size_t Next() {
-    if (next_ == order_.size()) {
-      std::iota(order_.begin(), order_.end(), size_t{0});
-      base::SimRandom random(base::DeriveSeed(
-          seed_, {"examples", absl::StrCat("epoch ", epoch_++)}));
-      random.Shuffle(order_);
-      next_ = 0;
-    }
-    return order_[next_++];
+  result.expert_tokens = routers.expert_tokens();
+  if (sparsity != nullptr) {
+    result.dense_flops = sparsity->report().dense_flops;
+    result.done_flops = sparsity->report().done_flops;
   }
-  size_t left_in_epoch() const {
-    return next_ == order_.size() ? order_.size() : order_.size() - next_;
-  }
-
- private:
-  std::vector<size_t> order_;
-  uint64_t seed_;
-  size_t next_ = 0;
-  int epoch_ = 0;
-};
+}
 
 class LoraTrainer final : public Trainer {
  public:
   LoraTrainer(std::shared_ptr<const LoadedModel> base,
               const config::AdapterOptions& adapter, codec::Layout layout)
-      : base_(std::move(base)), adapter_(adapter), layout_(std::move(layout)) {
-    const Llama& llama = base_->llama();
+      : base_(std::move(base)),
+        adapter_(adapter),
+        layout_(std::move(layout)),
+        lofit_training_(adapter_, layout_) {
+    const Decoder& decoder = base_->decoder();
     const int64_t n = layout_.num_elements();
     const auto options =
-        at::TensorOptions().dtype(at::kFloat).device(llama.device());
+        at::TensorOptions().dtype(at::kFloat).device(decoder.device());
     flat_ = at::zeros({n}, options);
     flat_gradient_ = at::zeros({n}, options);
-    bank_ = BindLora(llama.config(), layout_, flat_, adapter_.scale());
+    bank_ = BindAdapter(decoder.config(), adapter_, layout_, flat_);
+    PrepareDora(BlockLayersOf(decoder), bank_);
     const LoraBank gradients =
-        BindLora(llama.config(), layout_, flat_gradient_, 1.0);
-    for (size_t b = 0; b < bank_.blocks.size(); ++b) {
-      for (int slot = 0; slot < kNumSlots; ++slot) {
-        LoraBank::Pair& pair = bank_.blocks[b][slot];
-        if (!pair.a.defined()) continue;
-        // Gradients gather in one flat vector: a gradient that is already
-        // there is added to in place.
-        pair.a.set_requires_grad(true);
-        pair.b.set_requires_grad(true);
-        pair.a.mutable_grad() = gradients.blocks[b][slot].a;
-        pair.b.mutable_grad() = gradients.blocks[b][slot].b;
-      }
-    }
-    gradient_.resize(n);
+        BindLora(decoder.config(), layout_, flat_gradient_, 1.0);
+    // Gradients gather in one flat vector.
+    GatherGradients(gradients, bank_);
+    BindScore();
   }
 
   const codec::Layout& layout() const override { return layout_; }
@@ -88,6 +73,16 @@ class LoraTrainer final : public Trainer {
     return TorchGuard("training", [&]() -> absl::StatusOr<TrainResult> {
       return TrainImpl(parameters, examples, options, seed, progress);
     });
+  }
+
+  absl::StatusOr<std::vector<TrainResult>> TrainBank(
+      absl::Span<const BankMember> members,
+      const config::TrainingOptions& options,
+      const ProgressFn& progress) override {
+    return TorchGuard(
+        "training", [&]() -> absl::StatusOr<std::vector<TrainResult>> {
+          return TrainBankImpl(members, options, progress);
+        });
   }
 
   absl::StatusOr<EvalResult> Evaluate(absl::Span<const float> parameters,
@@ -105,18 +100,40 @@ class LoraTrainer final : public Trainer {
   int MaxLength(const config::TrainingOptions& options) const {
     return std::min(options.max_sequence_length, base_->max_positions());
   }
-  // Sum of the losses of one step; its gradient is left in gradient_.
+  // The classification head, if the adapter has one.
+  void BindScore();
+  LossContext Context(const config::TrainingOptions& options) const {
+    return {base_->decoder(), options, MaxLength(options), score_};
+  }
+  ForwardOptions Forward(const config::TrainingOptions& options) const {
+    ForwardOptions forward;
+    forward.lora = &bank_;
+    forward.attention = AttentionOf(options);
+    forward.checkpointing = options.activation_checkpointing;
+    forward.lean = true;
+    return forward;
+  }
+  // Sum of the losses of one step of `units`; its gradient is left in
+  // gradient_.
   absl::StatusOr<double> Step(absl::Span<const Example* const> examples,
                               const config::TrainingOptions& options,
-                              int64_t predictions, uint64_t dropout_seed);
+                              int64_t units, ForwardOptions forward,
+                              RouterTraining& routers);
+  // Lets `plan` see which channels `examples` excite.
+  void Measure(absl::Span<const Example* const> examples,
+               const config::TrainingOptions& options, SparsityPlan& plan);
   void Upload(absl::Span<const float> parameters);
-  // Clips gradient_ and takes optimiser step number `updates` (from 1).
-  absl::Status Update(const config::TrainingOptions& options, int64_t updates);
+  // What of the kind of adapter follows from the values that a call begins
+  // with: which heads LoFiT tunes.
+  void PrepareKind(absl::Span<const float> parameters);
   absl::StatusOr<TrainResult> TrainImpl(absl::Span<float> parameters,
                                         absl::Span<const Example> examples,
                                         const config::TrainingOptions& options,
                                         uint64_t seed,
                                         const ProgressFn& progress);
+  absl::StatusOr<std::vector<TrainResult>> TrainBankImpl(
+      absl::Span<const BankMember> members,
+      const config::TrainingOptions& options, const ProgressFn& progress);
   absl::StatusOr<EvalResult> EvaluateImpl(
       absl::Span<const float> parameters, absl::Span<const Example> examples,
       const config::TrainingOptions& options, const ProgressFn& progress);
@@ -126,7 +143,10 @@ class LoraTrainer final : public Trainer {
   const codec::Layout layout_;
   at::Tensor flat_, flat_gradient_;  // where the model is
   LoraBank bank_;                    // views into flat_
-  std::vector<float> values_, gradient_, first_moment_, second_moment_;
+  at::Tensor score_;                 // view into flat_, or undefined
+  LofitState lofit_;
+  const LofitTraining lofit_training_;
+  LocalOptimizer optimizer_;
 };
 
 absl::Status LoraTrainer::Check(size_t num_parameters,
@@ -140,25 +160,21 @@ absl::Status LoraTrainer::Check(size_t num_parameters,
   if (examples.empty()) {
     return absl::InvalidArgumentError("there are no examples to work on");
   }
-  const int64_t vocabulary = base_->llama().config().vocab_size;
-  int64_t predictions = 0;
-  for (size_t i = 0; i < examples.size(); ++i) {
-    for (const int32_t id : examples[i].ids) {
-      if (id < 0 || id >= vocabulary) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "example ", i, " has a token id outside the model's vocabulary of ",
-            vocabulary, "; use the model's own tokenizer"));
-      }
-    }
-    predictions += PredictedTokens(examples[i], MaxLength(options));
+  return CheckForLoss(examples, Context(options));
+}
+
+void LoraTrainer::BindScore() {
+  for (size_t i = 0; i < layout_.tensors().size(); ++i) {
+    const codec::TensorSpec& spec = layout_.tensors()[i];
+    if (spec.name != ScoreName()) continue;
+    const auto view = [&](const at::Tensor& flat) {
+      return flat.narrow(0, layout_.offset(i), spec.num_elements())
+          .view(spec.shape)
+          .detach();
+    };
+    score_ = view(flat_).set_requires_grad(true);
+    score_.mutable_grad() = view(flat_gradient_);
   }
-  if (predictions == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "none of the ", examples.size(),
-        " examples has a token to predict within max_sequence_length ",
-        MaxLength(options)));
-  }
-  return absl::OkStatus();
 }
 
 void LoraTrainer::Upload(absl::Span<const float> parameters) {
@@ -173,23 +189,31 @@ void LoraTrainer::Upload(absl::Span<const float> parameters) {
   flat_.copy_(host);
 }
 
+void LoraTrainer::PrepareKind(absl::Span<const float> parameters) {
+  if (adapter_.kind != config::AdapterKind::kLofit) return;
+  const ModelConfig& config = base_->decoder().config();
+  lofit_ = LofitStateOf(config, adapter_, layout_, parameters);
+  SetLofitState(config, lofit_, bank_);
+}
+
 absl::StatusOr<double> LoraTrainer::Step(
     absl::Span<const Example* const> examples,
-    const config::TrainingOptions& options, int64_t predictions,
-    uint64_t dropout_seed) {
-  const Llama& llama = base_->llama();
-  ForwardOptions forward;
-  forward.lora = &bank_;
-  forward.dropout = adapter_.dropout;
+    const config::TrainingOptions& options, int64_t units,
+    ForwardOptions forward, RouterTraining& routers) {
+  LossContext context = Context(options);
+  context.whole_examples = routers.whole_examples();
+  const uint64_t dropout_seed = forward.dropout_seed;
   flat_gradient_.zero_();
   double loss = 0.0;
   const size_t batch_size = static_cast<size_t>(options.batch_size);
   for (size_t i = 0; i < examples.size(); i += batch_size) {
-    const PackedBatch batch = PackExamples(examples.subspan(i, batch_size),
-                                           MaxLength(options), llama.device());
-    if (batch.predictions == 0) continue;
+    const auto part_examples = examples.subspan(i, batch_size);
+    const int64_t part_units = TotalUnits(context, part_examples);
+    if (part_units == 0) continue;
     forward.dropout_seed = dropout_seed + i * 1000003;
-    const at::Tensor part = llama.Loss(batch, forward, 1.0 / predictions);
+    routers.Prepare(forward);
+    const at::Tensor part =
+        ObjectiveLoss(context, forward, part_examples, 1.0 / units);
     const double value = part.item<double>();
     if (!std::isfinite(value)) {
       return absl::AbortedError(
@@ -197,38 +221,26 @@ absl::StatusOr<double> LoraTrainer::Step(
           "rate or set max_grad_norm");
     }
     loss += value;
-    torch::autograd::backward({part}, {});
+    const double share = static_cast<double>(part_units) / units;
+    torch::autograd::backward({routers.AddLosses(part, share)}, {});
   }
-  if (flat_gradient_.is_cpu()) {
-    std::memcpy(gradient_.data(), flat_gradient_.data_ptr<float>(),
-                gradient_.size() * sizeof(float));
-  } else {
-    const at::Tensor host = flat_gradient_.cpu();
-    std::memcpy(gradient_.data(), host.data_ptr<float>(),
-                gradient_.size() * sizeof(float));
-  }
-  return loss * static_cast<double>(predictions);
+  std::vector<float>& gradient = optimizer_.gradient;
+  const at::Tensor host = flat_gradient_.cpu();
+  std::memcpy(gradient.data(), host.data_ptr<float>(),
+              gradient.size() * sizeof(float));
+  lofit_training_.AddPenalty(lofit_, optimizer_.values,
+                             absl::MakeSpan(gradient));
+  return loss * static_cast<double>(units);
 }
 
-absl::Status LoraTrainer::Update(const config::TrainingOptions& options,
-                                 int64_t updates) {
-  const double norm =
-      ClipGradient(absl::MakeSpan(gradient_), options.max_grad_norm);
-  if (!std::isfinite(norm)) {
-    return absl::AbortedError(
-        "the gradient is no longer a finite number; lower the learning rate");
-  }
-  if (options.optimizer == config::OptimizerKind::kAdamW) {
-    AdamWStep({options.learning_rate, options.beta1, options.beta2,
-               options.epsilon, options.weight_decay},
-              updates, gradient_, absl::MakeSpan(first_moment_),
-              absl::MakeSpan(second_moment_), absl::MakeSpan(values_));
-  } else {
-    SgdStep({options.learning_rate, options.momentum, options.weight_decay},
-            updates, gradient_, absl::MakeSpan(first_moment_),
-            absl::MakeSpan(values_));
-  }
-  return absl::OkStatus();
+void LoraTrainer::Measure(absl::Span<const Example* const> examples,
+                          const config::TrainingOptions& options,
+                          SparsityPlan& plan) {
+  at::NoGradGuard no_grad;
+  ForwardOptions forward = Forward(options);
+  forward.activity = plan.activity();
+  ObjectiveLoss(Context(options), forward, examples, 1.0);
+  plan.Measured();
 }
 
 absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
@@ -236,57 +248,89 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
     const config::TrainingOptions& options, uint64_t seed,
     const ProgressFn& progress) {
   CHOIR_RETURN_IF_ERROR(Check(parameters.size(), examples, options));
-  values_.assign(parameters.begin(), parameters.end());
-  first_moment_.assign(values_.size(), 0.0f);
-  second_moment_.assign(values_.size(), 0.0f);
-  const size_t per_step = static_cast<size_t>(options.batch_size) *
-                          static_cast<size_t>(options.gradient_accumulation);
-  const bool by_steps = options.local_steps > 0;
-  const int steps_per_epoch =
-      static_cast<int>((examples.size() + per_step - 1) / per_step);
-  const int steps =
-      by_steps ? options.local_steps : options.local_epochs * steps_per_epoch;
+  PrepareKind(parameters);
+  optimizer_.Reset(parameters);
+  const TrainingLength length(options, examples.size());
+  const int steps = length.steps;
   const uint64_t dropout_seed = base::DeriveSeed(seed, {"dropout"});
   ExampleStream stream(examples.size(), seed);
+  ForwardOptions forward = Forward(options);
+  forward.dropout = adapter_.dropout;
+  std::unique_ptr<SparsityPlan> sparsity;
+  if (options.sparsity.max_rate > 0.0) {
+    CHOIR_RETURN_IF_ERROR(CheckSparsity(base_->decoder(), adapter_));
+    sparsity = std::make_unique<SparsityPlan>(base_->decoder(),
+                                              options.sparsity, steps, seed);
+  }
+  RouterTraining routers(base_->decoder().config(), options.router);
   TrainResult result;
   double loss_sum = 0.0;
-  int64_t updates = 0;
   std::vector<const Example*> chosen;
   for (int step = 0; step < steps; ++step) {
     // Epochs end with a smaller batch; steps run on into the next epoch.
-    const size_t n =
-        by_steps ? per_step : std::min(per_step, stream.left_in_epoch());
+    const size_t n = length.runs_on ? length.examples_per_step
+                                    : std::min(length.examples_per_step,
+                                               stream.left_in_epoch());
     chosen.clear();
-    int64_t predictions = 0;
-    for (size_t i = 0; i < n; ++i) {
-      chosen.push_back(&examples[stream.Next()]);
-      predictions += PredictedTokens(*chosen.back(), MaxLength(options));
-    }
+    for (size_t i = 0; i < n; ++i) chosen.push_back(&examples[stream.Next()]);
+    const int64_t units = TotalUnits(Context(options), chosen);
     result.examples_seen += n;
     ++result.steps;
-    if (predictions > 0) {
-      Upload(values_);
-      CHOIR_ASSIGN_OR_RETURN(
-          const double loss,
-          Step(chosen, options, predictions,
-               dropout_seed + static_cast<uint64_t>(step) * 0x51ed2701));
+    if (units > 0) {
+      Upload(optimizer_.values);
+      forward.dropout_seed =
+          dropout_seed + static_cast<uint64_t>(step) * 0x51ed2701;
+      if (sparsity) {
+        if (sparsity->MustMeasure(step)) Measure(chosen, options, *sparsity);
+        forward.channels = sparsity->Channels(step);
+        sparsity->Count(step, TotalTokens(Context(options), chosen));
+      }
+      CHOIR_ASSIGN_OR_RETURN(const double loss,
+                             Step(chosen, options, units, forward, routers));
       loss_sum += loss;
-      result.tokens += static_cast<uint64_t>(predictions);
-      CHOIR_RETURN_IF_ERROR(Update(options, ++updates));
+      result.tokens += static_cast<uint64_t>(units);
+      CHOIR_RETURN_IF_ERROR(optimizer_.Step(options));
+      routers.StepDone();
     }
     if (progress) CHOIR_RETURN_IF_ERROR(progress(step + 1, steps));
   }
-  for (const float value : values_) {
-    if (!std::isfinite(value)) {
-      return absl::AbortedError(
-          "the adapter is no longer finite; lower the learning rate");
-    }
-  }
-  if (result.tokens > 0) {
-    result.mean_loss = loss_sum / static_cast<double>(result.tokens);
-  }
-  std::copy(values_.begin(), values_.end(), parameters.begin());
+  CHOIR_RETURN_IF_ERROR(optimizer_.CheckValues());
+  lofit_training_.KeepUntrained(lofit_, parameters,
+                                absl::MakeSpan(optimizer_.values));
+  Complete(loss_sum, routers, sparsity.get(), result);
+  std::copy(optimizer_.values.begin(), optimizer_.values.end(),
+            parameters.begin());
   return result;
+}
+
+absl::StatusOr<std::vector<TrainResult>> LoraTrainer::TrainBankImpl(
+    absl::Span<const BankMember> members,
+    const config::TrainingOptions& options, const ProgressFn& progress) {
+  for (const BankMember& member : members) {
+    CHOIR_RETURN_IF_ERROR(
+        Check(member.parameters.size(), member.examples, options));
+  }
+  if (members.size() > 1 &&
+      CheckSharedPass(*base_, adapter_, options).ok()) {
+    return TrainInOnePass(*base_, adapter_, layout_, members, options,
+                          progress);
+  }
+  // Results are handed over together, so that an error leaves none.
+  std::vector<TrainResult> results;
+  std::vector<std::vector<float>> values;
+  for (const BankMember& member : members) {
+    values.emplace_back(member.parameters.begin(), member.parameters.end());
+    CHOIR_ASSIGN_OR_RETURN(
+        TrainResult result,
+        TrainImpl(absl::MakeSpan(values.back()), member.examples, options,
+                  member.seed, progress));
+    results.push_back(std::move(result));
+  }
+  for (size_t i = 0; i < members.size(); ++i) {
+    std::copy(values[i].begin(), values[i].end(),
+              members[i].parameters.begin());
+  }
+  return results;
 }
 
 absl::StatusOr<EvalResult> LoraTrainer::EvaluateImpl(
@@ -294,9 +338,9 @@ absl::StatusOr<EvalResult> LoraTrainer::EvaluateImpl(
     const config::TrainingOptions& options, const ProgressFn& progress) {
   CHOIR_RETURN_IF_ERROR(Check(parameters.size(), examples, options));
   at::NoGradGuard no_grad;
+  PrepareKind(parameters);
   Upload(parameters);
-  ForwardOptions forward;
-  forward.lora = &bank_;
+  const ForwardOptions forward = Forward(options);
   const size_t batch_size = static_cast<size_t>(options.batch_size);
   const int steps =
       static_cast<int>((examples.size() + batch_size - 1) / batch_size);
@@ -309,12 +353,11 @@ absl::StatusOr<EvalResult> LoraTrainer::EvaluateImpl(
          examples.subspan(static_cast<size_t>(step) * batch_size, batch_size)) {
       chosen.push_back(&example);
     }
-    const PackedBatch batch =
-        PackExamples(chosen, MaxLength(options), base_->llama().device());
-    if (batch.predictions > 0) {
-      result.loss_sum +=
-          base_->llama().Loss(batch, forward, 1.0).item<double>();
-      result.tokens += static_cast<uint64_t>(batch.predictions);
+    const int64_t units = TotalUnits(Context(options), chosen);
+    if (units > 0) {
+      result.loss_sum += ObjectiveLoss(Context(options), forward, chosen, 1.0)
+                             .item<double>();
+      result.tokens += static_cast<uint64_t>(units);
     }
     if (progress) CHOIR_RETURN_IF_ERROR(progress(step + 1, steps));
   }
@@ -334,7 +377,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
     return absl::InvalidArgumentError("a trainer needs a loaded base model");
   }
   CHOIR_ASSIGN_OR_RETURN(codec::Layout layout,
-                         AdapterLayout(loaded->llama().config(), adapter));
+                         AdapterLayout(loaded->decoder().config(), adapter));
   return TorchGuard("making a trainer",
                     [&]() -> absl::StatusOr<std::unique_ptr<Trainer>> {
                       return std::make_unique<LoraTrainer>(

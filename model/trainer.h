@@ -13,7 +13,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "model/quantize/weight_format.h"
 #include "proto/codec/layout.h"
 #include "proto/config/job_options.h"
 
@@ -26,10 +28,31 @@ class Tokenizer;
 struct Example {
   std::vector<int32_t> ids;
   int32_t loss_begin = 1;
+  // DPO: ids is the answer that was chosen, after its prompt; these are the
+  // other one and its loss_begin.
+  std::vector<int32_t> rejected;
+  int32_t rejected_begin = 1;
+  int32_t label = -1;  // classification: index of the class
+  // Empty, or one for each of ids: those that are 0 are not predicted either
+  // (what users say between an assistant's turns).
+  std::vector<uint8_t> loss_mask;
 };
 
 // "auto" picks CUDA if a device is there.
 enum class DeviceKind { kAuto, kCpu, kCuda };
+
+struct LoadOptions {
+  DeviceKind device = DeviceKind::kAuto;
+  // Of a mixture of experts, those to hold; empty: all. Tokens are then routed
+  // among them alone, with weights made anew. Adapters have tensors for them
+  // alone.
+  std::vector<int64_t> experts;
+  // How the frozen weights are held: the linear layers of the blocks in this
+  // format, embedding and head in 16 bits but for kFloat32. No value: as the
+  // folder has them (a quantised one as it is, others in float32). On the CPU
+  // the model computes in float32 whatever it is.
+  absl::optional<WeightFormat> precision;
+};
 
 // A base model's weights in memory (or mapped), frozen. Threads: safe; share
 // one among all trainers of a process.
@@ -39,7 +62,13 @@ class BaseModel {
   // INVALID_ARGUMENT for an unreadable or unknown one, listing what is wrong;
   // FAILED_PRECONDITION if kCuda is asked for and there is no device.
   static absl::StatusOr<std::shared_ptr<const BaseModel>> Load(
-      const std::string& directory, DeviceKind device);
+      const std::string& directory, const LoadOptions& options);
+  static absl::StatusOr<std::shared_ptr<const BaseModel>> Load(
+      const std::string& directory, DeviceKind device) {
+    LoadOptions options;
+    options.device = device;
+    return Load(directory, options);
+  }
   virtual ~BaseModel() = default;
   virtual const Tokenizer& tokenizer() const = 0;
   virtual int max_positions() const = 0;
@@ -52,14 +81,30 @@ struct TrainResult {
   // Examples drawn, counting repeats: what example weighting uses is the size
   // of the data set instead.
   uint64_t examples_seen = 0;
-  uint64_t tokens = 0;     // predicted tokens
-  double mean_loss = 0.0;  // nats per predicted token, over all steps
+  // What the loss is a mean over: predicted tokens; with dpo pairs, with
+  // classification examples.
+  uint64_t tokens = 0;
+  double mean_loss = 0.0;  // nats, over all steps
+  // Of matrix products with the model's weights, with sparsity: what all
+  // channels would have taken, and what was done. 0 without.
+  double dense_flops = 0.0;
+  double done_flops = 0.0;
+  // Of a model with experts: how many choices of tokens each expert got in
+  // training, [block with experts][expert]; 0 for experts that are not held.
+  std::vector<std::vector<uint64_t>> expert_tokens;
 };
 
 struct EvalResult {
   double loss_sum = 0.0;  // nats
-  uint64_t tokens = 0;    // predicted tokens
+  uint64_t tokens = 0;    // predicted tokens, pairs or examples, as above
   uint64_t num_examples = 0;
+};
+
+// One client's part in a pass that several share.
+struct BankMember {
+  absl::Span<float> parameters;  // start on entry, result on return
+  absl::Span<const Example> examples;
+  uint64_t seed = 0;
 };
 
 // Called after each step; returning a non-OK status stops the work, and that
@@ -90,6 +135,16 @@ class Trainer {
       absl::Span<float> parameters, absl::Span<const Example> examples,
       const config::TrainingOptions& options, uint64_t seed,
       const ProgressFn& progress) = 0;
+
+  // Trains every member as Train() would, all in one forward and backward pass
+  // where the settings allow it (LoRA or frozen A, a dense model, next-token
+  // objectives, no sparsity), else one after another. Results equal those of
+  // Train() up to rounding (within 1e-5 for well-behaved training), not bit for
+  // bit. `progress` counts the longest member's steps.
+  // Errors: as Train(); every member's parameters are then unchanged.
+  virtual absl::StatusOr<std::vector<TrainResult>> TrainBank(
+      absl::Span<const BankMember> members,
+      const config::TrainingOptions& options, const ProgressFn& progress) = 0;
 
   virtual absl::StatusOr<EvalResult> Evaluate(
       absl::Span<const float> parameters, absl::Span<const Example> examples,

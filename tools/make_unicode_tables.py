@@ -1,48 +1,120 @@
 #!/usr/bin/env python3
-"""Writes model/tokenizer/unicode_tables.cc from Python's unicodedata.
+"""Writes the tables of model/tokenizer/ from Python's unicodedata.
 
-Run:  python3 tools/make_unicode_tables.py > model/tokenizer/unicode_tables.cc
+Run:  python3 tools/make_unicode_tables.py
+writes model/tokenizer/unicode_tables.cc and unicode_compat_table.cc.
+
+A table is text: numbers in base 64, five bits a character, lowest first, the
+sixth bit saying that more follow (as in source maps). Signed numbers carry
+their sign in the lowest bit.
 """
+import os
 import sys
 import unicodedata
 
+DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+# The order is that of enum Category in unicode.h.
+CATEGORIES = ["Cn", "Cc", "Cf", "Co", "Cs", "Ll", "Lm", "Lo", "Lt", "Lu", "Mc",
+              "Me", "Mn", "Nd", "Nl", "No", "Pc", "Pd", "Pe", "Pf", "Pi", "Po",
+              "Ps", "Sc", "Sk", "Sm", "So", "Zl", "Zp", "Zs"]
+ALL = range(sys.maxunicode + 1)
+FOLDER = os.path.join(os.path.dirname(__file__), "..", "model", "tokenizer")
 
-def ranges(initial):
-    """Inclusive ranges of code points whose category begins with `initial`."""
+
+def number(value):
+    text = ""
+    while True:
+        digit = value & 31
+        value >>= 5
+        text += DIGITS[digit | (32 if value else 0)]
+        if not value:
+            return text
+
+
+def signed(value):
+    return number(abs(value) << 1 | (value < 0))
+
+
+def runs(value_of):
+    """(first, length, value) of the runs of one value."""
     result = []
-    for code_point in range(sys.maxunicode + 1):
-        if not unicodedata.category(chr(code_point)).startswith(initial):
-            continue
-        if result and result[-1][1] == code_point - 1:
-            result[-1][1] = code_point
+    for code_point in ALL:
+        value = value_of(chr(code_point))
+        if result and result[-1][2] == value:
+            result[-1][1] += 1
         else:
-            result.append([code_point, code_point])
+            result.append([code_point, 1, value])
     return result
 
 
-def table(name, initial):
-    entries = ["{0x%X, 0x%X}," % tuple(r) for r in ranges(initial)]
-    lines, line = [], "   "
-    for entry in entries:
-        if len(line) + 1 + len(entry) > 80:
-            lines.append(line)
-            line = "   "
-        line += " " + entry
-    lines.append(line)
-    print("constexpr CodePointRange %s[] = {" % name)
-    print("\n".join(lines))
-    print("};\n")
+def categories():
+    return "".join(number(length) + number(CATEGORIES.index(name))
+                   for _, length, name in runs(unicodedata.category))
 
 
-print("// Made by tools/make_unicode_tables.py from Unicode %s; do not edit."
-      % unicodedata.unidata_version)
-print('#include "model/tokenizer/unicode.h"\n')
-print("namespace choir::model {\nnamespace {\n")
-table("kLetters", "L")
-table("kNumbers", "N")
-print("""}  // namespace
+def combining():
+    text, before = "", 0
+    for first, length, value in runs(unicodedata.combining):
+        if value:
+            text += number(first - before) + number(length) + number(value)
+            before = first
+    return text
 
-absl::Span<const CodePointRange> LetterRanges() { return kLetters; }
-absl::Span<const CodePointRange> NumberRanges() { return kNumbers; }
 
-}  // namespace choir::model""")
+def lowercase():
+    """(step, lower - code point) of the characters that have one lower case
+    letter; U+0130, which has two, is left to the code."""
+    text, before = "", 0
+    for code_point in ALL:
+        lower = chr(code_point).lower()
+        if len(lower) == 1 and lower != chr(code_point):
+            text += number(code_point - before) + signed(ord(lower) - code_point)
+            before = code_point
+    return text
+
+
+def decompositions(compatible):
+    """(step, count, mapped...) of one step of decomposition; the count of a
+    pair that composes again is 0. Mapped code points are differences."""
+    text, before, mapped_before = "", 0, 0
+    for code_point in ALL:
+        fields = unicodedata.decomposition(chr(code_point)).split()
+        if not fields or fields[0].startswith("<") != compatible:
+            continue
+        mapped = [int(f, 16) for f in fields if not f.startswith("<")]
+        composes = (not compatible and len(mapped) == 2 and
+                    unicodedata.normalize("NFC", chr(code_point)) ==
+                    chr(code_point))
+        text += number(code_point - before)
+        text += number(0 if composes else len(mapped))
+        for other in mapped:
+            text += signed(other - mapped_before)
+            mapped_before = other
+        before = code_point
+    return text
+
+
+def write(name, tables):
+    lines = ["// Made by tools/make_unicode_tables.py from Unicode %s; do not "
+             "edit." % unicodedata.unidata_version,
+             '#include "model/tokenizer/unicode_tables.h"', "",
+             "namespace choir::model {", ""]
+    for constant, text in tables:
+        assert len(text) < 65535
+        lines.append("const char %s[] =" % constant)
+        pieces = [text[i:i + 74] for i in range(0, len(text), 74)]
+        lines += ['    "%s"' % piece for piece in pieces]
+        lines[-1] += ";"
+        lines.append("")
+    lines.append("}  // namespace choir::model")
+    with open(os.path.join(FOLDER, name), "w", encoding="ascii") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+write("unicode_tables.cc", [
+    ("kCategoryTable", categories()),
+    ("kCombiningTable", combining()),
+    ("kLowercaseTable", lowercase()),
+    ("kCanonicalTable", decompositions(False)),
+])
+write("unicode_compat_table.cc", [("kCompatibleTable", decompositions(True))])

@@ -51,6 +51,8 @@ v1::ClientConfig WithDefaults(v1::ClientConfig config) {
   v1::DeviceConfig& device = *config.mutable_device();
   if (!device.has_kind()) device.set_kind("auto");
   if (!device.has_threads()) device.set_threads(1);
+  if (!device.has_precision()) device.set_precision("stored");
+  if (!device.has_memory_mib()) device.set_memory_mib(0);
   if (!config.has_cache_mib()) config.set_cache_mib(16384);
   v1::SecurePolicyConfig& secure = *config.mutable_secure_aggregation();
   if (!secure.has_required()) secure.set_required(false);
@@ -96,6 +98,10 @@ absl::StatusOr<ClientOptions> ResolveClient(const v1::ClientConfig& given) {
   }
   ClientOptions options;
   CHOIR_ASSIGN_OR_RETURN(options.device, ParseDevice(config.device().kind()));
+  CHOIR_ASSIGN_OR_RETURN(options.precision,
+                         model::ParsePrecision(config.device().precision(),
+                                               "device.precision"));
+  options.memory_mib = config.device().memory_mib();
   options.name = config.name();
   options.coordinator = config.coordinator();
   options.server_name = config.server_name();

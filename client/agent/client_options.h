@@ -24,6 +24,8 @@ struct ClientOptions {
   double holdout = 0.1;
   model::DeviceKind device = model::DeviceKind::kAuto;
   int threads = 1;
+  absl::optional<model::WeightFormat> precision;  // no value: as stored
+  int64_t memory_mib = 0;                         // 0: no limit
   uint64_t cache_bytes = 16384ull << 20;
   SecurePolicy secure;
 };

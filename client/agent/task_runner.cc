@@ -5,13 +5,20 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/cli.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "model/planner.h"
+#include "model/quantize/packed_checkpoint.h"
 #include "proto/config/job_options.h"
 
 namespace choir::client {
 namespace {
+
+// What the agent takes besides training: gRPC, TLS, buffers, its examples.
+constexpr double kAgentBytes = 64.0 * 1048576.0;
 
 uint64_t MemoryMib() {
   const long pages = sysconf(_SC_PHYS_PAGES);
@@ -44,30 +51,80 @@ absl::StatusOr<std::unique_ptr<LocalTaskRunner>> LocalTaskRunner::Create(
 
 LocalTaskRunner::LocalTaskRunner(const ClientOptions& options,
                                  const base::Clock& clock, DatasetSplit data)
-    : device_(options.device), clock_(clock), data_(std::move(data)) {
+    : device_(options.device),
+      precision_(options.precision),
+      memory_mib_(options.memory_mib),
+      clock_(clock),
+      data_(std::move(data)) {
   capabilities_.set_software_version(base::kVersion);
   capabilities_.set_device(std::string(DeviceName(device_)));
-  capabilities_.set_memory_mib(MemoryMib());
+  capabilities_.set_memory_mib(memory_mib_ > 0
+                                   ? static_cast<uint64_t>(memory_mib_)
+                                   : MemoryMib());
   capabilities_.set_train_examples(data_.train.size());
   capabilities_.set_heldout_examples(data_.heldout.size());
 }
 
-absl::Status LocalTaskRunner::Prepare(const v1::TaskPlan& plan,
+absl::StatusOr<LocalTaskRunner::FittedPlan> LocalTaskRunner::Fit(
+    const v1::TaskPlan& plan, const std::string& model_folder) const {
+  FittedPlan fitted{plan, precision_};
+  if (memory_mib_ == 0 || device_ == model::DeviceKind::kCuda) return fitted;
+  model::PlanRequest request;
+  request.budget_mib = memory_mib_;
+  request.data_bytes = kAgentBytes;
+  // The federation sums adapters of one shape.
+  request.may_shrink_adapter = false;
+  CHOIR_ASSIGN_OR_RETURN(request.adapter,
+                         config::ResolveAdapter(plan.adapter_config()));
+  CHOIR_ASSIGN_OR_RETURN(request.training,
+                         config::ResolveTraining(plan.training()));
+  CHOIR_ASSIGN_OR_RETURN(
+      const model::ModelConfig model,
+      model::LoadModelConfig(base::JoinPath(model_folder, "config.json")));
+  CHOIR_ASSIGN_OR_RETURN(const absl::optional<model::WeightFormat> stored,
+                         model::ReadQuantization(model_folder));
+  if (stored) {
+    request.precisions = {*stored};
+  } else if (precision_) {
+    request.precisions = {*precision_};
+  }
+  CHOIR_ASSIGN_OR_RETURN(const model::MemoryPlan memory,
+                         model::PlanMemory(model, request));
+  v1::TrainingConfig& training = *fitted.plan.mutable_training();
+  training.set_batch_size(static_cast<uint32_t>(memory.training.batch_size));
+  training.set_gradient_accumulation(
+      static_cast<uint32_t>(memory.training.gradient_accumulation));
+  training.set_activation_checkpointing(
+      memory.training.activation_checkpointing);
+  fitted.precision = memory.precision;
+  if (!memory.changes.empty()) {
+    base::LogInfo("to stay within ", memory_mib_, " MiB: ",
+                  absl::StrJoin(memory.changes, "; "));
+  }
+  return fitted;
+}
+
+absl::Status LocalTaskRunner::Prepare(const FittedPlan& fitted,
                                       const std::string& model_folder,
                                       absl::string_view model_digest) {
+  const v1::TaskPlan& plan = fitted.plan;
   CHOIR_ASSIGN_OR_RETURN(const config::AdapterOptions adapter,
                          config::ResolveAdapter(plan.adapter_config()));
   CHOIR_ASSIGN_OR_RETURN(const config::TrainingOptions training,
                          config::ResolveTraining(plan.training()));
-  if (base_ == nullptr || model_digest_ != model_digest) {
+  if (base_ == nullptr || model_digest_ != model_digest ||
+      held_precision_ != fitted.precision) {
     // The old model goes before the new one comes: never two in memory.
     trainer_.reset();
     base_.reset();
     encoding_.clear();
     encoded_ = LocalData();
-    CHOIR_ASSIGN_OR_RETURN(base_,
-                           model::BaseModel::Load(model_folder, device_));
+    model::LoadOptions load;
+    load.device = device_;
+    load.precision = fitted.precision;
+    CHOIR_ASSIGN_OR_RETURN(base_, model::BaseModel::Load(model_folder, load));
     model_digest_ = std::string(model_digest);
+    held_precision_ = fitted.precision;
     capabilities_.set_device(base_->device());
     base::LogInfo("base model ", model_digest_.substr(0, 12), " loaded on ",
                   base_->device());
@@ -80,14 +137,18 @@ absl::Status LocalTaskRunner::Prepare(const v1::TaskPlan& plan,
   }
   const std::string encoding =
       absl::StrCat(static_cast<int>(training.objective), " ",
-                   training.max_sequence_length);
+                   training.max_sequence_length, " ", training.chat_format,
+                   " ",
+                   absl::StrJoin(training.labels, "\n"));
   if (encoding_ != encoding) {
-    encoded_.train =
-        EncodeExamples(base_->tokenizer(), data_.train, training.objective,
-                       training.max_sequence_length);
+    for (const auto* examples : {&data_.train, &data_.heldout}) {
+      CHOIR_RETURN_IF_ERROR(CheckExamples(*examples, training));
+      CHOIR_RETURN_IF_ERROR(
+          CheckConversations(base_->tokenizer(), *examples, training));
+    }
+    encoded_.train = EncodeExamples(base_->tokenizer(), data_.train, training);
     encoded_.heldout =
-        EncodeExamples(base_->tokenizer(), data_.heldout, training.objective,
-                       training.max_sequence_length);
+        EncodeExamples(base_->tokenizer(), data_.heldout, training);
     encoding_ = encoding;
   }
   return absl::OkStatus();
@@ -97,13 +158,16 @@ absl::StatusOr<TaskResult> LocalTaskRunner::Run(
     const v1::TaskPlan& plan, const std::string& model_folder,
     absl::string_view model_digest, absl::string_view adapter_bytes,
     const model::ProgressFn& progress) {
-  const absl::Status ready = Prepare(plan, model_folder, model_digest);
+  const absl::StatusOr<FittedPlan> fitted = Fit(plan, model_folder);
+  absl::Status ready = fitted.status();
+  if (ready.ok()) ready = Prepare(*fitted, model_folder, model_digest);
   if (!ready.ok()) {
     TaskResult failure;
     failure.report = MakeFailureReport(plan.key(), ready.message());
     return failure;
   }
-  return RunTask(plan, *trainer_, adapter_bytes, encoded_, clock_, progress);
+  return RunTask(fitted->plan, *trainer_, adapter_bytes, encoded_, clock_,
+                 progress);
 }
 
 }  // namespace choir::client

@@ -32,7 +32,9 @@ class TaskRunner {
                                          const model::ProgressFn& progress) = 0;
 };
 
-// Trains on the client's own examples. Holds one base model, one trainer and
+// Trains on the client's own examples, within the memory that the options
+// allow: what the plan asks for is then done in smaller passes, with weights in
+// fewer bits if need be, or refused. Holds one base model, one trainer and
 // one encoding of the examples at a time, and makes them anew only when the
 // plan asks for others.
 class LocalTaskRunner final : public TaskRunner {
@@ -52,16 +54,27 @@ class LocalTaskRunner final : public TaskRunner {
  private:
   LocalTaskRunner(const ClientOptions& options, const base::Clock& clock,
                   DatasetSplit data);
-  absl::Status Prepare(const v1::TaskPlan& plan,
+  // `plan` as this device carries it out, and the precision to hold its base
+  // model in. RESOURCE_EXHAUSTED if it cannot fit.
+  struct FittedPlan {
+    v1::TaskPlan plan;
+    absl::optional<model::WeightFormat> precision;
+  };
+  absl::StatusOr<FittedPlan> Fit(const v1::TaskPlan& plan,
+                                 const std::string& model_folder) const;
+  absl::Status Prepare(const FittedPlan& fitted,
                        const std::string& model_folder,
                        absl::string_view model_digest);
 
   const model::DeviceKind device_;
+  const absl::optional<model::WeightFormat> precision_;
+  const int64_t memory_mib_;
   const base::Clock& clock_;
   const DatasetSplit data_;
   v1::Capabilities capabilities_;
   // What the following were made for.
   std::string model_digest_;
+  absl::optional<model::WeightFormat> held_precision_;
   std::string adapter_settings_;
   std::string encoding_;
   // Shared with the trainer, as model/trainer.h asks.

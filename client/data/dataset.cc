@@ -30,7 +30,11 @@ bool IsBlank(absl::string_view text) {
 
 uint64_t BytesOf(const RawExample& example) {
   uint64_t bytes = sizeof(RawExample) + example.text.size() +
-                   example.prompt.size() + example.response.size();
+                   example.prompt.size() + example.response.size() +
+                   example.rejected.size() + example.label.size();
+  for (const model::ChatMessage& message : example.messages) {
+    bytes += sizeof(message) + message.role.size() + message.content.size();
+  }
   for (const auto& [name, value] : example.fields) {
     bytes += 64 + name.size() + value.size();
   }
@@ -50,7 +54,10 @@ absl::Status TextMember(const json& object, const char* key,
 
 void CollectFields(const json& object, RawExample& example) {
   for (const auto& [name, value] : object.items()) {
-    if (name == "text" || name == "prompt" || name == "response") continue;
+    if (name == "text" || name == "prompt" || name == "response" ||
+        name == "chosen" || name == "rejected") {
+      continue;
+    }
     if (value.is_string()) {
       example.fields[name] = value.get<std::string>();
     } else if (value.is_number() || value.is_boolean()) {
@@ -59,11 +66,105 @@ void CollectFields(const json& object, RawExample& example) {
   }
 }
 
+// A prompt with two answers, of which one was liked more.
+absl::StatusOr<RawExample> ParsePreference(const json& object,
+                                           const std::string& place) {
+  for (const char* key : {"prompt", "chosen", "rejected"}) {
+    if (!object.contains(key)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          place, ": a preference needs \"prompt\", \"chosen\" and "
+          "\"rejected\"; \"", key, "\" is missing"));
+    }
+  }
+  for (const char* key : {"text", "response"}) {
+    if (object.contains(key)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ": has \"", key, "\" as well as \"chosen\" and "
+                       "\"rejected\"; give either the one or the other"));
+    }
+  }
+  RawExample example;
+  example.is_pair = true;
+  example.is_preference = true;
+  CHOIR_RETURN_IF_ERROR(TextMember(object, "prompt", place, &example.prompt));
+  CHOIR_RETURN_IF_ERROR(TextMember(object, "chosen", place, &example.response));
+  CHOIR_RETURN_IF_ERROR(
+      TextMember(object, "rejected", place, &example.rejected));
+  for (const char* key : {"chosen", "rejected"}) {
+    if (IsBlank(key[0] == 'c' ? example.response : example.rejected)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ": \"", key, "\" is empty"));
+    }
+  }
+  CollectFields(object, example);
+  return example;
+}
+
+// Text, or a list of {"type": "text", "text": ..}.
+absl::StatusOr<std::string> MessageContent(const json& content,
+                                           const std::string& place) {
+  if (content.is_string()) return content.get<std::string>();
+  std::string text;
+  bool good = content.is_array();
+  for (size_t i = 0; good && i < content.size(); ++i) {
+    const json& part = content[i];
+    good = part.is_object() && part.value("type", json()) == "text" &&
+           part.value("text", json()).is_string();
+    if (good) text += part["text"].get<std::string>();
+  }
+  if (!good) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        place, ": the \"content\" of a message is neither text nor a list of "
+               "texts"));
+  }
+  return text;
+}
+
+absl::StatusOr<RawExample> ParseConversation(const json& object,
+                                             const std::string& place) {
+  for (const char* key : {"text", "prompt", "response", "chosen", "rejected"}) {
+    if (object.contains(key)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ": has \"", key, "\" as well as \"messages\"; "
+                       "give either the one or the other"));
+    }
+  }
+  const json& messages = object["messages"];
+  if (!messages.is_array() || messages.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        place, ": \"messages\" is not a list of {\"role\", \"content\"}"));
+  }
+  RawExample example;
+  bool learns = false;
+  for (const json& message : messages) {
+    if (!message.is_object() || !message.contains("role") ||
+        !message["role"].is_string() || !message.contains("content")) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          place, ": a message lacks \"role\" or \"content\""));
+    }
+    model::ChatMessage& out = example.messages.emplace_back();
+    out.role = message["role"].get<std::string>();
+    CHOIR_ASSIGN_OR_RETURN(out.content,
+                           MessageContent(message["content"], place));
+    learns |= out.role == "assistant" && !IsBlank(out.content);
+  }
+  if (!learns) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        place, ": no message of the role \"assistant\" says anything"));
+  }
+  CollectFields(object, example);
+  return example;
+}
+
 absl::StatusOr<RawExample> ParseLine(const std::string& line,
                                      const std::string& place) {
   CHOIR_ASSIGN_OR_RETURN(
       const json object,
       model::ParseJsonObject(line, place, {.max_bytes = kMaxLineBytes}));
+  if (object.contains("messages")) return ParseConversation(object, place);
+  if (object.contains("chosen") || object.contains("rejected")) {
+    return ParsePreference(object, place);
+  }
   const bool has_text = object.contains("text");
   const bool has_prompt = object.contains("prompt");
   const bool has_response = object.contains("response");
@@ -91,12 +192,15 @@ absl::StatusOr<RawExample> ParseLine(const std::string& line,
     }
   } else {
     return absl::InvalidArgumentError(
-        absl::StrCat(place, ": needs \"text\", or \"prompt\" and \"response\"",
+        absl::StrCat(place, ": needs \"text\", or \"prompt\" and \"response\", "
+                     "or \"messages\"",
                      has_prompt     ? "; \"response\" is missing"
                      : has_response ? "; \"prompt\" is missing"
                                     : ""));
   }
   CollectFields(object, example);
+  const auto label = example.fields.find("label");
+  if (label != example.fields.end()) example.label = label->second;
   return example;
 }
 
@@ -219,10 +323,16 @@ DatasetSplit SplitHoldout(std::vector<RawExample> examples, double fraction) {
   DatasetSplit split;
   for (RawExample& example : examples) {
     // The lengths keep "ab"+"c" and "a"+"bc" apart.
-    const base::Sha256Digest digest = base::Sha256Of(
+    std::string text =
         absl::StrCat(example.text.size(), ":", example.text, "|",
                      example.prompt.size(), ":", example.prompt, "|",
-                     example.response.size(), ":", example.response));
+                     example.response.size(), ":", example.response,
+                     example.is_preference ? "|" : "", example.rejected);
+    for (const model::ChatMessage& message : example.messages) {
+      absl::StrAppend(&text, "|", message.role.size(), ":", message.role, ":",
+                      message.content.size(), ":", message.content);
+    }
+    const base::Sha256Digest digest = base::Sha256Of(text);
     uint64_t bits = 0;
     for (int i = 0; i < 8; ++i) bits = bits << 8 | digest[i];
     const double position =

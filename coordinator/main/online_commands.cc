@@ -16,6 +16,7 @@
 #include "base/status_macros.h"
 #include "coordinator/main/job_json.h"
 #include "coordinator/rpc/grpc_status.h"
+#include "model/adapter/peft_folder.h"
 #include "privacy/crypto/identity.h"
 #include "proto/config/job_options.h"
 #include "proto/config/toml_config.h"
@@ -245,11 +246,11 @@ absl::StatusOr<nlohmann::json> AdminClient::PullModel(const std::string& job,
   v1::GetModelRequest request;
   request.set_job(job);
   request.set_version(version);
-  v1::GetModelResponse model;
-  CHOIR_RETURN_IF_ERROR(Check(stub_->GetModel(&context, request, &model)));
+  v1::GetModelResponse response;
+  CHOIR_RETURN_IF_ERROR(Check(stub_->GetModel(&context, request, &response)));
   CHOIR_RETURN_IF_ERROR(base::MakeDirectories(out));
   nlohmann::json files = nlohmann::json::array();
-  for (const v1::ModelFile& file : model.files()) {
+  for (const v1::ModelFile& file : response.files()) {
     if (!config::IsValidName(file.name())) {
       return absl::InvalidArgumentError(
           "the coordinator sent a file name that is none");
@@ -260,8 +261,10 @@ absl::StatusOr<nlohmann::json> AdminClient::PullModel(const std::string& job,
                      {"digest", absl::StrCat("sha256:",
                                              file.blob().digest())}});
   }
-  return nlohmann::json{{"job", model.job()},
-                        {"version", model.version()},
+  // An A that stayed frozen is not sent but drawn.
+  CHOIR_RETURN_IF_ERROR(model::CompletePeftFolder(out));
+  return nlohmann::json{{"job", response.job()},
+                        {"version", response.version()},
                         {"out", out},
                         {"files", files}};
 }

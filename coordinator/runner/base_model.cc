@@ -101,14 +101,18 @@ absl::StatusOr<v1::JobStarted> ImportBaseModel(
   }
   facts.set_layout_digest(layout.digest());
   facts.set_num_parameters(static_cast<uint64_t>(layout.num_elements()));
-  const std::vector<float> initial = model::InitialAdapter(
-      layout, base::DeriveSeed(options.seed, {"adapter"}));
+  CHOIR_ASSIGN_OR_RETURN(
+      const std::vector<float> initial,
+      model::InitialAdapterOf(folder, *config, options.adapter, layout,
+                              base::DeriveSeed(options.seed, {"adapter"})));
   CHOIR_ASSIGN_OR_RETURN(
       *facts.mutable_adapter(),
       blobs.Put(model::EncodeAdapterFile(layout, initial)));
   CHOIR_ASSIGN_OR_RETURN(
-      *facts.mutable_adapter_config(),
-      blobs.Put(model::AdapterConfigJson(options.adapter, LastPart(folder))));
+      const std::string adapter_config,
+      model::JobAdapterConfigJson(options.adapter, *config, LastPart(folder)));
+  CHOIR_ASSIGN_OR_RETURN(*facts.mutable_adapter_config(),
+                         blobs.Put(adapter_config));
   return facts;
 }
 

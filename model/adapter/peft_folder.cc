@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "base/check.h"
 #include "base/files.h"
 #include "base/status_macros.h"
@@ -16,103 +16,29 @@
 namespace choir::model {
 namespace {
 
-using nlohmann::json;
+// Of an adapter that is completed: 16 GiB.
+constexpr int64_t kMostElements = int64_t{1} << 32;
 
-constexpr int kMostRank = 1 << 16;
-
-// True for what PEFT writes when a setting is not used.
-bool IsUnset(const json& value) {
-  return value.is_null() || value == false ||
-         ((value.is_array() || value.is_object()) && value.empty());
+absl::StatusOr<AdapterConfigFile> ReadConfig(const std::string& directory) {
+  const std::string path = base::JoinPath(directory, kAdapterConfigName);
+  CHOIR_ASSIGN_OR_RETURN(const std::string text,
+                         base::ReadFile(path, JsonLimits().max_bytes));
+  return ParseAdapterConfig(text, path);
 }
 
-// Settings that change what an adapter computes and that Choir does not have.
-constexpr const char* kUnsupported[] = {
-    "use_dora",          "use_qalora",      "lora_bias",
-    "fan_in_fan_out",    "modules_to_save", "layers_to_transform",
-    "rank_pattern",      "alpha_pattern",   "layer_replication",
-    "trainable_token_indices", "exclude_modules", "target_parameters",
-    "alora_invocation_tokens", "layers_pattern", "megatron_config",
-};
-
-void ReadTargets(const json& document, config::AdapterOptions& options,
-                 std::vector<std::string>& problems) {
-  const auto targets = document.find("target_modules");
-  if (targets != document.end() && *targets == "all-linear") {
-    options.target_modules = LinearKinds();
-    return;
+// Outputs of the classification head that a folder holds.
+absl::StatusOr<int> HeadOutputs(const std::string& directory) {
+  const std::string path = base::JoinPath(directory, kAdapterModelName);
+  CHOIR_ASSIGN_OR_RETURN(const SafetensorsFile file,
+                         SafetensorsFile::Open(path));
+  const TensorView* score = file.Find(ScoreName());
+  if (score == nullptr || score->shape.size() != 2 || score->shape[0] < 1 ||
+      score->shape[0] > (1 << 20)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": modules_to_save has a score, but there is no tensor '",
+        ScoreName(), "' [labels, hidden]"));
   }
-  if (targets == document.end() || !targets->is_array() || targets->empty()) {
-    problems.push_back(
-        "target_modules is not a list of names (patterns are not read)");
-    return;
-  }
-  for (const json& target : *targets) {
-    if (!target.is_string()) {
-      problems.push_back("target_modules holds something that is not text");
-      return;
-    }
-    options.target_modules.push_back(target.get<std::string>());
-  }
-  std::vector<std::string>& names = options.target_modules;
-  std::sort(names.begin(), names.end());
-  names.erase(std::unique(names.begin(), names.end()), names.end());
-}
-
-void ReadNumbers(const json& document, config::AdapterOptions& options,
-                 std::vector<std::string>& problems) {
-  const auto rank = document.find("r");
-  if (rank == document.end() || !rank->is_number_unsigned() ||
-      rank->get<uint64_t>() < 1 || rank->get<uint64_t>() > kMostRank) {
-    problems.push_back(
-        absl::StrCat("r is not a whole number from 1 to ", kMostRank));
-  } else {
-    options.rank = rank->get<int>();
-  }
-  const auto alpha = document.find("lora_alpha");
-  if (alpha == document.end() || !alpha->is_number() ||
-      !std::isfinite(alpha->get<double>()) || !(alpha->get<double>() > 0)) {
-    problems.push_back("lora_alpha is not a positive number");
-  } else {
-    options.alpha = alpha->get<double>();
-  }
-  const auto dropout = document.find("lora_dropout");
-  if (dropout != document.end()) {
-    if (!dropout->is_number() || !(dropout->get<double>() >= 0) ||
-        !(dropout->get<double>() < 1)) {
-      problems.push_back("lora_dropout is not a number in [0, 1)");
-    } else {
-      options.dropout = dropout->get<double>();
-    }
-  }
-  const auto stabilized = document.find("use_rslora");
-  if (stabilized != document.end() && !stabilized->is_null()) {
-    if (!stabilized->is_boolean()) {
-      problems.push_back("use_rslora is not true or false");
-    } else {
-      options.rank_stabilized = stabilized->get<bool>();
-    }
-  }
-}
-
-// "" if absent or null.
-std::string Text(const json& document, const char* key,
-                 std::vector<std::string>& problems) {
-  const auto found = document.find(key);
-  if (found == document.end() || found->is_null()) return "";
-  if (!found->is_string()) {
-    problems.push_back(absl::StrCat(key, " is not text"));
-    return "";
-  }
-  return found->get<std::string>();
-}
-
-// A whole number where it is one, as PEFT writes lora_alpha.
-nlohmann::ordered_json Number(double value) {
-  if (std::floor(value) == value && std::fabs(value) < 1e15) {
-    return static_cast<int64_t>(value);
-  }
-  return value;
+  return static_cast<int>(score->shape[0]);
 }
 
 }  // namespace
@@ -170,71 +96,6 @@ absl::StatusOr<std::vector<float>> DecodeAdapterFile(
   return values;
 }
 
-std::string AdapterConfigJson(const config::AdapterOptions& options,
-                              absl::string_view base_model) {
-  std::vector<std::string> targets = options.target_modules;
-  std::sort(targets.begin(), targets.end());
-  nlohmann::ordered_json out;
-  out["auto_mapping"] = nullptr;
-  out["base_model_name_or_path"] = std::string(base_model);
-  out["bias"] = "none";
-  out["fan_in_fan_out"] = false;
-  out["inference_mode"] = true;
-  out["init_lora_weights"] = true;
-  out["layers_pattern"] = nullptr;
-  out["layers_to_transform"] = nullptr;
-  out["lora_alpha"] = Number(options.alpha);
-  out["lora_dropout"] = options.dropout;
-  out["modules_to_save"] = nullptr;
-  out["peft_type"] = "LORA";
-  out["r"] = options.rank;
-  out["rank_pattern"] = nlohmann::ordered_json::object();
-  out["alpha_pattern"] = nlohmann::ordered_json::object();
-  out["revision"] = nullptr;
-  out["target_modules"] = targets;
-  out["task_type"] = "CAUSAL_LM";
-  out["use_dora"] = false;
-  out["use_rslora"] = options.rank_stabilized;
-  return out.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
-         "\n";
-}
-
-absl::StatusOr<AdapterConfigFile> ParseAdapterConfig(absl::string_view text,
-                                                     absl::string_view source) {
-  CHOIR_ASSIGN_OR_RETURN(const json document,
-                         ParseJsonObject(text, source, JsonLimits()));
-  std::vector<std::string> problems;
-  AdapterConfigFile file;
-  const std::string type = Text(document, "peft_type", problems);
-  if (type != "LORA") {
-    problems.push_back(absl::StrCat("peft_type is '", type, "', not LORA"));
-  }
-  const std::string task = Text(document, "task_type", problems);
-  if (!task.empty() && task != "CAUSAL_LM") {
-    problems.push_back(absl::StrCat("task_type is '", task,
-                                    "', not CAUSAL_LM"));
-  }
-  const std::string bias = Text(document, "bias", problems);
-  if (!bias.empty() && bias != "none") {
-    problems.push_back(absl::StrCat("bias is '", bias,
-                                    "'; trained biases are not supported"));
-  }
-  for (const char* key : kUnsupported) {
-    const auto found = document.find(key);
-    if (found != document.end() && !IsUnset(*found)) {
-      problems.push_back(absl::StrCat(key, " is set, which is not supported"));
-    }
-  }
-  ReadNumbers(document, file.options, problems);
-  ReadTargets(document, file.options, problems);
-  file.base_model = Text(document, "base_model_name_or_path", problems);
-  if (!problems.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(source, ": ", absl::StrJoin(problems, "; ")));
-  }
-  return file;
-}
-
 absl::Status WritePeftFolder(const std::string& directory,
                              const config::AdapterOptions& options,
                              const codec::Layout& layout,
@@ -248,31 +109,97 @@ absl::Status WritePeftFolder(const std::string& directory,
                                AdapterConfigJson(options, base_model));
 }
 
+absl::Status WriteTrainedAdapter(const std::string& directory,
+                                 const ModelConfig& config,
+                                 const config::AdapterOptions& options,
+                                 absl::Span<const float> values,
+                                 absl::string_view base_model) {
+  CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout,
+                         StoredLayout(config, options));
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<float> stored,
+                         StoredValues(config, options, values));
+  return WritePeftFolder(directory, options, layout, stored, base_model);
+}
+
+absl::Status CompletePeftFolder(const std::string& directory) {
+  CHOIR_ASSIGN_OR_RETURN(AdapterConfigFile file, ReadConfig(directory));
+  if (file.options.kind != config::AdapterKind::kFrozenA) {
+    return absl::OkStatus();
+  }
+  const int64_t rank = file.options.rank;
+  const std::string path = base::JoinPath(directory, kAdapterModelName);
+  CHOIR_ASSIGN_OR_RETURN(const SafetensorsFile stored,
+                         SafetensorsFile::Open(path));
+  std::vector<codec::TensorSpec> specs;
+  for (const TensorView& b : stored.tensors()) {
+    if (file.has_head && b.name == ScoreName() && b.shape.size() == 2) {
+      file.options.num_labels = static_cast<int>(b.shape[0]);
+      specs.push_back({b.name, b.shape});
+      continue;
+    }
+    absl::string_view module = b.name;
+    const bool is_b = absl::ConsumePrefix(&module, LoraPrefix()) &&
+                      absl::ConsumeSuffix(&module, ".lora_B.weight");
+    const auto inputs = file.frozen_inputs.find(NumberlessPath(module));
+    if (!is_b || inputs == file.frozen_inputs.end() || b.shape.size() != 2 ||
+        b.shape[1] != rank) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, ": tensor '", b.name, "' is not a B of rank ", rank,
+          " of a layer that ", kAdapterConfigName, " names"));
+    }
+    specs.push_back({LoraAName(module), {rank, inputs->second}});
+    specs.push_back({b.name, b.shape});
+  }
+  CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout,
+                         codec::Layout::Create(std::move(specs)));
+  if (layout.num_elements() > kMostElements) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(directory, ": the adapter would have ",
+                     layout.num_elements(), " numbers; the limit is ",
+                     kMostElements));
+  }
+  std::vector<float> values =
+      InitialAdapter(layout, file.options.frozen_seed);
+  for (size_t i = 0; i < layout.tensors().size(); ++i) {
+    const TensorView* b = stored.Find(layout.tensors()[i].name);
+    if (b == nullptr) continue;  // an A
+    CHOIR_RETURN_IF_ERROR(ReadFloatsInto(
+        *b, absl::MakeSpan(values).subspan(layout.offset(i),
+                                           b->num_elements())));
+  }
+  return WritePeftFolder(directory, file.options, layout, values,
+                         file.base_model);
+}
+
 absl::StatusOr<PeftAdapter> ReadPeftFolder(const std::string& directory,
                                            const ModelConfig& config) {
-  const std::string config_path = base::JoinPath(directory, kAdapterConfigName);
-  CHOIR_ASSIGN_OR_RETURN(
-      const std::string text,
-      base::ReadFile(config_path, JsonLimits().max_bytes));
-  CHOIR_ASSIGN_OR_RETURN(AdapterConfigFile file,
-                         ParseAdapterConfig(text, config_path));
+  CHOIR_ASSIGN_OR_RETURN(AdapterConfigFile file, ReadConfig(directory));
   PeftAdapter adapter;
   adapter.options = std::move(file.options);
   adapter.base_model = std::move(file.base_model);
+  if (file.all_linear) adapter.options.target_modules = LinearKinds(config);
+  if (file.has_head) {
+    CHOIR_ASSIGN_OR_RETURN(adapter.options.num_labels, HeadOutputs(directory));
+  }
+  // What the file holds: without the A of a job's frozen one.
   absl::StatusOr<codec::Layout> layout = AdapterLayout(config, adapter.options);
   if (!layout.ok()) {
-    return absl::Status(layout.status().code(),
-                        absl::StrCat(config_path,
-                                     " does not fit the model: ",
-                                     layout.status().message()));
+    return absl::Status(
+        layout.status().code(),
+        absl::StrCat(base::JoinPath(directory, kAdapterConfigName),
+                     " does not fit the model: ", layout.status().message()));
   }
-  adapter.layout = *std::move(layout);
   const std::string path = base::JoinPath(directory, kAdapterModelName);
   CHOIR_ASSIGN_OR_RETURN(const std::shared_ptr<const base::MappedFile> mapping,
                          base::MappedFile::Open(path));
+  CHOIR_ASSIGN_OR_RETURN(adapter.values,
+                         DecodeAdapterFile(mapping->bytes(), *layout, path));
   CHOIR_ASSIGN_OR_RETURN(
-      adapter.values,
-      DecodeAdapterFile(mapping->bytes(), adapter.layout, path));
+      adapter.values, StoredValues(config, adapter.options, adapter.values));
+  CHOIR_ASSIGN_OR_RETURN(adapter.layout, StoredLayout(config, adapter.options));
+  if (adapter.options.kind == config::AdapterKind::kFrozenA) {
+    adapter.options.kind = config::AdapterKind::kLora;
+  }
   return adapter;
 }
 

@@ -1,13 +1,13 @@
 #include "model/checkpoint/model_config.h"
 
-#include <cmath>
-#include <initializer_list>
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/files.h"
 #include "base/status_macros.h"
+#include "model/checkpoint/config_reader.h"
 #include "model/checkpoint/json_text.h"
 
 namespace choir::model {
@@ -15,117 +15,79 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kLargestSize = int64_t{1} << 24;
-constexpr int64_t kMostLayers = 4096;
-
-// Reads values and collects everything that is wrong with them.
-class Reader {
- public:
-  explicit Reader(const json& document, std::string prefix = "")
-      : document_(document), prefix_(std::move(prefix)) {}
-
-  bool Has(const char* key) const {
-    const auto found = document_.find(key);
-    return found != document_.end() && !found->is_null();
-  }
-
-  int64_t Size(const char* key, int64_t most) {
-    if (!Has(key)) {
-      Complain(key, "is missing");
-      return 1;
-    }
-    return OptionalSize(key, 1, most);
-  }
-
-  int64_t OptionalSize(const char* key, int64_t fallback, int64_t most) {
-    if (!Has(key)) return fallback;
-    const json& value = document_[key];
-    if (!value.is_number_unsigned() || value.get<uint64_t>() < 1 ||
-        value.get<uint64_t>() > static_cast<uint64_t>(most)) {
-      Complain(key, absl::StrCat("is ", Short(value),
-                                 ", not a whole number from 1 to ", most));
-      return 1;
-    }
-    return value.get<int64_t>();
-  }
-
-  double Positive(const char* key, double fallback) {
-    if (!Has(key)) return fallback;
-    const json& value = document_[key];
-    if (!value.is_number() || !std::isfinite(value.get<double>()) ||
-        !(value.get<double>() > 0)) {
-      Complain(key, absl::StrCat("is ", Short(value),
-                                 ", not a positive finite number"));
-      return fallback;
-    }
-    return value.get<double>();
-  }
-
-  bool Flag(const char* key, bool fallback) {
-    if (!Has(key)) return fallback;
-    if (!document_[key].is_boolean()) {
-      Complain(key, absl::StrCat("is ", Short(document_[key]),
-                                 ", not true or false"));
-      return fallback;
-    }
-    return document_[key].get<bool>();
-  }
-
-  std::string Text(const char* key, const char* fallback) {
-    if (!Has(key)) return fallback;
-    if (!document_[key].is_string()) {
-      Complain(key, absl::StrCat("is ", Short(document_[key]), ", not text"));
-      return fallback;
-    }
-    return document_[key].get<std::string>();
-  }
-
-  // One id or a list of ids.
-  std::vector<int32_t> TokenIds(const char* key) {
-    std::vector<int32_t> ids;
-    if (!Has(key)) return ids;
-    const json& value = document_[key];
-    const json list = value.is_array() ? value : json::array({value});
-    for (const json& id : list) {
-      if (!id.is_number_unsigned() || id.get<uint64_t>() > kLargestSize) {
-        Complain(key, absl::StrCat("is ", Short(value), ", not a token id"));
-        return {};
-      }
-      ids.push_back(id.get<int32_t>());
-    }
-    return ids;
-  }
-
-  void Complain(const char* key, absl::string_view problem) {
-    problems_.push_back(absl::StrCat(prefix_, key, " ", problem));
-  }
-  void Adopt(Reader& other) {
-    for (std::string& problem : other.problems_) {
-      problems_.push_back(std::move(problem));
-    }
-  }
-  const std::vector<std::string>& problems() const { return problems_; }
-
- private:
-  static std::string Short(const json& value) {
-    std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
-    if (text.size() > 60) text = absl::StrCat(text.substr(0, 57), "...");
-    return text;
-  }
-
-  const json& document_;
-  std::string prefix_;
-  std::vector<std::string> problems_;
+struct FamilyFacts {
+  Family family;
+  const char* type;
+  const char* architecture;
+  // What Hugging Face assumes where config.json is silent.
+  int64_t max_positions;
+  int64_t kv_heads;  // 0: as many as heads
+  double norm_eps;
+  double rope_theta;
 };
 
+constexpr FamilyFacts kFamilies[] = {
+    {Family::kGpt2, "gpt2", "GPT2LMHeadModel", 1024, 0, 1e-5, 1e4},
+    {Family::kLlama, "llama", "LlamaForCausalLM", 2048, 0, 1e-6, 1e4},
+    {Family::kMistral, "mistral", "MistralForCausalLM", 131072, 8, 1e-6, 1e4},
+    {Family::kQwen2, "qwen2", "Qwen2ForCausalLM", 32768, 32, 1e-6, 1e4},
+    {Family::kQwen3, "qwen3", "Qwen3ForCausalLM", 32768, 32, 1e-6, 1e4},
+    {Family::kMixtral, "mixtral", "MixtralForCausalLM", 131072, 8, 1e-5, 1e6},
+    {Family::kOlmoe, "olmoe", "OlmoeForCausalLM", 4096, 0, 1e-5, 1e4},
+    {Family::kQwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM", 32768, 4, 1e-6,
+     1e4},
+};
+
+const FamilyFacts& FactsOf(Family family) {
+  return kFamilies[static_cast<int>(family)];
+}
+
+std::string KnownArchitectures() {
+  return absl::StrJoin(kFamilies, ", ",
+                       [](std::string* out, const FamilyFacts& facts) {
+                         absl::StrAppend(out, facts.architecture);
+                       });
+}
+
+// The family, or null after a complaint.
+const FamilyFacts* FindFamily(const json& document, ConfigReader& reader) {
+  const auto list = document.find("architectures");
+  if (list != document.end() && list->is_array() && list->size() == 1 &&
+      (*list)[0].is_string()) {
+    const std::string name = (*list)[0].get<std::string>();
+    for (const FamilyFacts& facts : kFamilies) {
+      if (name == facts.architecture) return &facts;
+    }
+    reader.Complain("architectures", absl::StrCat("is '", name, "'; known are ",
+                                                  KnownArchitectures()));
+    return nullptr;
+  }
+  // Without it, the model type decides.
+  const std::string type = reader.Text("model_type", "");
+  for (const FamilyFacts& facts : kFamilies) {
+    if (type == facts.type) return &facts;
+  }
+  reader.Complain("architectures",
+                  absl::StrCat("does not name one architecture; known are ",
+                               KnownArchitectures()));
+  return nullptr;
+}
+
+// Other models rotate only a part of each head.
+void CheckWholeHeads(ConfigReader& reader) {
+  if (reader.Positive("partial_rotary_factor", 1.0) != 1.0) {
+    reader.Complain("partial_rotary_factor", "is not 1, the only one known");
+  }
+}
+
 void ReadRopeScaling(const json& object, const char* name,
-                     const ModelConfig& config, Reader& reader,
+                     const ModelConfig& config, ConfigReader& reader,
                      RopeScaling& scaling) {
   if (!object.is_object()) {
     reader.Complain(name, "is not a JSON object");
     return;
   }
-  Reader rope(object, absl::StrCat(name, "."));
+  ConfigReader rope(object, absl::StrCat(name, "."));
   const char* key = rope.Has("rope_type") ? "rope_type" : "type";
   const std::string type = rope.Text(key, "default");
   if (type == "linear") {
@@ -136,9 +98,8 @@ void ReadRopeScaling(const json& object, const char* name,
     scaling.factor = rope.Positive("factor", 1.0);
     scaling.low_freq_factor = rope.Positive("low_freq_factor", 1.0);
     scaling.high_freq_factor = rope.Positive("high_freq_factor", 4.0);
-    scaling.original_max_positions =
-        rope.OptionalSize("original_max_position_embeddings",
-                          config.max_positions, kLargestSize);
+    scaling.original_max_positions = rope.OptionalSize(
+        "original_max_position_embeddings", config.max_positions);
     if (scaling.high_freq_factor <= scaling.low_freq_factor) {
       rope.Complain("high_freq_factor", "must be above low_freq_factor");
     }
@@ -149,18 +110,20 @@ void ReadRopeScaling(const json& object, const char* name,
   if (type != "default" && !rope.Has("factor")) {
     rope.Complain("factor", "is missing");
   }
+  CheckWholeHeads(rope);
   reader.Adopt(rope);
 }
 
-void ReadRope(const json& document, Reader& reader, ModelConfig& config) {
+void ReadRope(const json& document, ConfigReader& reader, ModelConfig& config) {
   config.rope_theta = reader.Positive("rope_theta", config.rope_theta);
+  CheckWholeHeads(reader);
   // Newer files keep theta and scaling together in rope_parameters.
   if (reader.Has("rope_parameters")) {
     const json& parameters = document["rope_parameters"];
     ReadRopeScaling(parameters, "rope_parameters", config, reader,
                     config.rope_scaling);
     if (parameters.is_object()) {
-      Reader rope(parameters, "rope_parameters.");
+      ConfigReader rope(parameters, "rope_parameters.");
       config.rope_theta = rope.Positive("rope_theta", config.rope_theta);
       reader.Adopt(rope);
     }
@@ -170,28 +133,125 @@ void ReadRope(const json& document, Reader& reader, ModelConfig& config) {
   }
 }
 
-void CheckArchitecture(const json& document, Reader& reader) {
-  const auto list = document.find("architectures");
-  if (list != document.end() && list->is_array() && list->size() == 1 &&
-      (*list)[0].is_string()) {
-    const std::string name = (*list)[0].get<std::string>();
-    if (name != "LlamaForCausalLM") {
-      reader.Complain("architectures", absl::StrCat("is '", name,
-                                                    "'; known is "
-                                                    "LlamaForCausalLM"));
+Activation ReadActivation(ConfigReader& reader, const char* key,
+                          const char* fallback, bool gated) {
+  const std::string name = reader.Text(key, fallback);
+  if (gated) {
+    if (name != "silu" && name != "swish") {
+      reader.Complain(key, absl::StrCat("is '", name, "'; known is silu"));
     }
-    return;
+    return Activation::kSilu;
   }
-  // Without it, the model type decides.
-  const std::string type = reader.Text("model_type", "");
-  if (type != "llama") {
-    reader.Complain("architectures",
-                    "does not name one architecture; known is "
-                    "LlamaForCausalLM");
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh" ||
+      name == "gelu_fast") {
+    return Activation::kGeluTanh;
+  }
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "relu") return Activation::kRelu;
+  if (name == "silu" || name == "swish") return Activation::kSilu;
+  reader.Complain(key, absl::StrCat("is '", name,
+                                    "'; known are gelu_new, gelu, relu, silu"));
+  return Activation::kGeluTanh;
+}
+
+// Hugging Face's layer_types, or `first` and later blocks.
+void ReadSlidingLayers(const json& document, ConfigReader& reader,
+                       int64_t first, ModelConfig& config) {
+  config.sliding_layers.assign(config.num_layers, false);
+  for (int64_t i = first; i < config.num_layers; ++i) {
+    config.sliding_layers[i] = true;
+  }
+  if (reader.Has("layer_types")) {
+    const json& types = document["layer_types"];
+    bool good = types.is_array() &&
+                static_cast<int64_t>(types.size()) == config.num_layers;
+    for (size_t i = 0; good && i < types.size(); ++i) {
+      good = types[i] == "sliding_attention" || types[i] == "full_attention";
+      config.sliding_layers[i] = good && types[i] == "sliding_attention";
+    }
+    if (!good) {
+      reader.Complain("layer_types",
+                      "is not a list of sliding_attention and full_attention, "
+                      "one for each layer");
+    }
+  }
+  const auto& layers = config.sliding_layers;
+  const bool any = std::find(layers.begin(), layers.end(), true) != layers.end();
+  const bool all =
+      std::find(layers.begin(), layers.end(), false) == layers.end();
+  if (!any) config.sliding_window = 0;
+  if (!any || all) config.sliding_layers.clear();
+}
+
+void ReadWindow(const json& document, ConfigReader& reader,
+                ModelConfig& config) {
+  const bool qwen = config.family == Family::kQwen2 ||
+                    config.family == Family::kQwen3 ||
+                    config.family == Family::kQwen3Moe;
+  if (qwen) {
+    if (!reader.Flag("use_sliding_window", false)) return;
+    // null means none; an absent one is Hugging Face's default.
+    if (document.contains("sliding_window") && !reader.Has("sliding_window")) {
+      return;
+    }
+    config.sliding_window = reader.OptionalSize("sliding_window", 4096);
+    if (config.family == Family::kQwen3Moe) return;  // all its blocks slide
+    ReadSlidingLayers(document, reader,
+                      reader.OptionalCount("max_window_layers", 28,
+                                           kLargestSize),
+                      config);
+  } else if (config.family == Family::kMistral) {
+    if (document.contains("sliding_window") && !reader.Has("sliding_window")) {
+      return;
+    }
+    config.sliding_window = reader.OptionalSize("sliding_window", 4096);
+  } else if (config.family == Family::kMixtral) {
+    config.sliding_window = reader.OptionalSize("sliding_window", 0);
   }
 }
 
-void CheckShape(const ModelConfig& config, Reader& reader) {
+void ReadMoe(ConfigReader& reader, ModelConfig& config) {
+  MoeConfig& moe = config.moe;
+  const bool mixtral = config.family == Family::kMixtral;
+  const char* count = "num_experts";
+  if (mixtral || !reader.Has(count)) count = "num_local_experts";
+  if (!mixtral && !reader.Has(count)) count = "num_experts";
+  const int64_t most = 1 << 12;
+  moe.num_experts = mixtral ? reader.OptionalSize(count, 8, most)
+                            : reader.Size(count, most);
+  moe.experts_per_token = reader.OptionalSize(
+      "num_experts_per_tok", mixtral ? 2 : 8, kLargestSize);
+  if (moe.experts_per_token > moe.num_experts) {
+    reader.Complain("num_experts_per_tok",
+                    absl::StrCat("is ", moe.experts_per_token,
+                                 ", above the number of experts ",
+                                 moe.num_experts));
+  }
+  moe.intermediate_size = config.intermediate_size;
+  moe.aux_loss = reader.Flag("output_router_logits", false);
+  const double coefficient =
+      config.family == Family::kOlmoe ? 0.01 : 0.001;
+  moe.aux_loss_coefficient =
+      reader.NotNegative("router_aux_loss_coef", coefficient);
+  if (mixtral) return;
+  moe.renormalise = reader.Flag("norm_topk_prob", false);
+  if (config.family != Family::kQwen3Moe) return;
+  moe.intermediate_size = reader.OptionalSize("moe_intermediate_size", 768);
+  const int64_t step =
+      reader.OptionalSize("decoder_sparse_step", 1, kLargestSize);
+  std::vector<bool> dense(config.num_layers, false);
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    dense[i] = (i + 1) % step != 0;
+  }
+  for (const int64_t i : reader.Indices("mlp_only_layers", config.num_layers)) {
+    dense[i] = true;
+  }
+  if (std::find(dense.begin(), dense.end(), true) != dense.end()) {
+    config.dense_layers = std::move(dense);
+  }
+}
+
+void CheckShape(const ModelConfig& config, ConfigReader& reader) {
   if (config.num_heads % config.num_kv_heads != 0) {
     reader.Complain("num_attention_heads",
                     absl::StrCat("is ", config.num_heads,
@@ -203,44 +263,149 @@ void CheckShape(const ModelConfig& config, Reader& reader) {
                     absl::StrCat("is ", config.head_dim,
                                  "; rotary positions need an even one"));
   }
-  if (config.hidden_act != "silu") {
-    reader.Complain("hidden_act", absl::StrCat("is '", config.hidden_act,
-                                               "'; known is silu"));
+}
+
+void CheckHeads(ConfigReader& reader, const char* width, const char* heads,
+                const ModelConfig& config) {
+  if (config.hidden_size % config.num_heads == 0) return;
+  reader.Complain(width, absl::StrCat("is ", config.hidden_size,
+                                      ", not a multiple of ", heads, " ",
+                                      config.num_heads));
+}
+
+void ReadGpt2(ConfigReader& reader, ModelConfig& config) {
+  config.hidden_size =
+      reader.Size(reader.Has("hidden_size") ? "hidden_size" : "n_embd");
+  config.num_layers = reader.Size(
+      reader.Has("num_hidden_layers") ? "num_hidden_layers" : "n_layer",
+      kMostLayers);
+  config.num_heads = reader.Size(
+      reader.Has("num_attention_heads") ? "num_attention_heads" : "n_head");
+  config.num_kv_heads = config.num_heads;
+  config.intermediate_size =
+      reader.OptionalSize("n_inner", 4 * config.hidden_size);
+  config.max_positions = reader.OptionalSize(
+      reader.Has("n_positions") ? "n_positions" : "max_position_embeddings",
+      config.max_positions);
+  CheckHeads(reader, "n_embd", "n_head", config);
+  config.head_dim = std::max<int64_t>(1, config.hidden_size / config.num_heads);
+  config.norm = NormKind::kLayer;
+  config.norm_eps = reader.Positive("layer_norm_epsilon", config.norm_eps);
+  config.positions = Positions::kLearned;
+  config.qkv_bias = config.output_bias = config.mlp_bias = true;
+  config.fused_qkv = true;
+  config.gated_mlp = false;
+  config.activation =
+      ReadActivation(reader, "activation_function", "gelu_new", false);
+  if (!reader.Flag("scale_attn_weights", true)) {
+    reader.Complain("scale_attn_weights", "is false; known is true");
+  }
+  if (reader.Flag("scale_attn_by_inverse_layer_idx", false)) {
+    reader.Complain("scale_attn_by_inverse_layer_idx",
+                    "is true; known is false");
+  }
+  if (reader.Flag("add_cross_attention", false)) {
+    reader.Complain("add_cross_attention", "is true; known is false");
+  }
+}
+
+void ReadLlamaLike(const json& document, const FamilyFacts& facts,
+                   ConfigReader& reader, ModelConfig& config) {
+  config.hidden_size = reader.Size("hidden_size");
+  config.intermediate_size = reader.Size("intermediate_size");
+  config.num_layers = reader.Size("num_hidden_layers", kMostLayers);
+  config.num_heads = reader.Size("num_attention_heads");
+  config.num_kv_heads = reader.OptionalSize(
+      "num_key_value_heads",
+      facts.kv_heads > 0 && !document.contains("num_key_value_heads")
+          ? facts.kv_heads
+          : config.num_heads);
+  config.max_positions =
+      reader.OptionalSize("max_position_embeddings", config.max_positions);
+  int64_t head_dim = config.hidden_size / config.num_heads;
+  if (config.family == Family::kQwen3 && !document.contains("head_dim")) {
+    head_dim = 128;
+  } else if (!reader.Has("head_dim")) {
+    CheckHeads(reader, "hidden_size", "num_attention_heads", config);
+  }
+  config.head_dim =
+      reader.OptionalSize("head_dim", std::max<int64_t>(1, head_dim));
+  config.norm_eps = reader.Positive("rms_norm_eps", config.norm_eps);
+  ReadRope(document, reader, config);
+  ReadActivation(reader, "hidden_act", "silu", true);
+  switch (config.family) {
+    case Family::kQwen2:
+      config.qkv_bias = true;
+      break;
+    case Family::kMistral:
+    case Family::kMixtral:
+      break;
+    default:
+      config.qkv_bias = config.output_bias =
+          reader.Flag("attention_bias", false);
+  }
+  if (config.family == Family::kLlama) {
+    config.mlp_bias = reader.Flag("mlp_bias", false);
+  }
+  if (config.family == Family::kQwen3 || config.family == Family::kQwen3Moe) {
+    config.qk_norm = QkNorm::kPerHead;
+  } else if (config.family == Family::kOlmoe) {
+    config.qk_norm = QkNorm::kWhole;
+    config.clip_qkv = reader.Positive("clip_qkv", 0.0);
+  }
+  ReadWindow(document, reader, config);
+  if (config.family == Family::kMixtral || config.family == Family::kOlmoe ||
+      config.family == Family::kQwen3Moe) {
+    ReadMoe(reader, config);
   }
 }
 
 }  // namespace
 
+absl::string_view FamilyName(Family family) { return FactsOf(family).type; }
+
+absl::string_view ArchitectureName(Family family) {
+  return FactsOf(family).architecture;
+}
+
+std::vector<int64_t> MoeConfig::HeldExperts() const {
+  if (!held.empty()) return held;
+  std::vector<int64_t> all(num_experts);
+  for (int64_t i = 0; i < num_experts; ++i) all[i] = i;
+  return all;
+}
+
+int64_t ModelConfig::WindowOf(int64_t layer) const {
+  if (!sliding_layers.empty() && !sliding_layers[layer]) return 0;
+  return sliding_window;
+}
+
+bool ModelConfig::IsMoe(int64_t layer) const {
+  return moe.num_experts > 0 &&
+         (dense_layers.empty() || !dense_layers[layer]);
+}
+
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json_text,
                                              absl::string_view source) {
   CHOIR_ASSIGN_OR_RETURN(const json document,
                          ParseJsonObject(json_text, source, JsonLimits()));
-  Reader reader(document);
-  CheckArchitecture(document, reader);
+  ConfigReader reader(document);
+  const FamilyFacts* known = FindFamily(document, reader);
+  // Of an unknown family, the values that most have are checked all the same.
+  const FamilyFacts& facts = known != nullptr ? *known : FactsOf(Family::kLlama);
   ModelConfig config;
-  config.vocab_size = reader.Size("vocab_size", kLargestSize);
-  config.hidden_size = reader.Size("hidden_size", kLargestSize);
-  config.intermediate_size = reader.Size("intermediate_size", kLargestSize);
-  config.num_layers = reader.Size("num_hidden_layers", kMostLayers);
-  config.num_heads = reader.Size("num_attention_heads", kLargestSize);
-  config.num_kv_heads = reader.OptionalSize("num_key_value_heads",
-                                            config.num_heads, kLargestSize);
-  config.max_positions =
-      reader.OptionalSize("max_position_embeddings", 2048, kLargestSize);
-  if (!reader.Has("head_dim") && config.hidden_size % config.num_heads != 0) {
-    reader.Complain("hidden_size",
-                    absl::StrCat("is ", config.hidden_size,
-                                 ", not a multiple of num_attention_heads ",
-                                 config.num_heads));
+  config.family = facts.family;
+  config.max_positions = facts.max_positions;
+  config.norm_eps = facts.norm_eps;
+  config.rope_theta = facts.rope_theta;
+  config.vocab_size = reader.Size("vocab_size");
+  if (config.family == Family::kGpt2) {
+    ReadGpt2(reader, config);
+  } else {
+    ReadLlamaLike(document, facts, reader, config);
   }
-  config.head_dim = reader.OptionalSize(
-      "head_dim", config.hidden_size / config.num_heads, kLargestSize);
-  config.rms_norm_eps = reader.Positive("rms_norm_eps", config.rms_norm_eps);
-  ReadRope(document, reader, config);
-  config.tie_word_embeddings = reader.Flag("tie_word_embeddings", false);
-  config.attention_bias = reader.Flag("attention_bias", false);
-  config.mlp_bias = reader.Flag("mlp_bias", false);
-  config.hidden_act = reader.Text("hidden_act", "silu");
+  config.tie_word_embeddings = reader.Flag("tie_word_embeddings",
+                                           config.family == Family::kGpt2);
   config.torch_dtype =
       reader.Text(reader.Has("dtype") ? "dtype" : "torch_dtype", "float32");
   const std::vector<int32_t> bos = reader.TokenIds("bos_token_id");
@@ -260,101 +425,34 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path) {
   return ParseModelConfig(text, path);
 }
 
-std::string ModelConfigJson(const ModelConfig& config) {
-  nlohmann::ordered_json out;
-  out["architectures"] = {config.architecture};
-  out["model_type"] = "llama";
-  out["vocab_size"] = config.vocab_size;
-  out["hidden_size"] = config.hidden_size;
-  out["intermediate_size"] = config.intermediate_size;
-  out["num_hidden_layers"] = config.num_layers;
-  out["num_attention_heads"] = config.num_heads;
-  out["num_key_value_heads"] = config.num_kv_heads;
-  out["head_dim"] = config.head_dim;
-  out["max_position_embeddings"] = config.max_positions;
-  out["rms_norm_eps"] = config.rms_norm_eps;
-  out["rope_theta"] = config.rope_theta;
-  const RopeScaling& scaling = config.rope_scaling;
-  switch (scaling.kind) {
-    case RopeScalingKind::kNone:
-      out["rope_scaling"] = nullptr;
-      break;
-    case RopeScalingKind::kLinear:
-      out["rope_scaling"] = {{"rope_type", "linear"},
-                             {"factor", scaling.factor}};
-      break;
-    case RopeScalingKind::kLlama3:
-      out["rope_scaling"] = {
-          {"rope_type", "llama3"},
-          {"factor", scaling.factor},
-          {"low_freq_factor", scaling.low_freq_factor},
-          {"high_freq_factor", scaling.high_freq_factor},
-          {"original_max_position_embeddings",
-           scaling.original_max_positions}};
-      break;
+absl::Status HoldExperts(const std::vector<int64_t>& experts,
+                         ModelConfig& config) {
+  if (experts.empty()) {
+    config.moe.held.clear();
+    return absl::OkStatus();
   }
-  out["hidden_act"] = config.hidden_act;
-  out["tie_word_embeddings"] = config.tie_word_embeddings;
-  out["attention_bias"] = config.attention_bias;
-  out["mlp_bias"] = config.mlp_bias;
-  if (config.bos_token_id >= 0) out["bos_token_id"] = config.bos_token_id;
-  if (config.eos_token_ids.size() == 1) {
-    out["eos_token_id"] = config.eos_token_ids[0];
-  } else if (!config.eos_token_ids.empty()) {
-    out["eos_token_id"] = config.eos_token_ids;
+  if (config.moe.num_experts == 0) {
+    return absl::InvalidArgumentError(
+        "the model has no experts to hold a part of");
   }
-  out["torch_dtype"] = config.torch_dtype;
-  return out.dump(2) + "\n";
-}
-
-std::vector<LinearSpec> LinearLayers(const ModelConfig& config) {
-  const int64_t hidden = config.hidden_size;
-  const int64_t queries = config.num_heads * config.head_dim;
-  const int64_t keys = config.num_kv_heads * config.head_dim;
-  const int64_t inner = config.intermediate_size;
-  struct Kind {
-    const char* folder;
-    const char* name;
-    int64_t in;
-    int64_t out;
-    bool bias;
-  };
-  const Kind kinds[] = {
-      {"self_attn", "q_proj", hidden, queries, config.attention_bias},
-      {"self_attn", "k_proj", hidden, keys, config.attention_bias},
-      {"self_attn", "v_proj", hidden, keys, config.attention_bias},
-      {"self_attn", "o_proj", queries, hidden, config.attention_bias},
-      {"mlp", "gate_proj", hidden, inner, config.mlp_bias},
-      {"mlp", "up_proj", hidden, inner, config.mlp_bias},
-      {"mlp", "down_proj", inner, hidden, config.mlp_bias},
-  };
-  std::vector<LinearSpec> layers;
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    for (const Kind& kind : kinds) {
-      layers.push_back({absl::StrCat("model.layers.", layer, ".", kind.folder,
-                                     ".", kind.name),
-                        kind.name, layer, kind.in, kind.out, kind.bias});
+  std::vector<int64_t> sorted = experts;
+  std::sort(sorted.begin(), sorted.end());
+  for (size_t i = 0; i < sorted.size(); ++i) {
+    if (sorted[i] < 0 || sorted[i] >= config.moe.num_experts) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("expert ", sorted[i], " does not exist; the model has ",
+                       config.moe.num_experts, ", counted from 0"));
+    }
+    if (i > 0 && sorted[i] == sorted[i - 1]) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("expert ", sorted[i], " is named twice"));
     }
   }
-  return layers;
-}
-
-const std::vector<std::string>& LinearKinds() {
-  static const auto* const kinds = new std::vector<std::string>{
-      "down_proj", "gate_proj", "k_proj", "o_proj",
-      "q_proj",    "up_proj",   "v_proj"};
-  return *kinds;
-}
-
-int64_t ModelConfig::num_parameters() const {
-  int64_t count = vocab_size * hidden_size * (tie_word_embeddings ? 1 : 2);
-  count += hidden_size;  // the last norm
-  count += num_layers * 2 * hidden_size;
-  for (const LinearSpec& linear : LinearLayers(*this)) {
-    count += linear.in_features * linear.out_features;
-    if (linear.bias) count += linear.out_features;
+  if (static_cast<int64_t>(sorted.size()) == config.moe.num_experts) {
+    sorted.clear();
   }
-  return count;
+  config.moe.held = std::move(sorted);
+  return absl::OkStatus();
 }
 
 }  // namespace choir::model

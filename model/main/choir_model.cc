@@ -9,9 +9,19 @@
 #include "absl/types/optional.h"
 #include "base/cli.h"
 #include "model/main/commands.h"
+#include "model/main/device_commands.h"
+#include "model/main/export_commands.h"
+#include "model/main/upcycle_command.h"
 
 namespace choir::model {
 namespace {
+
+void AddPrecision(CLI::App* verb, CommonOptions& common) {
+  verb->add_option("--precision", common.precision,
+                   "of the base's weights in memory: stored, fp32, bf16, int8 "
+                   "or nf4")
+      ->capture_default_str();
+}
 
 void AddModel(CLI::App* verb, CommonOptions& common, bool computes) {
   verb->add_option("--model", common.model, "Hugging Face model folder")
@@ -20,6 +30,11 @@ void AddModel(CLI::App* verb, CommonOptions& common, bool computes) {
   verb->add_option("--adapter", common.adapter, "PEFT adapter folder");
   verb->add_option("--device", common.device, "auto, cpu or cuda")
       ->capture_default_str();
+  AddPrecision(verb, common);
+  verb->add_option("--experts", common.experts,
+                   "of a mixture, hold only these (0,3,5): tokens are routed "
+                   "among them")
+      ->delimiter(',');
   verb->add_option("--threads", common.threads, "CPU threads")
       ->capture_default_str();
 }
@@ -64,9 +79,29 @@ void AddPretrain(CLI::App* verb, CommonOptions& common, PretrainFlags& flags) {
   verb->add_flag("--resume", o.resume, "go on from the folder's checkpoint");
 }
 
+void AddTokenize(CLI::App* verb, CommonOptions& common, TokenizeOptions& o) {
+  AddModel(verb, common, false);
+  verb->add_flag("--decode", o.decode,
+                 "stdin has ids, or what tokenize --json printed");
+  verb->add_flag("--no-special", o.no_special, "no BOS or EOS");
+  verb->add_flag("--chat", o.chat,
+                 "stdin has a conversation, [{\"role\", \"content\"}, ..]; "
+                 "--json shows which ids an assistant learns");
+  verb->add_option("--chat-format", o.chat_format,
+                   "model (its chat template), chatml, llama3, llama2, mistral "
+                   "or plain")
+      ->capture_default_str();
+  verb->add_flag("--generation-prompt", o.generation_prompt,
+                 "ends with the head of the assistant's turn");
+}
+
 void AddEval(CLI::App* verb, EvalOptions& o) {
   verb->add_option("--ids", o.ids, "JSON file [[id, ...], ...]");
   verb->add_option("--text", o.text, "text file");
+  verb->add_option("--data", o.data,
+                   "JSON lines with \"text\", or \"prompt\" and \"response\"");
+  verb->add_option("--domain-field", o.domain_field,
+                   "field of --data whose values make a table");
   verb->add_option("--logits", o.logits,
                    "\"last\": also the logits after each row");
 }
@@ -78,8 +113,91 @@ void AddGenerate(CLI::App* verb, GenerateFlags& o) {
   verb->add_option("--temperature", o.temperature,
                    "0: always the likeliest token")
       ->capture_default_str();
-  verb->add_option("--top-p", o.top_p, "nucleus")->capture_default_str();
+  verb->add_option("--top-p", o.top_p,
+                   "draw from the likeliest tokens of this probability")
+      ->capture_default_str();
+  verb->add_option("--stop", o.stops, "texts that end it, and are left out");
   verb->add_option("--seed", o.seed, "of the draws")->capture_default_str();
+}
+
+void AddExport(CLI::App* verb, ExportFlags& o, bool merges) {
+  verb->add_option("--model", o.model,
+                   "base model's folder; default: where the adapter says");
+  verb->add_option("--adapter", o.adapter, "PEFT folder or GGUF file")
+      ->required();
+  verb->add_option("--out", o.out,
+                   merges ? "new model folder" : "new folder or GGUF file")
+      ->required();
+  if (!merges) {
+    verb->add_option("--to", o.to, "peft (a folder) or gguf (for llama.cpp)")
+        ->capture_default_str();
+  }
+  verb->add_option("--dtype", o.dtype,
+                   merges ? "f32, f16 or bf16; default: as the base stores it"
+                          : "of gguf: f32, f16 or bf16; default f32");
+}
+
+template <typename Verb>
+void AddExportVerbs(const Verb& verb, const CommonOptions& common,
+                    ExportFlags& flags) {
+  AddExport(verb("merge", "Fold an adapter into its base model",
+                 [&] { return RunMerge(flags, common.json); }),
+            flags, true);
+  AddExport(verb("export", "Write an adapter for other tools, or read theirs",
+                 [&] { return RunExport(flags, common.json); }),
+            flags, false);
+}
+
+void AddUpcycle(CLI::App* verb, UpcycleFlags& o) {
+  verb->add_option("--model", o.model, "dense model's folder")->required();
+  verb->add_option("--out", o.out, "new model folder")->required();
+  verb->add_option("--experts", o.options.experts, "experts in each block")
+      ->capture_default_str();
+  verb->add_option("--experts-per-token", o.options.experts_per_token,
+                   "experts that a token passes")
+      ->capture_default_str();
+  verb->add_option("--seed", o.options.seed, "of the routers")
+      ->capture_default_str();
+}
+
+void AddPlan(CLI::App* verb, CommonOptions& common, PlanFlags& o) {
+  AddModel(verb, common, false);
+  AddPrecision(verb, common);
+  verb->add_option("--budget-mib", o.budget_mib, "memory for everything")
+      ->required();
+  verb->add_option("--rank", o.rank, "of the adapter")->capture_default_str();
+  verb->add_option("--batch-size", o.batch_size, "examples in a step")
+      ->capture_default_str();
+  verb->add_option("--max-sequence-length", o.max_sequence_length,
+                   "tokens of an example")
+      ->capture_default_str();
+  verb->add_option("--longest", o.longest,
+                   "tokens of the longest example (0: not known)")
+      ->capture_default_str();
+  verb->add_option("--threads", common.threads, "CPU threads")
+      ->capture_default_str();
+  verb->add_flag("--checkpointing", o.checkpointing,
+                 "compute activations twice, even if memory allows more");
+  verb->add_flag("--measure", o.measure,
+                 "train two steps as planned and print the peak");
+}
+
+template <typename Verb>
+void AddDeviceVerbs(const Verb& verb, CommonOptions& common,
+                    QuantizeFlags& quantize, PlanFlags& plan) {
+  CLI::App* command =
+      verb("quantize", "Write a model in fewer bits",
+           [&] { return RunQuantize(common, quantize); });
+  AddModel(command, common, false);
+  command->add_option("--to", quantize.to, "int8 or nf4")->required();
+  command->add_option("--out", quantize.out, "new model folder")->required();
+  command->add_option("--outlier-rms", quantize.outlier_rms,
+                      "int8: columns with a weight above so many root mean "
+                      "squares are kept in float32 (0: none)")
+      ->capture_default_str();
+  AddPlan(verb("plan", "How training fits into a device's memory",
+               [&] { return RunPlan(common, plan); }),
+          common, plan);
 }
 
 // What a file or flag says, rather than what happened to it on the way.
@@ -101,6 +219,47 @@ absl::optional<int> ParseCommandLine(int argc, char** argv, CLI::App& app) {
   return absl::nullopt;
 }
 
+// What each verb's flags are read into.
+struct Flags {
+  CommonOptions common;
+  TokenizeOptions tokenize;
+  EvalOptions eval;
+  GenerateFlags generate;
+  PretrainFlags pretrain;
+  ExportFlags exported;
+  QuantizeFlags quantize;
+  PlanFlags plan;
+  UpcycleFlags upcycle;
+};
+
+// verb(name, help, body) makes the command that runs `body`.
+template <typename Verb>
+void AddVerbs(const Verb& verb, Flags& flags) {
+  CommonOptions& common = flags.common;
+  AddModel(verb("inspect", "Shape and size of a model",
+                [&] { return RunInspect(common); }),
+           common, false);
+  AddTokenize(verb("tokenize", "Text on stdin to token ids, or back",
+                   [&] { return RunTokenize(common, flags.tokenize); }),
+              common, flags.tokenize);
+  CLI::App* command = verb("eval", "Loss of a model on token ids or text",
+                           [&] { return RunEval(common, flags.eval); });
+  AddModel(command, common, true);
+  AddEval(command, flags.eval);
+  command = verb("generate", "Continue a prompt",
+                 [&] { return RunGenerate(common, flags.generate); });
+  AddModel(command, common, true);
+  AddGenerate(command, flags.generate);
+  AddExportVerbs(verb, common, flags.exported);
+  AddDeviceVerbs(verb, common, flags.quantize, flags.plan);
+  AddUpcycle(verb("upcycle", "Make a mixture of experts of a dense model",
+                  [&] { return RunUpcycle(flags.upcycle, common.json); }),
+             flags.upcycle);
+  AddPretrain(verb("pretrain", "Make a small model from text",
+                   [&] { return RunPretrain(common, flags.pretrain); }),
+              common, flags.pretrain);
+}
+
 int Main(int argc, char** argv) {
   CLI::App app(
       "Looks into language models, evaluates and runs them, and "
@@ -109,46 +268,18 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", base::kVersion);
   app.footer(base::kExitCodeHelp);
   app.require_subcommand(1);
-  CommonOptions common;
-  TokenizeOptions tokenize;
-  EvalOptions eval;
-  GenerateFlags generate;
-  PretrainFlags pretrain;
+  Flags flags;
   std::function<absl::Status()> run;
   const auto verb = [&](const char* name, const char* help,
                         std::function<absl::Status()> body) {
     CLI::App* command = app.add_subcommand(name, help);
-    command->add_flag("--json", common.json, "one JSON document on stdout");
+    command->add_flag("--json", flags.common.json,
+                      "one JSON document on stdout");
     command->footer(base::kExitCodeHelp);
     command->callback([&run, body] { run = body; });
     return command;
   };
-
-  AddModel(verb("inspect", "Shape and size of a model",
-                [&] { return RunInspect(common); }),
-           common, false);
-
-  CLI::App* command = verb("tokenize", "Text on stdin to token ids, or back",
-                           [&] { return RunTokenize(common, tokenize); });
-  AddModel(command, common, false);
-  command->add_flag("--decode", tokenize.decode,
-                    "stdin has ids, or what tokenize --json printed");
-  command->add_flag("--no-special", tokenize.no_special, "no BOS or EOS");
-
-  command = verb("eval", "Loss of a model on token ids or text",
-                 [&] { return RunEval(common, eval); });
-  AddModel(command, common, true);
-  AddEval(command, eval);
-
-  command = verb("generate", "Continue a prompt",
-                 [&] { return RunGenerate(common, generate); });
-  AddModel(command, common, true);
-  AddGenerate(command, generate);
-
-  AddPretrain(verb("pretrain", "Make a small model from text",
-                   [&] { return RunPretrain(common, pretrain); }),
-              common, pretrain);
-
+  AddVerbs(verb, flags);
   if (const absl::optional<int> code = ParseCommandLine(argc, argv, app)) {
     return *code;
   }
@@ -156,10 +287,10 @@ int Main(int argc, char** argv) {
   const absl::Status status = run();
   if (status.ok()) return base::kExitDone;
   if (base::StopSignal::requested()) {
-    base::PrintError(status, common.json);
+    base::PrintError(status, flags.common.json);
     return base::kExitInterrupted;
   }
-  return base::PrintError(status, common.json, IsUsage(status));
+  return base::PrintError(status, flags.common.json, IsUsage(status));
 }
 
 }  // namespace

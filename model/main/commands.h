@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "model/pretrain.h"
@@ -18,6 +19,8 @@ struct CommonOptions {
   std::string adapter;
   std::string device = "auto";
   int threads = 1;
+  std::string precision = "stored";  // of the frozen weights
+  std::vector<int64_t> experts;      // to hold; empty: all
 };
 
 absl::Status RunInspect(const CommonOptions& common);
@@ -25,6 +28,11 @@ absl::Status RunInspect(const CommonOptions& common);
 struct TokenizeOptions {
   bool decode = false;
   bool no_special = false;
+  // Standard input is a conversation: a list of {"role", "content"}, alone or
+  // as "messages" of an object.
+  bool chat = false;
+  std::string chat_format = "model";
+  bool generation_prompt = false;  // the assistant's turn is next
 };
 absl::Status RunTokenize(const CommonOptions& common,
                          const TokenizeOptions& options);
@@ -32,6 +40,8 @@ absl::Status RunTokenize(const CommonOptions& common,
 struct EvalOptions {
   std::string ids;   // JSON file
   std::string text;  // text file
+  std::string data;  // JSON lines
+  std::string domain_field;
   std::string logits;
 };
 absl::Status RunEval(const CommonOptions& common, const EvalOptions& options);
@@ -42,6 +52,7 @@ struct GenerateFlags {
   double temperature = 0.0;
   double top_p = 1.0;
   uint64_t seed = 1;
+  std::vector<std::string> stops;
 };
 absl::Status RunGenerate(const CommonOptions& common,
                          const GenerateFlags& flags);

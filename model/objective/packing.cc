@@ -18,15 +18,23 @@ int64_t CutLength(const Example& example, int max_length) {
                            max_length);
 }
 
+bool IsLearnt(const Example& example, int64_t position) {
+  return example.loss_mask.empty() || example.loss_mask[position] != 0;
+}
+
 }  // namespace
 
 int64_t PredictedTokens(const Example& example, int max_length) {
-  return std::max<int64_t>(
-      0, CutLength(example, max_length) - std::max(example.loss_begin, 1));
+  const int64_t begin = std::max(example.loss_begin, 1);
+  const int64_t end = CutLength(example, max_length);
+  if (example.loss_mask.empty()) return std::max<int64_t>(0, end - begin);
+  int64_t count = 0;
+  for (int64_t i = begin; i < end; ++i) count += IsLearnt(example, i) ? 1 : 0;
+  return count;
 }
 
 PackedBatch PackExamples(absl::Span<const Example* const> examples,
-                         int max_length, at::Device device) {
+                         int max_length, at::Device device, bool keep_last) {
   std::vector<int64_t> ids;
   std::vector<int64_t> rows;
   std::vector<int32_t> targets;
@@ -37,12 +45,13 @@ PackedBatch PackExamples(absl::Span<const Example* const> examples,
     const int64_t length = CutLength(*example, max_length);
     const int64_t start = batch.starts.back();
     for (int64_t i = std::max(example->loss_begin, 1); i < length; ++i) {
+      if (!IsLearnt(*example, i)) continue;
       rows.push_back(start + i - 1);
       targets.push_back(example->ids[i]);
     }
-    ids.insert(ids.end(), example->ids.begin(),
-               example->ids.begin() + length - 1);
-    batch.starts.push_back(start + length - 1);
+    const int64_t kept = keep_last ? length : length - 1;
+    ids.insert(ids.end(), example->ids.begin(), example->ids.begin() + kept);
+    batch.starts.push_back(start + kept);
   }
   batch.predictions = static_cast<int64_t>(targets.size());
   batch.ids = Copied(ids, at::kLong).to(device);

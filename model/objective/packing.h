@@ -7,7 +7,7 @@
 
 #include "absl/types/span.h"
 #include "model/trainer.h"
-#include "model/transformer/llama.h"
+#include "model/transformer/decoder.h"
 
 namespace choir::model {
 
@@ -16,9 +16,11 @@ int64_t PredictedTokens(const Example& example, int max_length);
 
 // Packs examples, each cut to `max_length` ids. An example's last id is only
 // ever predicted, and examples that predict nothing are left out: no token is
-// computed in vain. The batch may be empty (predictions 0).
+// computed in vain. The batch may be empty (predictions 0). `keep_last` keeps
+// the last ids all the same, for losses over every token of the input.
 PackedBatch PackExamples(absl::Span<const Example* const> examples,
-                         int max_length, at::Device device);
+                         int max_length, at::Device device,
+                         bool keep_last = false);
 
 // All of `ids` as one sequence; rows undefined.
 PackedBatch PackWhole(absl::Span<const int32_t> ids, at::Device device);

@@ -9,10 +9,6 @@
 namespace choir::model {
 namespace {
 
-bool IsWordCharacter(uint32_t c) {
-  return c == '_' || IsLetter(c) || IsNumber(c);
-}
-
 // The character that ends at `end`, which is above 0.
 Utf8Char CharacterBefore(absl::string_view text, size_t end) {
   for (size_t back = 1; back <= 4 && back <= end; ++back) {
@@ -24,9 +20,9 @@ Utf8Char CharacterBefore(absl::string_view text, size_t end) {
 
 bool StandsAlone(absl::string_view text, size_t begin, size_t end) {
   const bool word_before =
-      begin > 0 && IsWordCharacter(CharacterBefore(text, begin).code_point);
+      begin > 0 && IsWord(CharacterBefore(text, begin).code_point);
   const bool word_after =
-      end < text.size() && IsWordCharacter(DecodeUtf8(text, end).code_point);
+      end < text.size() && IsWord(DecodeUtf8(text, end).code_point);
   return !word_before && !word_after;
 }
 

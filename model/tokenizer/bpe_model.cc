@@ -4,9 +4,11 @@
 #include <limits>
 #include <queue>
 #include <tuple>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 #include "model/tokenizer/unicode.h"
 
 namespace choir::model {
@@ -14,6 +16,7 @@ namespace {
 
 // Up to here searching for the best pair beats keeping a heap of them.
 constexpr size_t kShortWord = 24;
+constexpr uint32_t kSpaceSign = 0x2581;
 
 uint64_t PairKey(int32_t left, int32_t right) {
   return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 |
@@ -32,12 +35,15 @@ std::string CharacterString(uint32_t code_point) {
 
 }  // namespace
 
-absl::StatusOr<BpeModel> BpeModel::Create(const BpeOptions& options) {
+absl::StatusOr<BpeModel> BpeModel::Create(BpeOptions options) {
   BpeModel model;
-  model.vocab_ = options.vocab;
+  model.vocab_ = std::move(options.vocab);
   model.fuse_unk_ = options.fuse_unk;
   model.byte_fallback_ = options.byte_fallback;
   model.ignore_merges_ = options.ignore_merges;
+  model.prefix_ = options.continuing_subword_prefix;
+  model.suffix_ = options.end_of_word_suffix;
+  model.has_affixes_ = !model.prefix_.empty() || !model.suffix_.empty();
   const auto find = [&model](absl::string_view token) {
     const auto found = model.vocab_.find(token);
     return found == model.vocab_.end() ? -1 : found->second;
@@ -54,7 +60,8 @@ absl::StatusOr<BpeModel> BpeModel::Create(const BpeOptions& options) {
     const auto& [left, right] = options.merges[rank];
     const int32_t left_id = find(left);
     const int32_t right_id = find(right);
-    const int32_t id = find(absl::StrCat(left, right));
+    const int32_t id = find(absl::StrCat(
+        left, absl::StripPrefix(right, options.continuing_subword_prefix)));
     if (left_id < 0 || right_id < 0 || id < 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("merge ", rank, " ('", left, "' and '", right,
@@ -70,6 +77,7 @@ absl::StatusOr<BpeModel> BpeModel::Create(const BpeOptions& options) {
     model.fallback_ids_[byte] = find(absl::StrFormat("<0x%02X>", byte));
   }
   model.FindNeighbours(options);
+  model.FindCharacters();
   return model;
 }
 
@@ -78,7 +86,8 @@ void BpeModel::FindNeighbours(const BpeOptions& options) {
   absl::flat_hash_set<int32_t> opaque(fallback_ids_.begin(),
                                       fallback_ids_.end());
   opaque.insert(unk_id_);
-  can_cut_ = !ignore_merges_;
+  can_cut_ = !ignore_merges_ && !has_affixes_;
+  if (!can_cut_) return;
   for (const auto& [left, right] : options.merges) {
     if (opaque.contains(vocab_.at(left)) || opaque.contains(vocab_.at(right))) {
       can_cut_ = false;
@@ -100,24 +109,58 @@ void BpeModel::FindNeighbours(const BpeOptions& options) {
   }
 }
 
+std::optional<int32_t> BpeModel::TokenToId(absl::string_view token) const {
+  const auto found = vocab_.find(token);
+  if (found == vocab_.end()) return std::nullopt;
+  return found->second;
+}
+
 size_t BpeModel::IndependentEnd(absl::string_view text, size_t begin,
                                 size_t end) const {
   if (!can_cut_) return end;
+  const auto slot = [](uint32_t c) { return c == kSpaceSign ? 0 : c; };
   Utf8Char before = DecodeUtf8(text, begin);
   for (size_t i = begin + before.length; i < end;) {
     const Utf8Char c = DecodeUtf8(text, i);
-    // Not beside an unknown character: a run of those may be one token, or
-    // none, which makes neighbours of what is around it.
-    if (!neighbours_.contains(CharactersKey(before.code_point, c.code_point)) &&
-        neighbours_.contains(
-            CharactersKey(before.code_point, kInvalidCodePoint)) &&
-        neighbours_.contains(CharactersKey(c.code_point, kInvalidCodePoint))) {
-      return i;
-    }
+    const uint32_t left = slot(before.code_point);
+    const uint32_t right = slot(c.code_point);
+    const bool cuts = left < 128 && right < 128 && before.code_point != 0 &&
+                              c.code_point != 0
+                          ? ascii_cuts_[left][right]
+                          : CutsBetween(before.code_point, c.code_point);
+    if (cuts) return i;
     before = c;
     i += c.length;
   }
   return end;
+}
+
+// Not beside an unknown character: a run of those may be one token, or none,
+// which makes neighbours of what is around it.
+bool BpeModel::CutsBetween(uint32_t before, uint32_t after) const {
+  return !neighbours_.contains(CharactersKey(before, after)) &&
+         neighbours_.contains(CharactersKey(before, kInvalidCodePoint)) &&
+         neighbours_.contains(CharactersKey(after, kInvalidCodePoint));
+}
+
+void BpeModel::FindCharacters() {
+  ascii_ids_.fill(-1);
+  for (const auto& [token, id] : vocab_) {
+    if (token.empty()) continue;
+    const Utf8Char c = DecodeUtf8(token, 0);
+    if (c.length != token.size() || c.code_point == kInvalidCodePoint) continue;
+    if (c.code_point < 128) {
+      ascii_ids_[c.code_point] = id;
+    } else {
+      wide_ids_.emplace(c.code_point, id);
+    }
+  }
+  for (uint32_t left = 0; can_cut_ && left < 128; ++left) {
+    for (uint32_t right = 0; right < 128; ++right) {
+      ascii_cuts_[left][right] = CutsBetween(left == 0 ? kSpaceSign : left,
+                                             right == 0 ? kSpaceSign : right);
+    }
+  }
 }
 
 BpeModel::Merge BpeModel::FindMerge(int32_t left, int32_t right) const {
@@ -157,12 +200,22 @@ void BpeModel::EncodeCharacters(absl::string_view word,
     const Utf8Char c = DecodeUtf8(word, i);
     const absl::string_view character = word.substr(i, c.length);
     i += c.length;
-    const auto found = vocab_.find(character);
-    if (found != vocab_.end()) {
-      ids.push_back(found->second);
+    std::string affixed;
+    absl::string_view symbol = character;
+    int32_t id = -1;
+    if (has_affixes_) {
+      affixed = absl::StrCat(i == c.length ? "" : prefix_, character,
+                             i == word.size() ? suffix_ : "");
+      symbol = affixed;
+      id = TokenToId(symbol).value_or(-1);
+    } else {
+      id = CharacterId(c);
+    }
+    if (id >= 0) {
+      ids.push_back(id);
       after_unknown = false;
     } else {
-      AppendUnknown(character, after_unknown, ids);
+      AppendUnknown(symbol, after_unknown, ids);
     }
   }
   MergeSymbols(begin, ids);
@@ -176,6 +229,10 @@ void BpeModel::EncodeBytes(absl::string_view word,
       ids.push_back(whole->second);
       return;
     }
+  }
+  if (has_affixes_) {
+    EncodeCharacters(BytesToAlphabet(word), ids);
+    return;
   }
   const size_t begin = ids.size();
   bool after_unknown = false;

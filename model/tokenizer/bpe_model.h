@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "model/tokenizer/unicode.h"
 
 namespace choir::model {
 
@@ -23,6 +25,10 @@ struct BpeOptions {
   bool fuse_unk = false;  // a run of unknown characters is one token
   bool byte_fallback = false;  // unknown characters become "<0x..>" tokens
   bool ignore_merges = false;  // a word in the vocabulary is taken whole
+  // Before every character but a word's first, and after its last. A join
+  // leaves out the prefix of its right part.
+  std::string continuing_subword_prefix;
+  std::string end_of_word_suffix;
 };
 
 // Threads: safe, nothing changes after Create.
@@ -30,16 +36,21 @@ class BpeModel {
  public:
   BpeModel() = default;
   // INVALID_ARGUMENT names the merge or token that does not fit.
-  static absl::StatusOr<BpeModel> Create(const BpeOptions& options);
+  static absl::StatusOr<BpeModel> Create(BpeOptions options);
+  std::optional<int32_t> TokenToId(absl::string_view token) const;
 
   // Appends the ids of a word of UTF-8 characters; an invalid byte is an
   // unknown character.
-  void EncodeCharacters(absl::string_view word, std::vector<int32_t>& ids) const;
+  void EncodeCharacters(absl::string_view word,
+                        std::vector<int32_t>& ids) const;
   // A position in (begin, end] at which a word of characters from `begin` to
   // `end` can be cut without changing its ids: the first one that no merge can
   // reach across, because no token has the two characters side by side.
   size_t IndependentEnd(absl::string_view text, size_t begin,
                         size_t end) const;
+
+  // Can words of characters be cut by IndependentEnd at all?
+  bool can_cut() const { return can_cut_; }
 
   // Appends the ids of a word of bytes, by GPT-2's alphabet.
   void EncodeBytes(absl::string_view word, std::vector<int32_t>& ids) const;
@@ -51,6 +62,14 @@ class BpeModel {
   };
   Merge FindMerge(int32_t left, int32_t right) const;
   void FindNeighbours(const BpeOptions& options);
+  void FindCharacters();
+  // The id of a character alone, or -1.
+  int32_t CharacterId(Utf8Char c) const {
+    if (c.code_point < 128) return ascii_ids_[c.code_point];
+    const auto found = wide_ids_.find(c.code_point);
+    return found == wide_ids_.end() ? -1 : found->second;
+  }
+  bool CutsBetween(uint32_t before, uint32_t after) const;
   void AppendUnknown(absl::string_view character, bool& after_unknown,
                      std::vector<int32_t>& symbols) const;
   // Merges the symbols from `begin` to the end, in place: the lowest rank
@@ -65,12 +84,20 @@ class BpeModel {
   // (code point, kInvalidCodePoint) for each character with a token.
   absl::flat_hash_set<uint64_t> neighbours_;
   bool can_cut_ = false;
+  // CutsBetween of ASCII characters, "\0" standing for U+2581, the space of
+  // SentencePiece; and the ids of characters.
+  std::array<std::array<bool, 128>, 128> ascii_cuts_{};
+  std::array<int32_t, 128> ascii_ids_{};  // -1: none
+  absl::flat_hash_map<uint32_t, int32_t> wide_ids_;
   std::array<int32_t, 256> alphabet_ids_{};  // byte-level: id or -1
   std::array<int32_t, 256> fallback_ids_{};  // "<0x..>": id or -1
   int32_t unk_id_ = -1;
   bool fuse_unk_ = false;
   bool byte_fallback_ = false;
   bool ignore_merges_ = false;
+  std::string prefix_;  // of a character that continues a word
+  std::string suffix_;  // of one that ends it
+  bool has_affixes_ = false;
 };
 
 }  // namespace choir::model

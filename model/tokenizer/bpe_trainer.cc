@@ -204,8 +204,9 @@ std::vector<Word> CountWords(absl::Span<const std::string> texts,
                              const std::vector<int32_t>& byte_ids) {
   absl::flat_hash_map<absl::string_view, int64_t> counts;
   for (const std::string& text : texts) {
+    // The pattern matches everywhere: the words follow one another.
     for (size_t begin = 0; begin < text.size();) {
-      const size_t end = Gpt2WordEnd(text, begin);
+      const size_t end = Gpt2Pattern().MatchAt(text, begin);
       ++counts[absl::string_view(text).substr(begin, end - begin)];
       begin = end;
     }

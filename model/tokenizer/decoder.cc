@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "base/check.h"
+#include "model/tokenizer/normalizer.h"
 #include "model/tokenizer/unicode.h"
 
 namespace choir::model {
@@ -26,11 +27,7 @@ std::vector<std::string> JoinBytes(std::vector<std::string> tokens) {
     if (IsValidUtf8(bytes)) {
       out.push_back(bytes);
     } else {
-      std::string replacement;
-      for (size_t i = 0; i < bytes.size(); ++i) {
-        AppendUtf8(0xFFFD, replacement);
-      }
-      out.push_back(std::move(replacement));
+      out.insert(out.end(), bytes.size(), "\uFFFD");
     }
     bytes.clear();
   };
@@ -89,46 +86,82 @@ int ByteOfToken(const std::string& token) {
   return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
-void Decoder::AddReplace(std::string pattern, std::string content) {
+void TokenDecoder::AddReplace(std::string pattern, std::string content) {
   CHOIR_CHECK(!pattern.empty());
   steps_.push_back({Kind::kReplace, std::move(pattern), std::move(content)});
 }
-void Decoder::AddByteFallback() { steps_.push_back({Kind::kByteFallback}); }
-void Decoder::AddFuse() { steps_.push_back({Kind::kFuse}); }
-void Decoder::AddStrip(std::string content, size_t start, size_t stop) {
+void TokenDecoder::AddByteFallback() {
+  steps_.push_back({Kind::kByteFallback});
+}
+void TokenDecoder::AddFuse() { steps_.push_back({Kind::kFuse}); }
+void TokenDecoder::AddStrip(std::string content, size_t start, size_t stop) {
   CHOIR_CHECK(!content.empty());
   steps_.push_back({Kind::kStrip, "", std::move(content), start, stop});
 }
-void Decoder::AddByteLevel() { steps_.push_back({Kind::kByteLevel}); }
+void TokenDecoder::AddByteLevel() { steps_.push_back({Kind::kByteLevel}); }
 
-std::string Decoder::Decode(std::vector<std::string> tokens) const {
-  if (steps_.empty()) return absl::StrJoin(tokens, " ");
-  for (const Step& step : steps_) {
-    switch (step.kind) {
-      case Kind::kReplace:
-        for (std::string& token : tokens) {
-          token = absl::StrReplaceAll(token, {{step.pattern, step.content}});
-        }
-        break;
-      case Kind::kByteFallback:
-        tokens = JoinBytes(std::move(tokens));
-        break;
-      case Kind::kFuse:
-        tokens = {absl::StrJoin(tokens, "")};
-        break;
-      case Kind::kStrip:
-        for (std::string& token : tokens) {
-          Strip(step.content, step.start, step.stop, token);
-        }
-        break;
-      case Kind::kByteLevel: {
-        std::string joined;
-        for (const std::string& token : tokens) joined += TokenBytes(token);
-        tokens = {std::move(joined)};
-        break;
+void TokenDecoder::AddReplace(Regex pattern, std::string content) {
+  steps_.push_back({Kind::kRegex, "", std::move(content)});
+  steps_.back().regex = std::make_shared<const Regex>(std::move(pattern));
+}
+void TokenDecoder::AddMetaspace(std::string replacement, bool skip_first) {
+  CHOIR_CHECK(!replacement.empty());
+  steps_.push_back({Kind::kMetaspace, std::move(replacement)});
+  steps_.back().skip_first = skip_first;
+}
+void TokenDecoder::AddSuffix(std::string suffix) {
+  CHOIR_CHECK(!suffix.empty());
+  steps_.push_back({Kind::kSuffix, std::move(suffix)});
+}
+
+void TokenDecoder::ApplyStep(const Step& step,
+                             std::vector<std::string>& tokens) {
+  // What takes the place of the pattern in the token.
+  const auto replace = [&](std::string& token, absl::string_view content) {
+    token = absl::StrReplaceAll(token, {{step.pattern, content}});
+  };
+  switch (step.kind) {
+    case Kind::kReplace:
+      for (std::string& token : tokens) replace(token, step.content);
+      break;
+    case Kind::kRegex:
+      for (std::string& token : tokens) {
+        token = ReplaceMatches(*step.regex, token, step.content);
       }
+      break;
+    case Kind::kByteFallback:
+      tokens = JoinBytes(std::move(tokens));
+      break;
+    case Kind::kFuse:
+      tokens = {absl::StrJoin(tokens, "")};
+      break;
+    case Kind::kStrip:
+      for (std::string& token : tokens) {
+        Strip(step.content, step.start, step.stop, token);
+      }
+      break;
+    case Kind::kMetaspace:
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        replace(tokens[i], i == 0 && step.skip_first ? "" : " ");
+      }
+      break;
+    case Kind::kSuffix:
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        replace(tokens[i], i + 1 == tokens.size() ? "" : " ");
+      }
+      break;
+    case Kind::kByteLevel: {
+      std::string joined;
+      for (const std::string& token : tokens) joined += TokenBytes(token);
+      tokens = {std::move(joined)};
+      break;
     }
   }
+}
+
+std::string TokenDecoder::Decode(std::vector<std::string> tokens) const {
+  if (steps_.empty()) return absl::StrJoin(tokens, " ");
+  for (const Step& step : steps_) ApplyStep(step, tokens);
   return absl::StrJoin(tokens, "");
 }
 

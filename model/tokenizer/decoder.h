@@ -2,38 +2,62 @@
 #ifndef CHOIR_MODEL_TOKENIZER_DECODER_H_
 #define CHOIR_MODEL_TOKENIZER_DECODER_H_
 
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "model/tokenizer/regex.h"
 
 namespace choir::model {
 
 // Steps in order, each over a list of tokens. Without steps the tokens are
 // joined by a space. Threads: safe once built.
-class Decoder {
+class TokenDecoder {
  public:
   // Replaces every `pattern`, which is not empty, in each token.
   void AddReplace(std::string pattern, std::string content);
-  // "<0xE2>" becomes a byte; runs that are not UTF-8 become one U+FFFD a byte.
+  void AddReplace(Regex pattern, std::string content);
+  // "<0xE2>" becomes a byte; runs that are not UTF-8 become one U+FFFD a byte,
+  // each a token.
   void AddByteFallback();
   // Joins all tokens to one.
   void AddFuse();
   // Takes up to `start` `content`s from the front, `stop` from the end, of
   // each token. `content` is not empty.
   void AddStrip(std::string content, size_t start, size_t stop);
+  // Each `replacement` becomes a space; with `skip_first`, none in the first
+  // token.
+  void AddMetaspace(std::string replacement, bool skip_first);
+  // `suffix`, which is not empty, becomes a space, but in the last token
+  // nothing.
+  void AddSuffix(std::string suffix);
   // GPT-2's alphabet to bytes, joined. A token with other characters stays.
   void AddByteLevel();
 
   std::string Decode(std::vector<std::string> tokens) const;
 
  private:
-  enum class Kind { kReplace, kByteFallback, kFuse, kStrip, kByteLevel };
+  enum class Kind {
+    kReplace,
+    kRegex,
+    kByteFallback,
+    kFuse,
+    kStrip,
+    kMetaspace,
+    kSuffix,
+    kByteLevel
+  };
   struct Step {
     Kind kind;
     std::string pattern;
     std::string content;
     size_t start = 0;
     size_t stop = 0;
+    bool skip_first = false;
+    std::shared_ptr<const Regex> regex;  // copies of a decoder share it
   };
+  static void ApplyStep(const Step& step, std::vector<std::string>& tokens);
+
   std::vector<Step> steps_;
 };
 

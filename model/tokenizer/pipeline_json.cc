@@ -2,289 +2,306 @@
 
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "model/tokenizer/part_json.h"
+#include "model/tokenizer/unicode.h"
 
 namespace choir::model {
 namespace {
 
 using nlohmann::json;
 
-absl::Status Bad(absl::string_view what) {
-  return absl::InvalidArgumentError(what);
-}
+constexpr int kMostSteps = 64;
 
-absl::Status Unknown(absl::string_view part, absl::string_view type,
-                     absl::string_view known) {
-  return Bad(absl::StrCat(part, " has the unknown type '", type,
-                          "'; known types: ", known));
-}
+// IsWord, inside a class.
+constexpr char kWord[] =
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200C}\\x{200D}\\x{24B6}-\\x{24E9}"
+    "\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}";
 
-// The pattern of a Replace, which must be plain text.
-absl::StatusOr<std::string> Pattern(const json& step) {
+// What a Replace or a Split looks for.
+struct Pattern {
+  std::string text;  // plain, or
+  std::optional<Regex> regex;
+};
+
+absl::StatusOr<Pattern> ParsePattern(const json& step, absl::string_view part) {
+  Pattern out;
   const json& pattern = Member(step, "pattern");
-  if (!pattern.is_object() || !pattern.contains("String")) {
-    return Bad("a Replace needs 'pattern': {'String': ..}; regular "
-               "expressions are not supported");
+  if (pattern.is_object() && pattern.contains("String")) {
+    CHOIR_ASSIGN_OR_RETURN(out.text, TextMember(pattern, "String"));
+    if (out.text.empty()) {
+      return BadPart(absl::StrCat("a ", part, " has an empty pattern"));
+    }
+    return out;
   }
-  CHOIR_ASSIGN_OR_RETURN(std::string text, TextMember(pattern, "String"));
-  if (text.empty()) return Bad("a Replace has an empty pattern");
-  return text;
+  if (pattern.is_object() && pattern.contains("Regex")) {
+    CHOIR_ASSIGN_OR_RETURN(const std::string text,
+                           TextMember(pattern, "Regex"));
+    CHOIR_ASSIGN_OR_RETURN(out.regex, Regex::Compile(text));
+    return out;
+  }
+  return BadPart(absl::StrCat("a ", part, " needs 'pattern': {'String': ..} or "
+                              "{'Regex': ..}"));
+}
+
+// An expression that matches `text` as it stands.
+absl::StatusOr<Regex> Literal(absl::string_view text) {
+  std::string escaped;
+  for (const char c : text) {
+    const auto byte = static_cast<uint8_t>(c);
+    if (byte < 0x80 && !IsWord(byte)) escaped.push_back('\\');
+    escaped.push_back(c);
+  }
+  return Regex::Compile(escaped);
 }
 
 absl::StatusOr<size_t> CountMember(const json& step, const char* key) {
   const json& value = Member(step, key);
   if (!value.is_number_unsigned() || value.get<uint64_t>() > 1000) {
-    return Bad(absl::StrCat("'", key, "' is not a whole number up to 1000"));
+    return BadPart(
+        absl::StrCat("'", key, "' is not a whole number up to 1000"));
   }
   return value.get<size_t>();
 }
 
-// Calls `parse` for each step of a Sequence.
-template <typename Parse>
-absl::Status ForEachStep(const json& sequence, const char* key, Parse parse) {
-  const json& steps = Member(sequence, key);
-  if (!steps.is_array()) return Bad(absl::StrCat("'", key, "' is not a list"));
-  for (const json& step : steps) CHOIR_RETURN_IF_ERROR(parse(step));
-  return absl::OkStatus();
-}
-
-absl::Status ParseTemplate(const json& processor, TemplateIds& out) {
-  const json& special = Member(processor, "special_tokens");
-  bool after_text = false;
-  const auto parse = [&](const json& item) -> absl::Status {
-    if (item.is_object() && item.contains("Sequence")) {
-      if (after_text) return Bad("the template has two sequences");
-      after_text = true;
-      return absl::OkStatus();
-    }
-    if (!item.is_object() || !item.contains("SpecialToken")) {
-      return Bad("the template holds neither SpecialToken nor Sequence");
-    }
-    CHOIR_ASSIGN_OR_RETURN(const std::string name,
-                           TextMember(item["SpecialToken"], "id"));
-    const json& ids = Member(Member(special, name.c_str()), "ids");
-    if (!ids.is_array() || ids.size() > 16) {
-      return Bad(absl::StrCat("the template's token '", name,
-                              "' has no 'ids' in special_tokens"));
-    }
-    for (const json& id : ids) {
-      if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMaxTokenId) {
-        return Bad(absl::StrCat("the template's token '", name,
-                                "' has an id that is not one"));
-      }
-      (after_text ? out.suffix : out.prefix).push_back(id.get<int32_t>());
-    }
-    return absl::OkStatus();
-  };
-  CHOIR_RETURN_IF_ERROR(ForEachStep(processor, "single", parse));
-  if (!after_text) return Bad("the template has no place for the text");
-  if (out.prefix.size() + out.suffix.size() > 64) {
-    return Bad("the template adds more than 64 tokens");
+template <typename Part>
+absl::Status ParseReplace(const json& step, Part& out) {
+  CHOIR_ASSIGN_OR_RETURN(Pattern pattern, ParsePattern(step, "Replace"));
+  CHOIR_ASSIGN_OR_RETURN(std::string content, TextMember(step, "content"));
+  if (pattern.regex) {
+    out.AddReplace(*std::move(pattern.regex), std::move(content));
+  } else {
+    out.AddReplace(std::move(pattern.text), std::move(content));
   }
   return absl::OkStatus();
 }
 
-// For settings whose only supported value is "off".
-absl::Status RequireEmpty(const json& model, const char* key) {
-  const json& value = Member(model, key);
-  if (value.is_null() || value == "" || value == 0 || value == 0.0) {
-    return absl::OkStatus();
+absl::StatusOr<SplitBehavior> ParseBehavior(const json& step) {
+  CHOIR_ASSIGN_OR_RETURN(const std::string name, TextMember(step, "behavior"));
+  if (name == "Removed") return SplitBehavior::kRemoved;
+  if (name == "Isolated") return SplitBehavior::kIsolated;
+  if (name == "MergedWithPrevious") return SplitBehavior::kMergedWithPrevious;
+  if (name == "MergedWithNext") return SplitBehavior::kMergedWithNext;
+  if (name == "Contiguous") return SplitBehavior::kContiguous;
+  return BadPart(absl::StrCat("'behavior' is '", name,
+                              "'; known: Removed, Isolated, MergedWithPrevious,"
+                              " MergedWithNext, Contiguous"));
+}
+
+struct MetaspaceSettings {
+  std::string replacement;
+  PrependScheme scheme = PrependScheme::kAlways;
+  bool split = true;
+};
+
+absl::StatusOr<MetaspaceSettings> ParseMetaspace(const json& step) {
+  MetaspaceSettings out;
+  CHOIR_ASSIGN_OR_RETURN(out.replacement, TextMember(step, "replacement"));
+  if (out.replacement.empty() ||
+      DecodeUtf8(out.replacement, 0).length != out.replacement.size() ||
+      (out.replacement.size() == 1 && IsWord(out.replacement[0]))) {
+    return BadPart("Metaspace's 'replacement' is not one character that is "
+                   "neither an ASCII letter nor a digit");
   }
-  return Bad(absl::StrCat("the model sets '", key, "', which is not supported"));
-}
-
-}  // namespace
-
-const json& Member(const json& object, const char* key) {
-  static const json* const null = new json();
-  if (!object.is_object()) return *null;
-  const auto found = object.find(key);
-  return found == object.end() ? *null : *found;
-}
-
-absl::StatusOr<bool> BoolMember(const json& object, const char* key,
-                                bool fallback) {
-  const json& value = Member(object, key);
-  if (value.is_null()) return fallback;
-  if (!value.is_boolean()) {
-    return Bad(absl::StrCat("'", key, "' is not true or false"));
+  if (Member(step, "prepend_scheme").is_null()) {
+    CHOIR_ASSIGN_OR_RETURN(const bool prefix,
+                           BoolMember(step, "add_prefix_space", true));
+    if (!prefix) out.scheme = PrependScheme::kNever;
+  } else {
+    CHOIR_ASSIGN_OR_RETURN(const std::string scheme,
+                           TextMember(step, "prepend_scheme"));
+    if (scheme == "first") {
+      out.scheme = PrependScheme::kFirst;
+    } else if (scheme == "never") {
+      out.scheme = PrependScheme::kNever;
+    } else if (scheme != "always") {
+      return BadPart(absl::StrCat("'prepend_scheme' is '", scheme,
+                                  "'; known: always, first, never"));
+    }
   }
-  return value.get<bool>();
+  CHOIR_ASSIGN_OR_RETURN(out.split, BoolMember(step, "split", true));
+  return out;
 }
 
-absl::StatusOr<std::string> TextMember(const json& object, const char* key) {
-  const json& value = Member(object, key);
-  if (!value.is_string()) return Bad(absl::StrCat("'", key, "' is not text"));
-  return value.get<std::string>();
-}
-
-absl::Status ParseNormalizer(const json& part, Normalizer& out) {
-  if (part.is_null()) return absl::OkStatus();
-  CHOIR_ASSIGN_OR_RETURN(const std::string type, TextMember(part, "type"));
-  if (type == "Sequence") {
-    return ForEachStep(part, "normalizers", [&](const json& step) {
-      return ParseNormalizer(step, out);
-    });
+absl::Status ParseSplit(const json& part, PreTokenizer& out) {
+  CHOIR_ASSIGN_OR_RETURN(Pattern pattern, ParsePattern(part, "Split"));
+  CHOIR_ASSIGN_OR_RETURN(const SplitBehavior behavior, ParseBehavior(part));
+  CHOIR_ASSIGN_OR_RETURN(const bool invert, BoolMember(part, "invert", false));
+  if (!pattern.regex) {
+    CHOIR_ASSIGN_OR_RETURN(pattern.regex, Literal(pattern.text));
   }
+  out.AddSplit(*std::move(pattern.regex), behavior, invert);
+  return absl::OkStatus();
+}
+
+// Those that are a Split by a fixed expression.
+absl::Status AddFixedSplit(absl::string_view regex, SplitBehavior behavior,
+                           bool invert, PreTokenizer& out) {
+  CHOIR_ASSIGN_OR_RETURN(Regex compiled, Regex::Compile(regex));
+  out.AddSplit(std::move(compiled), behavior, invert);
+  return absl::OkStatus();
+}
+
+absl::Status ParseNormalizerStep(const json& part, const std::string& type,
+                                 Normalizer& out) {
   if (type == "Prepend") {
     CHOIR_ASSIGN_OR_RETURN(std::string text, TextMember(part, "prepend"));
     out.AddPrepend(std::move(text));
   } else if (type == "Replace") {
-    CHOIR_ASSIGN_OR_RETURN(std::string pattern, Pattern(part));
-    CHOIR_ASSIGN_OR_RETURN(std::string content, TextMember(part, "content"));
-    out.AddReplace(std::move(pattern), std::move(content));
+    return ParseReplace(part, out);
+  } else if (type == "NFC") {
+    out.AddUnicode(NormalForm::kNfc);
+  } else if (type == "NFD") {
+    out.AddUnicode(NormalForm::kNfd);
+  } else if (type == "NFKC") {
+    out.AddUnicode(NormalForm::kNfkc);
+  } else if (type == "NFKD") {
+    out.AddUnicode(NormalForm::kNfkd);
+  } else if (type == "Lowercase") {
+    out.AddLowercase();
+  } else if (type == "Strip") {
+    CHOIR_ASSIGN_OR_RETURN(const bool left,
+                           BoolMember(part, "strip_left", true));
+    CHOIR_ASSIGN_OR_RETURN(const bool right,
+                           BoolMember(part, "strip_right", true));
+    out.AddStrip(left, right);
   } else {
-    return Unknown("normalizer", type, "Sequence, Prepend, Replace");
+    return UnknownPart("normalizer", type,
+                       "Sequence, Prepend, Replace, NFC, NFD, NFKC, NFKD, "
+                       "Lowercase, Strip");
   }
   return absl::OkStatus();
 }
 
-absl::Status ParsePreTokenizer(const json& part, PreTokenizer& out) {
-  if (part.is_null()) return absl::OkStatus();
-  CHOIR_ASSIGN_OR_RETURN(const std::string type, TextMember(part, "type"));
-  if (type == "Sequence") {
-    if (Member(part, "pretokenizers").size() > 1) {
-      return Bad("pre_tokenizer is a Sequence of several; one is supported");
+absl::Status ParsePreTokenizerStep(const json& part, const std::string& type,
+                                   PreTokenizer& out) {
+  if (out.byte_level()) {
+    return BadPart("pre_tokenizer ByteLevel is not the last of its Sequence");
+  }
+  if (type == "ByteLevel") {
+    CHOIR_ASSIGN_OR_RETURN(const bool prefix,
+                           BoolMember(part, "add_prefix_space", true));
+    CHOIR_ASSIGN_OR_RETURN(const bool use_regex,
+                           BoolMember(part, "use_regex", true));
+    out.AddByteLevel(prefix, use_regex);
+    return absl::OkStatus();
+  }
+  if (type == "Split") return ParseSplit(part, out);
+  if (type == "Metaspace") {
+    CHOIR_ASSIGN_OR_RETURN(MetaspaceSettings settings, ParseMetaspace(part));
+    out.AddMetaspace(std::move(settings.replacement), settings.scheme,
+                     settings.split);
+    return absl::OkStatus();
+  }
+  if (type == "Digits") {
+    CHOIR_ASSIGN_OR_RETURN(const bool individual,
+                           BoolMember(part, "individual_digits", false));
+    return AddFixedSplit("\\p{N}",
+                         individual ? SplitBehavior::kIsolated
+                                    : SplitBehavior::kContiguous,
+                         false, out);
+  }
+  if (type == "Punctuation") {
+    SplitBehavior behavior = SplitBehavior::kIsolated;
+    if (!Member(part, "behavior").is_null()) {
+      CHOIR_ASSIGN_OR_RETURN(behavior, ParseBehavior(part));
     }
-    return ForEachStep(part, "pretokenizers", [&](const json& step) {
-      return ParsePreTokenizer(step, out);
-    });
+    return AddFixedSplit("[\\p{P}$+<=>^`|~]", behavior, false, out);
   }
-  if (type != "ByteLevel") {
-    return Unknown("pre_tokenizer", type, "Sequence, ByteLevel");
+  if (type == "Whitespace") {
+    return AddFixedSplit(absl::StrCat("[", kWord, "]+|[^\\s", kWord, "]+"),
+                         SplitBehavior::kRemoved, true, out);
   }
-  out.byte_level = true;
-  CHOIR_ASSIGN_OR_RETURN(out.add_prefix_space,
-                         BoolMember(part, "add_prefix_space", true));
-  CHOIR_ASSIGN_OR_RETURN(const bool use_regex,
-                         BoolMember(part, "use_regex", true));
-  out.word_end = use_regex ? &Gpt2WordEnd : &WholeTextEnd;
-  return absl::OkStatus();
+  if (type == "WhitespaceSplit") {
+    return AddFixedSplit("\\s", SplitBehavior::kRemoved, false, out);
+  }
+  return UnknownPart("pre_tokenizer", type,
+                     "Sequence, ByteLevel, Split, Metaspace, Digits, "
+                     "Punctuation, Whitespace, WhitespaceSplit");
 }
 
-absl::Status ParseDecoder(const json& part, Decoder& out) {
-  if (part.is_null()) return absl::OkStatus();
-  CHOIR_ASSIGN_OR_RETURN(const std::string type, TextMember(part, "type"));
-  if (type == "Sequence") {
-    return ForEachStep(part, "decoders", [&](const json& step) {
-      return ParseDecoder(step, out);
-    });
-  }
+absl::Status ParseDecoderStep(const json& part, const std::string& type,
+                              TokenDecoder& out) {
   if (type == "Replace") {
-    CHOIR_ASSIGN_OR_RETURN(std::string pattern, Pattern(part));
-    CHOIR_ASSIGN_OR_RETURN(std::string content, TextMember(part, "content"));
-    out.AddReplace(std::move(pattern), std::move(content));
+    return ParseReplace(part, out);
   } else if (type == "ByteFallback") {
     out.AddByteFallback();
   } else if (type == "Fuse") {
     out.AddFuse();
   } else if (type == "ByteLevel") {
     out.AddByteLevel();
+  } else if (type == "Metaspace") {
+    CHOIR_ASSIGN_OR_RETURN(MetaspaceSettings settings, ParseMetaspace(part));
+    out.AddMetaspace(std::move(settings.replacement),
+                     settings.scheme != PrependScheme::kNever);
+  } else if (type == "BPEDecoder") {
+    CHOIR_ASSIGN_OR_RETURN(std::string suffix, TextMember(part, "suffix"));
+    if (suffix.empty()) return BadPart("a BPEDecoder has an empty suffix");
+    out.AddSuffix(std::move(suffix));
   } else if (type == "Strip") {
     CHOIR_ASSIGN_OR_RETURN(std::string content, TextMember(part, "content"));
     CHOIR_ASSIGN_OR_RETURN(const size_t start, CountMember(part, "start"));
     CHOIR_ASSIGN_OR_RETURN(const size_t stop, CountMember(part, "stop"));
-    if (content.empty()) return Bad("a Strip has empty content");
+    if (content.empty()) return BadPart("a Strip has empty content");
     out.AddStrip(std::move(content), start, stop);
   } else {
-    return Unknown("decoder", type,
-                   "Sequence, Replace, ByteFallback, Fuse, Strip, ByteLevel");
+    return UnknownPart("decoder", type,
+                       "Sequence, Replace, ByteFallback, Fuse, Strip, "
+                       "ByteLevel, Metaspace, BPEDecoder");
   }
   return absl::OkStatus();
 }
 
-absl::Status ParsePostProcessor(const json& part, TemplateIds& out) {
+// Calls parse(step, its type) for the part, or for each of a Sequence's.
+using ParseStep =
+    absl::FunctionRef<absl::Status(const json&, const std::string&)>;
+absl::Status ForEachStep(const json& part, const char* key, int& steps,
+                         ParseStep parse) {
   if (part.is_null()) return absl::OkStatus();
-  CHOIR_ASSIGN_OR_RETURN(const std::string type, TextMember(part, "type"));
-  if (type == "Sequence") {
-    return ForEachStep(part, "processors", [&](const json& step) {
-      return ParsePostProcessor(step, out);
-    });
-  }
-  if (type == "TemplateProcessing") {
-    if (!out.prefix.empty() || !out.suffix.empty()) {
-      return Bad("post_processor has two templates");
+  const json& name = Member(part, "type");
+  if (!name.is_string()) return BadPart("'type' is not text");
+  const auto& type = name.get_ref<const std::string&>();
+  if (type != "Sequence") {
+    if (++steps > kMostSteps) {
+      return BadPart(absl::StrCat("'", key, "' has more than ", kMostSteps,
+                                  " steps"));
     }
-    return ParseTemplate(part, out);
+    return parse(part, type);
   }
-  // ByteLevel only trims the offsets of tokens in the text.
-  if (type == "ByteLevel") return absl::OkStatus();
-  return Unknown("post_processor", type,
-                 "Sequence, TemplateProcessing, ByteLevel");
-}
-
-absl::Status ParseVocab(const json& vocab, BpeOptions& out) {
-  if (!vocab.is_object() || vocab.empty()) {
-    return Bad("the vocabulary is not a JSON object with tokens");
-  }
-  absl::flat_hash_set<int32_t> ids;
-  out.vocab.reserve(vocab.size());
-  ids.reserve(vocab.size());
-  for (const auto& [token, id] : vocab.items()) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMaxTokenId) {
-      return Bad(absl::StrCat("the id of token '", token,
-                              "' is not a whole number below ", kMaxTokenId));
-    }
-    if (!ids.insert(id.get<int32_t>()).second) {
-      return Bad(absl::StrCat("token '", token, "' has the id ",
-                              id.get<int32_t>(), ", as another token does"));
-    }
-    out.vocab.emplace(token, id.get<int32_t>());
+  const json& list = Member(part, key);
+  if (!list.is_array()) return BadPart(absl::StrCat("'", key, "' is no list"));
+  for (const json& step : list) {
+    CHOIR_RETURN_IF_ERROR(ForEachStep(step, key, steps, parse));
   }
   return absl::OkStatus();
 }
 
-absl::Status ParseMerge(absl::string_view text, BpeOptions& out) {
-  const size_t space = text.find(' ');
-  if (space == absl::string_view::npos || space == 0 ||
-      space + 1 == text.size() ||
-      text.find(' ', space + 1) != absl::string_view::npos) {
-    return Bad(absl::StrCat("merge ", out.merges.size(), " ('", text,
-                            "') is not two tokens with a space between"));
-  }
-  out.merges.emplace_back(std::string(text.substr(0, space)),
-                          std::string(text.substr(space + 1)));
-  return absl::OkStatus();
+}  // namespace
+
+absl::Status ParseNormalizer(const json& part, Normalizer& out) {
+  int steps = 0;
+  return ForEachStep(part, "normalizers", steps,
+                     [&](const json& step, const std::string& type) {
+                       return ParseNormalizerStep(step, type, out);
+                     });
 }
 
-absl::StatusOr<BpeOptions> ParseBpeModel(const json& model) {
-  BpeOptions out;
-  // Old files do not name the type.
-  if (!Member(model, "type").is_null()) {
-    CHOIR_ASSIGN_OR_RETURN(const std::string type, TextMember(model, "type"));
-    if (type != "BPE") return Unknown("model", type, "BPE");
-  }
-  CHOIR_RETURN_IF_ERROR(RequireEmpty(model, "dropout"));
-  CHOIR_RETURN_IF_ERROR(RequireEmpty(model, "continuing_subword_prefix"));
-  CHOIR_RETURN_IF_ERROR(RequireEmpty(model, "end_of_word_suffix"));
-  CHOIR_RETURN_IF_ERROR(ParseVocab(Member(model, "vocab"), out));
-  const json& merges = Member(model, "merges");
-  if (!merges.is_array()) return Bad("the model has no list of merges");
-  out.merges.reserve(merges.size());
-  for (const json& merge : merges) {
-    if (merge.is_string()) {
-      CHOIR_RETURN_IF_ERROR(
-          ParseMerge(merge.get_ref<const std::string&>(), out));
-    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
-               merge[1].is_string()) {
-      out.merges.emplace_back(merge[0].get<std::string>(),
-                              merge[1].get<std::string>());
-    } else {
-      return Bad(absl::StrCat("merge ", out.merges.size(),
-                              " is neither text nor a pair of texts"));
-    }
-  }
-  if (!Member(model, "unk_token").is_null()) {
-    CHOIR_ASSIGN_OR_RETURN(out.unk_token, TextMember(model, "unk_token"));
-  }
-  CHOIR_ASSIGN_OR_RETURN(out.fuse_unk, BoolMember(model, "fuse_unk", false));
-  CHOIR_ASSIGN_OR_RETURN(out.byte_fallback,
-                         BoolMember(model, "byte_fallback", false));
-  CHOIR_ASSIGN_OR_RETURN(out.ignore_merges,
-                         BoolMember(model, "ignore_merges", false));
-  return out;
+absl::Status ParsePreTokenizer(const json& part, PreTokenizer& out) {
+  int steps = 0;
+  return ForEachStep(part, "pretokenizers", steps,
+                     [&](const json& step, const std::string& type) {
+                       return ParsePreTokenizerStep(step, type, out);
+                     });
+}
+
+absl::Status ParseDecoder(const json& part, TokenDecoder& out) {
+  int steps = 0;
+  return ForEachStep(part, "decoders", steps,
+                     [&](const json& step, const std::string& type) {
+                       return ParseDecoderStep(step, type, out);
+                     });
 }
 
 }  // namespace choir::model

@@ -22,7 +22,7 @@ namespace choir::model {
 // Null JSON is a part that does nothing.
 absl::Status ParseNormalizer(const nlohmann::json& json, Normalizer& out);
 absl::Status ParsePreTokenizer(const nlohmann::json& json, PreTokenizer& out);
-absl::Status ParseDecoder(const nlohmann::json& json, Decoder& out);
+absl::Status ParseDecoder(const nlohmann::json& json, TokenDecoder& out);
 
 // The ids of the template before and after a single text.
 struct TemplateIds {
@@ -36,14 +36,6 @@ absl::StatusOr<BpeOptions> ParseBpeModel(const nlohmann::json& json);
 absl::Status ParseVocab(const nlohmann::json& json, BpeOptions& out);
 // "left right" into the two.
 absl::Status ParseMerge(absl::string_view text, BpeOptions& out);
-
-// Members with a default; INVALID_ARGUMENT for another type.
-absl::StatusOr<bool> BoolMember(const nlohmann::json& json, const char* key,
-                                bool fallback);
-absl::StatusOr<std::string> TextMember(const nlohmann::json& json,
-                                       const char* key);
-// Null if there is none.
-const nlohmann::json& Member(const nlohmann::json& json, const char* key);
 
 // Ids are below this.
 inline constexpr int32_t kMaxTokenId = 1 << 22;

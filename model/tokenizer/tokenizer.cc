@@ -1,5 +1,6 @@
 #include "model/tokenizer/tokenizer.h"
 
+#include <deque>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,55 +13,64 @@ constexpr size_t kRememberFromBytes = 512;
 constexpr size_t kMostRememberedWords = 1 << 16;
 constexpr size_t kLongestRememberedWord = 64;
 
-// Where the ids of a word that came before stand.
-struct Seen {
-  size_t begin;
-  size_t count;
+// The words of one text with their ids, as they come to be known.
+class WordMemory {
+ public:
+  // Appends the ids of `word` if they are known.
+  bool Recall(absl::string_view word, std::vector<int32_t>& ids) const {
+    const auto found = seen_.find(word);
+    if (found == seen_.end()) return false;
+    const Seen before = found->second;
+    for (size_t i = 0; i < before.count; ++i) {
+      ids.push_back(ids[before.begin + i]);
+    }
+    return true;
+  }
+  // The ids of `word` stand from `begin` to the end of `ids`.
+  void Keep(absl::string_view word, size_t begin,
+            const std::vector<int32_t>& ids) {
+    if (seen_.size() >= kMostRememberedWords) return;
+    seen_.emplace(words_.emplace_back(word), Seen{begin, ids.size() - begin});
+  }
+
+ private:
+  struct Seen {
+    size_t begin;
+    size_t count;
+  };
+  std::deque<std::string> words_;  // what the keys below point to
+  absl::flat_hash_map<absl::string_view, Seen> seen_;
 };
 
 }  // namespace
 
-void Tokenizer::EncodePiece(absl::string_view text,
+void Tokenizer::EncodePiece(absl::string_view text, bool at_start,
                             std::vector<int32_t>& ids) const {
-  std::string prefixed;
-  if (pre_tokenizer_.add_prefix_space && text[0] != ' ') {
-    prefixed = absl::StrCat(" ", text);
-    text = prefixed;
-  }
+  const bool remembers = text.size() >= kRememberFromBytes;
+  WordMemory memory;
   const auto encode = [&](absl::string_view word) {
-    if (pre_tokenizer_.byte_level) {
+    const bool kept = remembers && word.size() <= kLongestRememberedWord;
+    if (kept && memory.Recall(word, ids)) return;
+    const size_t begin = ids.size();
+    if (pre_tokenizer_.byte_level()) {
       model_.EncodeBytes(word, ids);
     } else {
       model_.EncodeCharacters(word, ids);
     }
+    if (kept) memory.Keep(word, begin, ids);
   };
-  const bool remember = text.size() >= kRememberFromBytes;
-  absl::flat_hash_map<absl::string_view, Seen> seen;
-  for (size_t begin = 0; begin < text.size();) {
-    size_t end = pre_tokenizer_.word_end(text, begin);
-    if (!pre_tokenizer_.byte_level) {
-      end = model_.IndependentEnd(text, begin, end);
-    }
-    const absl::string_view word = text.substr(begin, end - begin);
-    begin = end;
-    if (!remember || word.size() > kLongestRememberedWord) {
+  const bool cuts = !pre_tokenizer_.byte_level() && model_.can_cut();
+  pre_tokenizer_.ForEachWord(text, at_start, [&](absl::string_view word) {
+    if (!cuts) {
       encode(word);
-      continue;
+      return;
     }
-    const auto found = seen.find(word);
-    if (found != seen.end()) {
-      const Seen before = found->second;
-      for (size_t i = 0; i < before.count; ++i) {
-        ids.push_back(ids[before.begin + i]);
-      }
-      continue;
+    for (size_t begin = 0; begin < word.size();) {
+      const size_t end = model_.IndependentEnd(word, begin, word.size());
+      encode(word.substr(begin, end - begin));
+      begin = end;
     }
-    const size_t first = ids.size();
-    encode(word);
-    if (seen.size() < kMostRememberedWords) {
-      seen.emplace(word, Seen{first, ids.size() - first});
-    }
-  }
+  });
 }
 
 std::vector<int32_t> Tokenizer::Encode(absl::string_view text,
@@ -68,22 +78,25 @@ std::vector<int32_t> Tokenizer::Encode(absl::string_view text,
   std::vector<int32_t> ids;
   ids.reserve(text.size() / 3 + 8);
   if (add_special) ids = prefix_ids_;
-  const auto encode_normalized = [&](absl::string_view normalized) {
+  const auto encode_normalized = [&](absl::string_view normalized,
+                                     bool at_start) {
     for (const TextPart& part : normalized_added_.Split(normalized)) {
       if (part.id) {
         ids.push_back(*part.id);
       } else {
-        EncodePiece(part.text, ids);
+        EncodePiece(part.text,
+                    at_start && part.text.data() == normalized.data(), ids);
       }
     }
   };
   for (const TextPart& part : raw_added_.Split(text)) {
+    const bool at_start = part.text.data() == text.data();
     if (part.id) {
       ids.push_back(*part.id);
     } else if (normalizer_.empty()) {
-      encode_normalized(part.text);
+      encode_normalized(part.text, at_start);
     } else {
-      encode_normalized(normalizer_.Apply(part.text));
+      encode_normalized(normalizer_.Apply(part.text), at_start);
     }
   }
   if (add_special) {
@@ -109,9 +122,9 @@ absl::StatusOr<std::string> Tokenizer::Decode(absl::Span<const int32_t> ids,
 }
 
 std::optional<int32_t> Tokenizer::TokenToId(absl::string_view token) const {
-  const auto found = token_to_id_.find(token);
-  if (found == token_to_id_.end()) return std::nullopt;
-  return found->second;
+  const auto found = added_ids_.find(token);
+  if (found != added_ids_.end()) return found->second;
+  return model_.TokenToId(token);
 }
 
 absl::string_view Tokenizer::IdToToken(int32_t id) const {

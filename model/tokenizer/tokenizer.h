@@ -1,5 +1,6 @@
-// Text to token ids and back, exactly as Hugging Face tokenizers do it, for the
-// BPE models of the Llama 2, Mistral and GPT-2 kind.
+// Text to token ids and back, exactly as Hugging Face tokenizers do it, for BPE
+// models: byte-level (GPT-2, Llama 3, Qwen, OLMoE) and with byte fallback
+// (Llama 2, Mistral).
 #ifndef CHOIR_MODEL_TOKENIZER_TOKENIZER_H_
 #define CHOIR_MODEL_TOKENIZER_TOKENIZER_H_
 
@@ -32,8 +33,13 @@ class Tokenizer {
   // Reads tokenizer.json. Errors: those of base/files.h and of Parse.
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> LoadFile(
       const std::string& path);
-  // tokenizer.json if the folder has one, else vocab.json and merges.txt as
-  // GPT-2 has them. tokenizer_config.json, if there, names BOS and EOS.
+  // tokenizer.json if the folder has one, else vocab.json and merges.txt (of
+  // GPT-2, or of Qwen2 if tokenizer_config.json says so), added_tokens.json.
+  // tokenizer_config.json and special_tokens_map.json, if there, name BOS and
+  // EOS; the first also adds tokens, says whether a text gets BOS and EOS where
+  // the file above leaves that open (add_bos_token, add_eos_token of Llama's
+  // and GPT-2's classes), and has the chat template, if chat_template.jinja
+  // does not.
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> LoadFolder(
       const std::string& directory);
   // Errors: INVALID_ARGUMENT naming `source`, the part of the file and the
@@ -48,7 +54,7 @@ class Tokenizer {
   // The ids of `text`, which may be any bytes; with `add_special`, what the
   // model's template puts around a text (most often BOS) as well. Special
   // tokens written out in `text` become their ids.
-  // Cost: O(n log n) in the worst case; about 50 ns a byte for English.
+  // Cost: O(n log n) in the worst case; tests/bench/tokenizer measures English.
   std::vector<int32_t> Encode(absl::string_view text, bool add_special) const;
 
   // The text of `ids`. Byte-level tokenizers give back any bytes, so the text
@@ -63,6 +69,12 @@ class Tokenizer {
   }
   std::optional<int32_t> bos_id() const { return bos_id_; }
   std::optional<int32_t> eos_id() const { return eos_id_; }
+  // What the template puts before and after a text.
+  absl::Span<const int32_t> prefix_ids() const { return prefix_ids_; }
+  absl::Span<const int32_t> suffix_ids() const { return suffix_ids_; }
+  // The folder's chat template in Jinja, empty if it has none; see
+  // chat_template.h.
+  const std::string& chat_template() const { return chat_template_; }
   // As written in the file: byte-level tokens in GPT-2's alphabet.
   std::optional<int32_t> TokenToId(absl::string_view token) const;
   // Empty for an id that no token has.
@@ -73,20 +85,22 @@ class Tokenizer {
   friend class TokenizerParser;
   Tokenizer() = default;
 
-  void EncodePiece(absl::string_view text, std::vector<int32_t>& ids) const;
+  void EncodePiece(absl::string_view text, bool at_start,
+                   std::vector<int32_t>& ids) const;
   AddedTokens raw_added_;         // matched before normalisation
   AddedTokens normalized_added_;  // matched after it
   Normalizer normalizer_;
   PreTokenizer pre_tokenizer_;
   BpeModel model_;
-  Decoder decoder_;
+  TokenDecoder decoder_;
   std::vector<int32_t> prefix_ids_;  // the template before and after a text
   std::vector<int32_t> suffix_ids_;
   std::vector<std::string> id_to_token_;
   std::vector<bool> special_;
-  absl::flat_hash_map<std::string, int32_t> token_to_id_;
+  absl::flat_hash_map<std::string, int32_t> added_ids_;
   std::optional<int32_t> bos_id_;
   std::optional<int32_t> eos_id_;
+  std::string chat_template_;
 };
 
 }  // namespace choir::model

@@ -3,11 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "base/files.h"
 #include "base/status_macros.h"
-#include "model/checkpoint/json_text.h"
+#include "model/tokenizer/part_json.h"
 
 namespace choir::model {
 namespace {
@@ -16,61 +15,22 @@ using nlohmann::json;
 
 // Ids may leave gaps, but not so many that a small file needs a large table.
 constexpr int64_t kMostUnusedIds = 65536;
-constexpr uint64_t kMaxConfigBytes = 16u << 20;
 
-JsonLimits TokenizerLimits() {
-  JsonLimits limits;
-  limits.max_bytes = kMaxTokenizerBytes;
-  limits.max_depth = 16;
-  return limits;
+// The text of a token that is given as text or as an object.
+const json& TokenContent(const json& value) {
+  return value.is_object() ? Member(value, "content") : value;
 }
 
-absl::Status WithSource(const absl::Status& status, absl::string_view source) {
-  if (status.ok()) return status;
-  return absl::Status(status.code(),
-                      absl::StrCat(source, ": ", status.message()));
-}
-
-absl::StatusOr<std::unique_ptr<Tokenizer>> Build(const json& document) {
-  TokenizerParser parser;
-  CHOIR_ASSIGN_OR_RETURN(const BpeOptions options,
-                         ParseBpeModel(Member(document, "model")));
-  CHOIR_RETURN_IF_ERROR(parser.Normalize(Member(document, "normalizer")));
-  CHOIR_RETURN_IF_ERROR(parser.PreTokenize(Member(document, "pre_tokenizer")));
-  CHOIR_RETURN_IF_ERROR(parser.Decode(Member(document, "decoder")));
-  CHOIR_RETURN_IF_ERROR(parser.Model(options));
-  const json& added = Member(document, "added_tokens");
-  if (!added.is_null() && !added.is_array()) {
-    return absl::InvalidArgumentError("'added_tokens' is not a list");
+// Classes of which Hugging Face builds the template from add_bos_token and
+// add_eos_token, whatever tokenizer.json has.
+bool BuildsItsTemplate(const json& config) {
+  const json& name = Member(config, "tokenizer_class");
+  for (const char* known :
+       {"LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer",
+        "CodeLlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast"}) {
+    if (name == known) return true;
   }
-  for (const json& entry : added) CHOIR_RETURN_IF_ERROR(parser.AddToken(entry));
-  CHOIR_RETURN_IF_ERROR(parser.Template(Member(document, "post_processor")));
-  return parser.Finish();
-}
-
-absl::StatusOr<std::unique_ptr<Tokenizer>> BuildGpt2(
-    const json& vocab, absl::string_view merges_text) {
-  BpeOptions options;
-  CHOIR_RETURN_IF_ERROR(ParseVocab(vocab, options));
-  for (absl::string_view line : absl::StrSplit(merges_text, '\n')) {
-    if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-    if (line.empty() || line.substr(0, 9) == "#version:") continue;
-    CHOIR_RETURN_IF_ERROR(ParseMerge(line, options));
-  }
-  TokenizerParser parser;
-  const json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}};
-  CHOIR_RETURN_IF_ERROR(parser.PreTokenize(byte_level));
-  CHOIR_RETURN_IF_ERROR(parser.Decode(byte_level));
-  CHOIR_RETURN_IF_ERROR(parser.Model(options));
-  const auto end = options.vocab.find("<|endoftext|>");
-  if (end != options.vocab.end()) {
-    CHOIR_RETURN_IF_ERROR(
-        parser.AddToken({{"id", static_cast<uint32_t>(end->second)},
-                         {"content", end->first},
-                         {"normalized", false},
-                         {"special", true}}));
-  }
-  return parser.Finish();
+  return false;
 }
 
 }  // namespace
@@ -81,8 +41,8 @@ absl::Status TokenizerParser::Register(const std::string& token, int32_t id) {
   if (needed > static_cast<int64_t>(names.size())) {
     if (needed > static_cast<int64_t>(2 * num_tokens_) + kMostUnusedIds) {
       return absl::InvalidArgumentError(
-          absl::StrCat("token '", token, "' has the id ", id, ", far above the ",
-                       num_tokens_, " tokens there are"));
+          absl::StrCat("token '", token, "' has the id ", id,
+                       ", far above the ", num_tokens_, " tokens there are"));
     }
     names.resize(needed);
     tokenizer_->special_.resize(needed, false);
@@ -93,16 +53,22 @@ absl::Status TokenizerParser::Register(const std::string& token, int32_t id) {
                      "' have the same id ", id));
   }
   names[id] = token;
-  tokenizer_->token_to_id_.emplace(token, id);
   return absl::OkStatus();
 }
 
-absl::Status TokenizerParser::Model(const BpeOptions& options) {
+absl::Status TokenizerParser::Model(BpeOptions options) {
   num_tokens_ = options.vocab.size();
+  int32_t last = 0;
+  for (const auto& [token, id] : options.vocab) last = std::max(last, id);
+  if (last < static_cast<int64_t>(2 * num_tokens_) + kMostUnusedIds) {
+    tokenizer_->id_to_token_.resize(last + 1);
+    tokenizer_->special_.resize(last + 1, false);
+  }
   for (const auto& [token, id] : options.vocab) {
     CHOIR_RETURN_IF_ERROR(Register(token, id));
   }
-  CHOIR_ASSIGN_OR_RETURN(tokenizer_->model_, BpeModel::Create(options));
+  CHOIR_ASSIGN_OR_RETURN(tokenizer_->model_,
+                         BpeModel::Create(std::move(options)));
   return absl::OkStatus();
 }
 
@@ -125,22 +91,44 @@ absl::Status TokenizerParser::AddToken(const json& entry) {
                          BoolMember(entry, "special", false));
   CHOIR_ASSIGN_OR_RETURN(const bool normalized,
                          BoolMember(entry, "normalized", !special));
-  const auto known = tokenizer_->token_to_id_.find(token.content);
-  if (known != tokenizer_->token_to_id_.end() && known->second != token.id) {
+  const std::optional<int32_t> known = tokenizer_->TokenToId(token.content);
+  if (known && *known != token.id) {
     return absl::InvalidArgumentError(
         absl::StrCat("added token '", token.content, "' has the id ", token.id,
-                     ", but ", known->second, " in the vocabulary"));
+                     ", but ", *known, " in the vocabulary"));
   }
   ++num_tokens_;
   CHOIR_RETURN_IF_ERROR(Register(token.content, token.id));
+  tokenizer_->added_ids_.emplace(token.content, token.id);
   tokenizer_->special_[token.id] = special;
-  if (!normalized || tokenizer_->normalizer_.empty()) {
+  if (!normalized) {
     tokenizer_->raw_added_.Add(std::move(token));
   } else {
     token.content = tokenizer_->normalizer_.Apply(token.content);
     if (!token.content.empty()) {
       tokenizer_->normalized_added_.Add(std::move(token));
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TokenizerParser::AddConfigTokens(const json& added) {
+  if (!added.is_object()) return absl::OkStatus();
+  for (const auto& [key, value] : added.items()) {
+    uint32_t id;
+    if (!value.is_object() || !absl::SimpleAtoi(key, &id)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "'added_tokens_decoder' has '", key, "', which is not an id with a "
+          "token"));
+    }
+    const json& content = Member(value, "content");
+    if (content.is_string() && tokenizer_->added_ids_.contains(
+                                   content.get_ref<const std::string&>())) {
+      continue;
+    }
+    json entry = value;
+    entry["id"] = id;
+    CHOIR_RETURN_IF_ERROR(AddToken(entry));
   }
   return absl::OkStatus();
 }
@@ -156,107 +144,97 @@ absl::Status TokenizerParser::Template(const json& part) {
       }
     }
   }
-  if (!ids.prefix.empty()) tokenizer_->bos_id_ = ids.prefix.front();
-  if (!ids.suffix.empty()) tokenizer_->eos_id_ = ids.suffix.back();
   tokenizer_->prefix_ids_ = std::move(ids.prefix);
   tokenizer_->suffix_ids_ = std::move(ids.suffix);
+  // tokenizer.json does not say which tokens begin and end a text; where the
+  // template does not either, special tokens of the customary names do.
+  const auto find = [&](std::initializer_list<const char*> names) {
+    for (const char* name : names) {
+      const std::optional<int32_t> id = tokenizer_->TokenToId(name);
+      if (id && tokenizer_->IsSpecial(*id)) return id;
+    }
+    return std::optional<int32_t>();
+  };
+  Tokenizer& out = *tokenizer_;
+  out.bos_id_ = !out.prefix_ids_.empty()
+                    ? out.prefix_ids_.front()
+                    : find({"<s>", "<|begin|>", "<|begin_of_text|>", "<bos>"});
+  out.eos_id_ = !out.suffix_ids_.empty()
+                    ? out.suffix_ids_.back()
+                    : find({"</s>", "<|end|>", "<|end_of_text|>", "<eos>",
+                            "<|endoftext|>"});
+  return absl::OkStatus();
+}
+
+// Null says that there is none; where the key is missing, `id` stays.
+absl::Status TokenizerParser::NameToken(const json& config, const char* key,
+                                        std::optional<int32_t>& id) {
+  if (!config.contains(key)) return absl::OkStatus();
+  const json& name = TokenContent(config[key]);
+  if (name.is_null()) {
+    id = std::nullopt;
+    return absl::OkStatus();
+  }
+  if (!name.is_string()) {
+    return absl::InvalidArgumentError(absl::StrCat("'", key, "' is not text"));
+  }
+  const std::optional<int32_t> found =
+      tokenizer_->TokenToId(name.get_ref<const std::string&>());
+  if (!found) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", key, "' names '", name.get<std::string>(),
+                     "', which is not in the vocabulary"));
+  }
+  id = found;
+  return absl::OkStatus();
+}
+
+absl::Status TokenizerParser::SurroundByConfig(const json& config,
+                                               bool open_template) {
+  const bool builds = BuildsItsTemplate(config);
+  if (!builds && !open_template) return absl::OkStatus();
+  const auto apply = [&](const char* key, const std::optional<int32_t>& id,
+                         std::vector<int32_t>& ids) -> absl::Status {
+    if (Member(config, key).is_null()) return absl::OkStatus();
+    CHOIR_ASSIGN_OR_RETURN(const bool adds, BoolMember(config, key, false));
+    ids.clear();
+    if (!adds) return absl::OkStatus();
+    if (!id) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("'", key, "' is true, but there is no such token"));
+    }
+    ids.push_back(*id);
+    return absl::OkStatus();
+  };
+  CHOIR_RETURN_IF_ERROR(
+      apply("add_bos_token", tokenizer_->bos_id_, tokenizer_->prefix_ids_));
+  return apply("add_eos_token", tokenizer_->eos_id_, tokenizer_->suffix_ids_);
+}
+
+absl::Status TokenizerParser::ApplyConfig(const json& config,
+                                          bool open_template) {
+  if (config.is_null()) return absl::OkStatus();
+  CHOIR_RETURN_IF_ERROR(
+      AddConfigTokens(Member(config, "added_tokens_decoder")));
+  CHOIR_RETURN_IF_ERROR(NameToken(config, "bos_token", tokenizer_->bos_id_));
+  CHOIR_RETURN_IF_ERROR(NameToken(config, "eos_token", tokenizer_->eos_id_));
+  CHOIR_RETURN_IF_ERROR(SurroundByConfig(config, open_template));
+  // One template, or several of which "default" is the one for chats.
+  const json& chat = Member(config, "chat_template");
+  if (chat.is_string()) {
+    tokenizer_->chat_template_ = chat.get<std::string>();
+  } else if (chat.is_array()) {
+    for (const json& named : chat) {
+      if (Member(named, "name") != "default") continue;
+      CHOIR_ASSIGN_OR_RETURN(tokenizer_->chat_template_,
+                             TextMember(named, "template"));
+    }
+  }
   return absl::OkStatus();
 }
 
 std::unique_ptr<Tokenizer> TokenizerParser::Finish() {
-  Tokenizer& tokenizer = *tokenizer_;
-  // tokenizer.json does not say which tokens begin and end a text; where the
-  // template does not either, the customary names do.
-  for (const char* name :
-       {"<s>", "<|begin|>", "<|begin_of_text|>", "<bos>"}) {
-    if (!tokenizer.bos_id_) tokenizer.bos_id_ = tokenizer.TokenToId(name);
-  }
-  for (const char* name : {"</s>", "<|end|>", "<|end_of_text|>", "<eos>",
-                           "<|endoftext|>"}) {
-    if (!tokenizer.eos_id_) tokenizer.eos_id_ = tokenizer.TokenToId(name);
-  }
   return std::move(tokenizer_);
-}
-
-absl::Status TokenizerParser::ApplyConfig(const json& config,
-                                          Tokenizer& tokenizer) {
-  const auto find = [&](const char* key, std::optional<int32_t>& id) {
-    const json& value = Member(config, key);
-    const json& name = value.is_object() ? Member(value, "content") : value;
-    if (name.is_null()) return absl::OkStatus();
-    if (!name.is_string()) {
-      return absl::InvalidArgumentError(absl::StrCat("'", key,
-                                                     "' is not text"));
-    }
-    const std::optional<int32_t> found =
-        tokenizer.TokenToId(name.get_ref<const std::string&>());
-    if (!found) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("'", key, "' names '", name.get<std::string>(),
-                       "', which is not in the vocabulary"));
-    }
-    id = found;
-    return absl::OkStatus();
-  };
-  CHOIR_RETURN_IF_ERROR(find("bos_token", tokenizer.bos_id_));
-  return find("eos_token", tokenizer.eos_id_);
-}
-
-absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::Parse(
-    absl::string_view json_text, absl::string_view source) {
-  CHOIR_ASSIGN_OR_RETURN(const json document,
-                         ParseJsonObject(json_text, source, TokenizerLimits()));
-  absl::StatusOr<std::unique_ptr<Tokenizer>> built = Build(document);
-  if (!built.ok()) return WithSource(built.status(), source);
-  return *std::move(built);
-}
-
-absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::ParseVocabAndMerges(
-    absl::string_view vocab_json, absl::string_view merges_text,
-    absl::string_view source) {
-  CHOIR_ASSIGN_OR_RETURN(
-      const json vocab, ParseJsonObject(vocab_json, source, TokenizerLimits()));
-  absl::StatusOr<std::unique_ptr<Tokenizer>> built =
-      BuildGpt2(vocab, merges_text);
-  if (!built.ok()) return WithSource(built.status(), source);
-  return *std::move(built);
-}
-
-absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::LoadFile(
-    const std::string& path) {
-  CHOIR_ASSIGN_OR_RETURN(const std::string text,
-                         base::ReadFile(path, kMaxTokenizerBytes));
-  return Parse(text, path);
-}
-
-absl::StatusOr<std::unique_ptr<const Tokenizer>> Tokenizer::LoadFolder(
-    const std::string& directory) {
-  const std::string whole = base::JoinPath(directory, "tokenizer.json");
-  const std::string vocab = base::JoinPath(directory, "vocab.json");
-  const std::string merges = base::JoinPath(directory, "merges.txt");
-  std::unique_ptr<const Tokenizer> tokenizer;
-  if (!base::FileExists(whole) && base::FileExists(vocab)) {
-    CHOIR_ASSIGN_OR_RETURN(const std::string vocab_text,
-                           base::ReadFile(vocab, kMaxTokenizerBytes));
-    CHOIR_ASSIGN_OR_RETURN(const std::string merges_text,
-                           base::ReadFile(merges, kMaxTokenizerBytes));
-    CHOIR_ASSIGN_OR_RETURN(
-        tokenizer, ParseVocabAndMerges(vocab_text, merges_text, vocab));
-  } else {
-    CHOIR_ASSIGN_OR_RETURN(tokenizer, LoadFile(whole));
-  }
-  const std::string config = base::JoinPath(directory, "tokenizer_config.json");
-  if (!base::FileExists(config)) return tokenizer;
-  CHOIR_ASSIGN_OR_RETURN(const std::string text,
-                         base::ReadFile(config, kMaxConfigBytes));
-  JsonLimits limits;
-  limits.max_bytes = kMaxConfigBytes;
-  CHOIR_ASSIGN_OR_RETURN(const json document,
-                         ParseJsonObject(text, config, limits));
-  auto named = std::make_unique<Tokenizer>(*tokenizer);
-  CHOIR_RETURN_IF_ERROR(
-      WithSource(TokenizerParser::ApplyConfig(document, *named), config));
-  return named;
 }
 
 }  // namespace choir::model

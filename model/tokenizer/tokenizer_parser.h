@@ -3,6 +3,7 @@
 #define CHOIR_MODEL_TOKENIZER_TOKENIZER_PARSER_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -14,12 +15,12 @@
 namespace choir::model {
 
 // The order of calls is Normalize, PreTokenize, Decode, Model, AddToken for
-// each, Template, Finish. Threads: one thread at a time per object.
+// each, Template, ApplyConfig, Finish. Threads: one at a time per object.
 class TokenizerParser {
  public:
   TokenizerParser() : tokenizer_(new Tokenizer()) {}
 
-  absl::Status Model(const BpeOptions& options);
+  absl::Status Model(BpeOptions options);
   absl::Status Normalize(const nlohmann::json& part) {
     return ParseNormalizer(part, tokenizer_->normalizer_);
   }
@@ -30,14 +31,20 @@ class TokenizerParser {
     return ParseDecoder(part, tokenizer_->decoder_);
   }
   absl::Status AddToken(const nlohmann::json& entry);
+  // {"id": {"content": .., ..}, ..}, of which those already there are left.
+  absl::Status AddConfigTokens(const nlohmann::json& added_tokens_decoder);
   absl::Status Template(const nlohmann::json& part);
+  // tokenizer_config.json; null changes nothing. `open_template`: the other
+  // files do not say what surrounds a text, so this one does.
+  absl::Status ApplyConfig(const nlohmann::json& config, bool open_template);
   std::unique_ptr<Tokenizer> Finish();
-  // tokenizer_config.json: "bos_token" and "eos_token".
-  static absl::Status ApplyConfig(const nlohmann::json& config,
-                                  Tokenizer& tokenizer);
 
  private:
   absl::Status Register(const std::string& token, int32_t id);
+  absl::Status NameToken(const nlohmann::json& config, const char* key,
+                         std::optional<int32_t>& id);
+  absl::Status SurroundByConfig(const nlohmann::json& config,
+                                bool open_template);
 
   std::unique_ptr<Tokenizer> tokenizer_;
   size_t num_tokens_ = 0;

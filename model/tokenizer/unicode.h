@@ -1,4 +1,4 @@
-// The little of Unicode that tokenizers need.
+// Characters: UTF-8, classes, case, and GPT-2's alphabet of bytes.
 #ifndef CHOIR_MODEL_TOKENIZER_UNICODE_H_
 #define CHOIR_MODEL_TOKENIZER_UNICODE_H_
 
@@ -26,21 +26,30 @@ Utf8Char DecodeUtf8(absl::string_view text, size_t position);
 // Appends a valid code point.
 void AppendUtf8(uint32_t code_point, std::string& out);
 
-// Bytes that are not UTF-8 become U+FFFD, the rest stays.
+// What is not UTF-8 becomes U+FFFD, the rest stays: one for each longest run of
+// bytes that could begin a character, as the Unicode standard recommends
+// (chapter 3, "U+FFFD Substitution of Maximal Subparts").
 std::string Utf8Lossy(absl::string_view bytes);
 bool IsValidUtf8(absl::string_view bytes);
+
+// General categories, in alphabetical order after the unassigned.
+enum class Category : uint8_t {
+  kCn, kCc, kCf, kCo, kCs, kLl, kLm, kLo, kLt, kLu, kMc, kMe, kMn, kNd, kNl,
+  kNo, kPc, kPd, kPe, kPf, kPi, kPo, kPs, kSc, kSk, kSm, kSo, kZl, kZp, kZs
+};
+inline constexpr int kNumCategories = 30;
+// kCn for an invalid code point.
+Category CategoryOf(uint32_t code_point);
 
 bool IsLetter(uint32_t code_point);      // \p{L}
 bool IsNumber(uint32_t code_point);      // \p{N}
 bool IsWhitespace(uint32_t code_point);  // \s, property White_Space
+// Letters, marks, decimal digits, "_" and its like, and what joins letters: \w
+// of Unicode Technical Standard 18 (Oniguruma's differs a little).
+bool IsWord(uint32_t code_point);
 
-// Inclusive ranges in ascending order (unicode_tables.cc).
-struct CodePointRange {
-  uint32_t first;
-  uint32_t last;
-};
-absl::Span<const CodePointRange> LetterRanges();
-absl::Span<const CodePointRange> NumberRanges();
+// Appends the lower case of a valid code point, character by character.
+void AppendLowercase(uint32_t code_point, std::string& out);
 
 // GPT-2's alphabet: each byte has a printable character, so that any bytes are
 // text. Source: openai/gpt-2, encoder.py, bytes_to_unicode().

@@ -3,45 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
-#include "model/transformer/blas.h"
-
-// One binary, the best instructions of the processor it runs on.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define CHOIR_KERNEL \
-  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", \
-                               "default")))
-#else
-#define CHOIR_KERNEL
-#endif
-#define CHOIR_INLINE inline __attribute__((always_inline))
+#include "model/transformer/row_kernels.h"
 
 namespace choir::model {
 namespace {
 
-// exp for a vector unit, without branches: Cephes' polynomial after reduction
-// by log 2; relative error below 2e-7. Arguments below -87 give 1e-38, as good
-// as 0; a NaN stays one. The argument must not exceed 88.
-CHOIR_INLINE float Exp(float x) {
-  constexpr float kLowest = -87.0f;
-  constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds
-  const float clamped = x < kLowest ? kLowest : x;
-  const float n = (clamped * 1.44269504f + kRounder) - kRounder;
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const float y = p * r * r + r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  return y * __builtin_bit_cast(float, bits);
-}
-
 CHOIR_INLINE float Sigmoid(float x) {
-  return 1.0f / (1.0f + Exp(-x > 80.0f ? 80.0f : -x));
+  return 1.0f / (1.0f + FastExp(-x > 80.0f ? 80.0f : -x));
 }
 
 CHOIR_INLINE uint64_t Mix(uint64_t z) {
@@ -54,49 +23,6 @@ CHOIR_INLINE uint64_t Mix(uint64_t z) {
 CHOIR_KERNEL void AddRow(const float* x, const float* delta, int64_t columns,
                          float* sum) {
   for (int64_t j = 0; j < columns; ++j) sum[j] = x[j] + delta[j];
-}
-
-CHOIR_KERNEL float SumOfSquares(const float* x, int64_t n) {
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; ++j) sum += x[j] * x[j];
-  return sum;
-}
-
-CHOIR_KERNEL float Dot(const float* x, const float* y, int64_t n) {
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; ++j) sum += x[j] * y[j];
-  return sum;
-}
-
-CHOIR_KERNEL float Maximum(const float* x, int64_t n) {
-  float top = -std::numeric_limits<float>::infinity();
-#pragma omp simd reduction(max : top)
-  for (int64_t j = 0; j < n; ++j) top = x[j] > top ? x[j] : top;
-  return top;
-}
-
-// x = exp(x - shift); returns the sum.
-CHOIR_KERNEL float ExpRow(float* x, int64_t n, float shift) {
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < n; ++j) {
-    const float e = Exp(x[j] - shift);
-    x[j] = e;
-    sum += e;
-  }
-  return sum;
-}
-
-CHOIR_KERNEL void ScaleRow(float* x, int64_t n, float factor) {
-  for (int64_t j = 0; j < n; ++j) x[j] *= factor;
-}
-
-// score = p * (grad - delta), in place of grad.
-CHOIR_KERNEL void SoftmaxBackwardRow(const float* p, float* grad, int64_t n,
-                                     float delta, float scale) {
-  for (int64_t j = 0; j < n; ++j) grad[j] = p[j] * (grad[j] - delta) * scale;
 }
 
 CHOIR_KERNEL void NormRow(const float* sum, const float* weight, int64_t n,
@@ -142,17 +68,6 @@ CHOIR_KERNEL void RotateHead(const float* x, const float* c, const float* s,
     out[j] = a * c[j] - b * sine;
     out[j + half] = b * c[j] + a * sine;
   }
-}
-
-// Queries are taken in blocks, so that keys after a block are never touched.
-constexpr int64_t kBlock = 64;
-
-// Per-thread scratch; grows to the longest sequence seen.
-float* Scratch(int which, int64_t n) {
-  thread_local std::vector<float> buffers[2];
-  std::vector<float>& buffer = buffers[which];
-  if (static_cast<int64_t>(buffer.size()) < n) buffer.resize(n);
-  return buffer.data();
 }
 
 }  // namespace
@@ -222,79 +137,6 @@ void Rotate(const float* x, const float* cosine, const float* sine,
     for (int64_t h = 0; h < heads; ++h) {
       const int64_t at = (i * heads + h) * head_dim;
       RotateHead(x + at, c, s, half, sign, out + at);
-    }
-  }
-}
-
-void CausalAttention(const AttentionShape& shape, const float* q,
-                     const float* k, const float* v, float* out,
-                     float* log_sum) {
-  const int64_t d = shape.head_dim;
-  const int64_t ldq = shape.heads * d;
-  const int64_t ldk = shape.kv_heads * d;
-  const int64_t group = shape.heads / shape.kv_heads;
-  const int64_t past = shape.keys - shape.queries;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  float* scores = Scratch(0, kBlock * shape.keys);
-  for (int64_t h = 0; h < shape.heads; ++h) {
-    const float* kh = k + (h / group) * d;
-    const float* vh = v + (h / group) * d;
-    for (int64_t i0 = 0; i0 < shape.queries; i0 += kBlock) {
-      const int64_t rows = std::min(kBlock, shape.queries - i0);
-      const int64_t width = past + i0 + rows;
-      MatMul(Op::kPlain, Op::kTransposed, rows, width, d, scale,
-             q + i0 * ldq + h * d, ldq, kh, ldk, 0.0f, scores, width);
-      for (int64_t i = 0; i < rows; ++i) {
-        float* row = scores + i * width;
-        const int64_t visible = past + i0 + i + 1;
-        const float top = Maximum(row, visible);
-        const float sum = ExpRow(row, visible, top);
-        ScaleRow(row, visible, 1.0f / sum);
-        std::fill(row + visible, row + width, 0.0f);
-        log_sum[(i0 + i) * shape.heads + h] = top + std::log(sum);
-      }
-      MatMul(Op::kPlain, Op::kPlain, rows, d, width, 1.0f, scores, width, vh,
-             ldk, 0.0f, out + i0 * ldq + h * d, ldq);
-    }
-  }
-}
-
-void CausalAttentionBackward(const AttentionShape& shape, const float* grad_out,
-                             const float* q, const float* k, const float* v,
-                             const float* out, const float* log_sum,
-                             float* grad_q, float* grad_k, float* grad_v) {
-  const int64_t d = shape.head_dim;
-  const int64_t ldq = shape.heads * d;
-  const int64_t ldk = shape.kv_heads * d;
-  const int64_t group = shape.heads / shape.kv_heads;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
-  float* p = Scratch(0, kBlock * shape.keys);
-  float* g = Scratch(1, kBlock * shape.keys);
-  for (int64_t h = 0; h < shape.heads; ++h) {
-    const int64_t kv = (h / group) * d;
-    for (int64_t i0 = 0; i0 < shape.queries; i0 += kBlock) {
-      const int64_t rows = std::min(kBlock, shape.queries - i0);
-      const int64_t width = i0 + rows;
-      const int64_t at = i0 * ldq + h * d;
-      MatMul(Op::kPlain, Op::kTransposed, rows, width, d, scale, q + at, ldq,
-             k + kv, ldk, 0.0f, p, width);
-      MatMul(Op::kPlain, Op::kTransposed, rows, width, d, 1.0f, grad_out + at,
-             ldq, v + kv, ldk, 0.0f, g, width);
-      for (int64_t i = 0; i < rows; ++i) {
-        const int64_t visible = i0 + i + 1;
-        const int64_t row_at = at + i * ldq;
-        const float delta = Dot(grad_out + row_at, out + row_at, d);
-        ExpRow(p + i * width, visible, log_sum[(i0 + i) * shape.heads + h]);
-        SoftmaxBackwardRow(p + i * width, g + i * width, visible, delta, scale);
-        std::fill(p + i * width + visible, p + (i + 1) * width, 0.0f);
-        std::fill(g + i * width + visible, g + (i + 1) * width, 0.0f);
-      }
-      MatMul(Op::kTransposed, Op::kPlain, width, d, rows, 1.0f, p, width,
-             grad_out + at, ldq, 1.0f, grad_v + kv, ldk);
-      MatMul(Op::kPlain, Op::kPlain, rows, d, width, 1.0f, g, width, k + kv,
-             ldk, 0.0f, grad_q + at, ldq);
-      MatMul(Op::kTransposed, Op::kPlain, width, d, rows, 1.0f, g, width,
-             q + at, ldq, 1.0f, grad_k + kv, ldk);
     }
   }
 }

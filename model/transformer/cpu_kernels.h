@@ -8,7 +8,6 @@
 #define CHOIR_MODEL_TRANSFORMER_CPU_KERNELS_H_
 
 #include <cstdint>
-#include <vector>
 
 namespace choir::model {
 
@@ -37,29 +36,6 @@ void SwiGluBackward(const float* grad_out, const float* gate, const float* up,
 void Rotate(const float* x, const float* cosine, const float* sine,
             int64_t first_position, int64_t rows, int64_t heads,
             int64_t head_dim, float sign, float* out);
-
-struct AttentionShape {
-  int64_t heads = 0;
-  int64_t kv_heads = 0;
-  int64_t head_dim = 0;
-  int64_t queries = 0;  // of one sequence
-  int64_t keys = 0;     // >= queries; the last queries keys are their own
-};
-
-// Causal grouped-query attention of one sequence. q, out: [queries, heads *
-// head_dim]; k, v: [keys, kv_heads * head_dim]; log_sum [queries, heads] is the
-// logarithm of the softmax's denominator. Scores are never kept: memory is one
-// block of them.
-// Source: Dao et al., "FlashAttention" (2022), for the backward recomputation.
-void CausalAttention(const AttentionShape& shape, const float* q,
-                     const float* k, const float* v, float* out,
-                     float* log_sum);
-
-// grad_q is written; grad_k and grad_v are added to. queries == keys.
-void CausalAttentionBackward(const AttentionShape& shape, const float* grad_out,
-                             const float* q, const float* k, const float* v,
-                             const float* out, const float* log_sum,
-                             float* grad_q, float* grad_k, float* grad_v);
 
 // For each row of logits [rows, vocabulary]: adds -log softmax(row)[target] to
 // the result; with `make_gradient`, overwrites the row with weight *

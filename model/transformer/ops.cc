@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "absl/types/optional.h"
+#include "model/quantize/quantized_matmul.h"
 #include "model/transformer/blas.h"
 #include "model/transformer/cpu_kernels.h"
 #include "model/transformer/ops_reference.h"
@@ -41,10 +43,11 @@ at::Tensor Merged(const LinearParts& layer, double scale) {
 // An autograd node takes only tensors that are defined: x first, then the
 // parts' tensors that `mask` has a bit for, four bits for each part.
 std::vector<LinearParts> Parts(at::TensorList tensors, int64_t mask,
-                               int64_t count) {
-  std::vector<LinearParts> parts(count);
+                               const std::vector<int64_t>& packed) {
+  std::vector<LinearParts> parts(packed.size());
   size_t next = 1;
-  for (int64_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < parts.size(); ++i) {
+    parts[i].packed = reinterpret_cast<const PackedWeight*>(packed[i]);
     int bit = 4 * static_cast<int>(i);
     for (at::Tensor* tensor : {&parts[i].weight, &parts[i].bias,
                                &parts[i].lora_a, &parts[i].lora_b}) {
@@ -54,12 +57,19 @@ std::vector<LinearParts> Parts(at::TensorList tensors, int64_t mask,
   return parts;
 }
 
+// The low-rank term that is merged into a packed weight as it is read.
+LowRankTerm MergedTerm(const LinearParts& layer, double scale, bool merge) {
+  if (!merge || !layer.lora_a.defined()) return {};
+  return {Data(layer.lora_a), Data(layer.lora_b), layer.lora_a.size(0),
+          static_cast<float>(scale)};
+}
+
 at::Tensor LinearForward(const at::Tensor& x, const at::Tensor& dropped,
                          const LinearParts& layer, const LoraUse& lora,
                          bool merge) {
   const int64_t rows = x.size(0);
   const int64_t in = x.size(1);
-  const int64_t out = layer.weight.size(0);
+  const int64_t out = layer.out_features();
   at::Tensor y = NewFloats({rows, out});
   float beta = 0.0f;
   if (layer.bias.defined()) {
@@ -69,10 +79,16 @@ at::Tensor LinearForward(const at::Tensor& x, const at::Tensor& dropped,
     beta = 1.0f;
   }
   const bool adapted = layer.lora_a.defined();
-  const at::Tensor weight =
-      adapted && merge ? Merged(layer, lora.scale) : layer.weight;
-  MatMul(Op::kPlain, Op::kTransposed, rows, out, in, 1.0f, Data(x), in,
-         Data(weight), in, beta, Mutable(y), out);
+  if (layer.packed != nullptr) {
+    MatMulQuantized(layer.packed->matrix(),
+                    MergedTerm(layer, lora.scale, merge), rows, Data(x), beta,
+                    Mutable(y));
+  } else {
+    const at::Tensor weight =
+        adapted && merge ? Merged(layer, lora.scale) : layer.weight;
+    MatMul(Op::kPlain, Op::kTransposed, rows, out, in, 1.0f, Data(x), in,
+           Data(weight), in, beta, Mutable(y), out);
+  }
   if (adapted && !merge) {
     const int64_t rank = layer.lora_a.size(0);
     const at::Tensor u = NewFloats({rows, rank});
@@ -116,7 +132,7 @@ void AdapterGradients(const at::Tensor& x, const std::vector<LinearParts>& parts
   for (size_t i = 0; i < parts.size(); ++i) {
     if (!parts[i].lora_a.defined()) continue;
     const int64_t rank = parts[i].lora_a.size(0);
-    const int64_t out = parts[i].weight.size(0);
+    const int64_t out = parts[i].out_features();
     const at::Tensor grad_b = NewFloats({out, rank});
     MatMul(Op::kTransposed, Op::kPlain, out, rank, rows, scale, Data(grads[i]),
            out, Data(u) + column, total, 0.0f, Mutable(grad_b), rank);
@@ -145,12 +161,13 @@ void AdapterGradients(const at::Tensor& x, const std::vector<LinearParts>& parts
 class LinearGroupFn : public Function<LinearGroupFn> {
  public:
   static variable_list forward(AutogradContext* ctx, at::TensorList tensors,
-                               int64_t mask, int64_t count, double scale,
-                               double dropout, int64_t seed) {
+                               int64_t mask,
+                               const std::vector<int64_t>& packed,
+                               double scale, double dropout, int64_t seed) {
     const at::Tensor& x = tensors[0];
     const LoraUse lora{scale, dropout, static_cast<uint64_t>(seed)};
     const bool merge = dropout <= 0.0 && x.size(0) >= kMergeRows;
-    const std::vector<LinearParts> parts = Parts(tensors, mask, count);
+    const std::vector<LinearParts> parts = Parts(tensors, mask, packed);
     bool adapted = false;
     for (const LinearParts& part : parts) adapted |= part.lora_a.defined();
     const at::Tensor dropped = adapted && !merge ? Dropped(x, lora) : x;
@@ -160,7 +177,7 @@ class LinearGroupFn : public Function<LinearGroupFn> {
     }
     ctx->save_for_backward(tensors.vec());
     ctx->saved_data["mask"] = mask;
-    ctx->saved_data["count"] = count;
+    ctx->saved_data["packed"] = packed;
     ctx->saved_data["scale"] = scale;
     ctx->saved_data["dropout"] = dropout;
     ctx->saved_data["seed"] = seed;
@@ -172,7 +189,7 @@ class LinearGroupFn : public Function<LinearGroupFn> {
     const at::Tensor& x = saved[0];
     const int64_t mask = ctx->saved_data["mask"].toInt();
     const std::vector<LinearParts> parts =
-        Parts(saved, mask, ctx->saved_data["count"].toInt());
+        Parts(saved, mask, ctx->saved_data["packed"].toIntVector());
     const LoraUse lora{
         ctx->saved_data["scale"].toDouble(),
         ctx->saved_data["dropout"].toDouble(),
@@ -186,7 +203,14 @@ class LinearGroupFn : public Function<LinearGroupFn> {
     if (x.requires_grad()) {
       grad_x = NewFloats(x.sizes());
       for (size_t i = 0; i < parts.size(); ++i) {
-        const int64_t out = parts[i].weight.size(0);
+        const int64_t out = parts[i].out_features();
+        if (parts[i].packed != nullptr) {
+          MatMulQuantizedBackward(parts[i].packed->matrix(),
+                                  MergedTerm(parts[i], lora.scale, merge), rows,
+                                  Data(grads[i]), i == 0 ? 0.0f : 1.0f,
+                                  Mutable(grad_x));
+          continue;
+        }
         const at::Tensor weight = merge && parts[i].lora_a.defined()
                                       ? Merged(parts[i], lora.scale)
                                       : parts[i].weight;
@@ -195,8 +219,8 @@ class LinearGroupFn : public Function<LinearGroupFn> {
       }
     }
     for (size_t i = 0; i < parts.size(); ++i) {
-      const int64_t out = parts[i].weight.size(0);
-      if (parts[i].weight.requires_grad()) {
+      const int64_t out = parts[i].out_features();
+      if (parts[i].weight.defined() && parts[i].weight.requires_grad()) {
         const at::Tensor grad_w = NewFloats({out, in});
         MatMul(Op::kTransposed, Op::kPlain, out, in, rows, 1.0f,
                Data(grads[i]), out, Data(x), in, 0.0f, Mutable(grad_w), in);
@@ -212,7 +236,7 @@ class LinearGroupFn : public Function<LinearGroupFn> {
     for (size_t i = 1; i < results.size(); ++i) {
       if ((mask >> (i - 1) & 1) != 0) defined.push_back(results[i]);
     }
-    defined.resize(defined.size() + 5);  // mask, count, scale, dropout, seed
+    defined.resize(defined.size() + 5);  // mask, packed, scale, dropout, seed
     return defined;
   }
 };
@@ -282,81 +306,6 @@ class SwiGluFn : public Function<SwiGluFn> {
   }
 };
 
-// x with every sequence rotated from position 0 on.
-at::Tensor RotatePacked(const at::Tensor& x, const at::Tensor& cosine,
-                        const at::Tensor& sine, at::IntArrayRef starts,
-                        int64_t heads, float sign) {
-  const at::Tensor out = NewFloats(x.sizes());
-  const int64_t width = x.size(1);
-  for (size_t i = 0; i + 1 < starts.size(); ++i) {
-    const int64_t at = starts[i] * width;
-    Rotate(Data(x) + at, Data(cosine), Data(sine), 0, starts[i + 1] - starts[i],
-           heads, width / heads, sign, Mutable(out) + at);
-  }
-  return out;
-}
-
-class RotaryAttentionFn : public Function<RotaryAttentionFn> {
- public:
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q,
-                            const at::Tensor& k, const at::Tensor& v,
-                            const at::Tensor& cosine, const at::Tensor& sine,
-                            const std::vector<int64_t>& starts,
-                            std::vector<int64_t> sizes) {
-    AttentionShape shape{sizes[0], sizes[1], sizes[2], 0, 0};
-    const at::Tensor qr =
-        RotatePacked(q, cosine, sine, starts, shape.heads, 1.0f);
-    const at::Tensor kr =
-        RotatePacked(k, cosine, sine, starts, shape.kv_heads, 1.0f);
-    const at::Tensor out = NewFloats(q.sizes());
-    const at::Tensor log_sum = NewFloats({q.size(0), shape.heads});
-    const int64_t ldq = q.size(1);
-    const int64_t ldk = k.size(1);
-    for (size_t i = 0; i + 1 < starts.size(); ++i) {
-      const int64_t s = starts[i];
-      shape.queries = shape.keys = starts[i + 1] - s;
-      CausalAttention(shape, Data(qr) + s * ldq, Data(kr) + s * ldk,
-                      Data(v) + s * ldk, Mutable(out) + s * ldq,
-                      Mutable(log_sum) + s * shape.heads);
-    }
-    ctx->save_for_backward({qr, kr, v, out, log_sum, cosine, sine});
-    ctx->saved_data["starts"] = starts;
-    ctx->saved_data["sizes"] = sizes;
-    return out;
-  }
-
-  static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor& qr = saved[0];
-    const at::Tensor& kr = saved[1];
-    const at::Tensor& v = saved[2];
-    const std::vector<int64_t> starts =
-        ctx->saved_data["starts"].toIntVector();
-    const std::vector<int64_t> sizes = ctx->saved_data["sizes"].toIntVector();
-    AttentionShape shape{sizes[0], sizes[1], sizes[2], 0, 0};
-    const at::Tensor grad = grads[0].contiguous();
-    const at::Tensor grad_q = at::zeros(qr.sizes(), at::kFloat);
-    const at::Tensor grad_k = at::zeros(kr.sizes(), at::kFloat);
-    const at::Tensor grad_v = at::zeros(v.sizes(), at::kFloat);
-    const int64_t ldq = qr.size(1);
-    const int64_t ldk = kr.size(1);
-    for (size_t i = 0; i + 1 < starts.size(); ++i) {
-      const int64_t s = starts[i];
-      shape.queries = shape.keys = starts[i + 1] - s;
-      CausalAttentionBackward(
-          shape, Data(grad) + s * ldq, Data(qr) + s * ldq, Data(kr) + s * ldk,
-          Data(v) + s * ldk, Data(saved[3]) + s * ldq,
-          Data(saved[4]) + s * shape.heads, Mutable(grad_q) + s * ldq,
-          Mutable(grad_k) + s * ldk, Mutable(grad_v) + s * ldk);
-    }
-    return {RotatePacked(grad_q, saved[5], saved[6], starts, shape.heads,
-                         -1.0f),
-            RotatePacked(grad_k, saved[5], saved[6], starts, shape.kv_heads,
-                         -1.0f),
-            grad_v, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
-  }
-};
-
 // Makes the gradients on the way forward, while a slice of logits is at hand.
 class LinearCrossEntropyFn : public Function<LinearCrossEntropyFn> {
  public:
@@ -366,8 +315,14 @@ class LinearCrossEntropyFn : public Function<LinearCrossEntropyFn> {
     const int64_t rows = hidden.size(0);
     const int64_t width = hidden.size(1);
     const int64_t vocabulary = head.size(0);
-    const int64_t slice =
-        std::clamp<int64_t>((1 << 19) / vocabulary, 16, std::max<int64_t>(rows, 16));
+    // A bfloat16 head is read back block by block for each slice: larger
+    // slices share that cost.
+    const bool packed = head.scalar_type() == at::kBFloat16;
+    const absl::optional<QuantizedMatrix> half =
+        packed ? absl::make_optional(Bf16View(head)) : absl::nullopt;
+    const int64_t slice = std::clamp<int64_t>(
+        (packed ? 1 << 22 : 1 << 19) / vocabulary, 16,
+        std::max<int64_t>(rows, 16));
     const at::Tensor logits = NewFloats({slice, vocabulary});
     at::Tensor grad_hidden;
     at::Tensor grad_head;
@@ -377,12 +332,19 @@ class LinearCrossEntropyFn : public Function<LinearCrossEntropyFn> {
     for (int64_t i = 0; i < rows; i += slice) {
       const int64_t n = std::min(slice, rows - i);
       const float* x = Data(hidden) + i * width;
-      MatMul(Op::kPlain, Op::kTransposed, n, vocabulary, width, 1.0f, x, width,
-             Data(head), width, 0.0f, Mutable(logits), vocabulary);
+      if (half) {
+        MatMulQuantized(*half, {}, n, x, 0.0f, Mutable(logits));
+      } else {
+        MatMul(Op::kPlain, Op::kTransposed, n, vocabulary, width, 1.0f, x,
+               width, Data(head), width, 0.0f, Mutable(logits), vocabulary);
+      }
       loss += CrossEntropy(Mutable(logits), targets.data_ptr<int32_t>() + i, n,
                            vocabulary, static_cast<float>(weight),
                            want_hidden || want_head);
-      if (want_hidden) {
+      if (want_hidden && half) {
+        MatMulQuantizedBackward(*half, {}, n, Data(logits), 0.0f,
+                                Mutable(grad_hidden) + i * width);
+      } else if (want_hidden) {
         MatMul(Op::kPlain, Op::kPlain, n, width, vocabulary, 1.0f, Data(logits),
                vocabulary, Data(head), width, 0.0f,
                Mutable(grad_hidden) + i * width, width);
@@ -410,19 +372,16 @@ class LinearCrossEntropyFn : public Function<LinearCrossEntropyFn> {
 
 }  // namespace
 
-bool UseFused(Kernels kernels, const at::Tensor& x) {
-  return kernels == Kernels::kFused && x.device().is_cpu() &&
-         x.scalar_type() == at::kFloat;
-}
-
 std::vector<at::Tensor> LinearGroup(Kernels kernels, const at::Tensor& x,
                                     const std::vector<LinearParts>& layers,
                                     const LoraUse& lora) {
   if (!UseFused(kernels, x)) return LinearGroupReference(x, layers, lora);
   std::vector<at::Tensor> flat = {x};
+  std::vector<int64_t> packed;
   int64_t mask = 0;
   int bit = 0;
   for (const LinearParts& layer : layers) {
+    packed.push_back(reinterpret_cast<int64_t>(layer.packed));
     for (const at::Tensor* tensor :
          {&layer.weight, &layer.bias, &layer.lora_a, &layer.lora_b}) {
       if (tensor->defined()) {
@@ -433,8 +392,7 @@ std::vector<at::Tensor> LinearGroup(Kernels kernels, const at::Tensor& x,
     }
   }
   at::TensorList list(flat);
-  return LinearGroupFn::apply(list, mask, static_cast<int64_t>(layers.size()),
-                              lora.scale, lora.dropout,
+  return LinearGroupFn::apply(list, mask, packed, lora.scale, lora.dropout,
                               static_cast<int64_t>(lora.seed));
 }
 
@@ -459,17 +417,20 @@ at::Tensor SwiGlu(Kernels kernels, const at::Tensor& gate,
   return SwiGluFn::apply(gate, up);
 }
 
-at::Tensor RotaryAttention(Kernels kernels, const at::Tensor& q,
-                           const at::Tensor& k, const at::Tensor& v,
-                           const at::Tensor& cosine, const at::Tensor& sine,
-                           const SequenceStarts& starts,
-                           const AttentionSizes& sizes) {
-  if (!UseFused(kernels, q)) {
-    return RotaryAttentionReference(q, k, v, cosine, sine, starts, sizes);
+at::Tensor HeadLogits(const at::Tensor& hidden, const at::Tensor& head) {
+  if (hidden.scalar_type() == head.scalar_type()) {
+    return at::matmul(hidden, head.t()).to(at::kFloat);
   }
-  return RotaryAttentionFn::apply(
-      q, k, v, cosine, sine, starts,
-      std::vector<int64_t>{sizes.heads, sizes.kv_heads, sizes.head_dim});
+  const bool gradient =
+      at::GradMode::is_enabled() && hidden.requires_grad();
+  if (gradient || !hidden.device().is_cpu() ||
+      hidden.scalar_type() != at::kFloat) {
+    return at::matmul(hidden, head.to(hidden.scalar_type()).t()).to(at::kFloat);
+  }
+  const at::Tensor logits = NewFloats({hidden.size(0), head.size(0)});
+  MatMulQuantized(Bf16View(head), {}, hidden.size(0),
+                  Data(hidden.contiguous()), 0.0f, Mutable(logits));
+  return logits;
 }
 
 at::Tensor LinearCrossEntropy(Kernels kernels, const at::Tensor& hidden,

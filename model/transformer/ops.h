@@ -14,18 +14,21 @@
 
 #include "absl/types/span.h"
 #include "model/torch_compat.h"
+#include "model/transformer/attention.h"
+#include "model/transformer/kernels.h"
+#include "model/transformer/packed_weight.h"
 
 namespace choir::model {
 
-enum class Kernels { kFused, kReference };
-
-// True if `x` can go through the fused kernels.
-bool UseFused(Kernels kernels, const at::Tensor& x);
-
 // weight [out, in]; bias [out]; lora_a [rank, in]; lora_b [out, rank]. All but
-// weight may be undefined.
+// weight may be undefined, and weight where `packed` is in its place; that must
+// live until the gradients are computed.
 struct LinearParts {
   at::Tensor weight, bias, lora_a, lora_b;
+  const PackedWeight* packed = nullptr;
+  int64_t out_features() const {
+    return packed != nullptr ? packed->out_features() : weight.size(0);
+  }
 };
 
 struct LoraUse {
@@ -50,31 +53,13 @@ std::pair<at::Tensor, at::Tensor> AddRmsNorm(Kernels kernels,
 at::Tensor SwiGlu(Kernels kernels, const at::Tensor& gate,
                   const at::Tensor& up);
 
-// Where sequences begin in the packed tokens: num_sequences + 1 values.
-using SequenceStarts = std::vector<int64_t>;
-
-struct AttentionSizes {
-  int64_t heads = 0;
-  int64_t kv_heads = 0;
-  int64_t head_dim = 0;
-};
-
-// Rotary position embedding, then causal attention within each sequence.
-// cosine, sine: float32 [positions, head_dim / 2].
-at::Tensor RotaryAttention(Kernels kernels, const at::Tensor& q,
-                           const at::Tensor& k, const at::Tensor& v,
-                           const at::Tensor& cosine, const at::Tensor& sine,
-                           const SequenceStarts& starts,
-                           const AttentionSizes& sizes);
-
-// Rotation alone, for `x` [tokens, heads * head_dim] at the given positions
-// (int64 [tokens]), by LibTorch's operations.
-at::Tensor RotateReference(const at::Tensor& x, const at::Tensor& cosine,
-                           const at::Tensor& sine, const at::Tensor& positions,
-                           int64_t heads);
+// hidden head^T, float32 [rows, vocabulary]; a bfloat16 head is read back a
+// block at a time where no gradient is wanted.
+at::Tensor HeadLogits(const at::Tensor& hidden, const at::Tensor& head);
 
 // weight * sum over rows of -log softmax(hidden head^T)[target], a float64
 // scalar. Logits exist only a slice at a time. targets: int32 [rows] on the CPU.
+// The head may be bfloat16 where hidden is float32; it then has no gradient.
 at::Tensor LinearCrossEntropy(Kernels kernels, const at::Tensor& hidden,
                               const at::Tensor& head,
                               const at::Tensor& targets, double weight);

@@ -18,13 +18,6 @@ std::pair<at::Tensor, at::Tensor> AddRmsNormReference(const at::Tensor& x,
                                                       const at::Tensor& weight,
                                                       double epsilon);
 
-at::Tensor RotaryAttentionReference(const at::Tensor& q, const at::Tensor& k,
-                                    const at::Tensor& v,
-                                    const at::Tensor& cosine,
-                                    const at::Tensor& sine,
-                                    const SequenceStarts& starts,
-                                    const AttentionSizes& sizes);
-
 at::Tensor LinearCrossEntropyReference(const at::Tensor& hidden,
                                        const at::Tensor& head,
                                        const at::Tensor& targets,

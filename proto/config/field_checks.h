@@ -53,6 +53,12 @@ inline absl::StatusOr<double> Real(bool set, double value, double otherwise,
   return value;
 }
 
+// Most labels of a classification.
+inline constexpr int kMaxLabels = 100000;
+
+// What frozen A is drawn from when a job does not say.
+uint64_t DefaultFrozenSeed(uint64_t job_seed);
+
 }  // namespace choir::config
 
 #endif  // CHOIR_PROTO_CONFIG_FIELD_CHECKS_H_

@@ -14,67 +14,7 @@
 namespace choir::config {
 namespace {
 
-constexpr const char* kLinearLayers[] = {"down_proj", "gate_proj", "k_proj",
-                                         "o_proj",    "q_proj",    "up_proj",
-                                         "v_proj"};
-
 constexpr double kHuge = 1e12;
-
-absl::Status ResolveSteps(const v1::TrainingConfig& config,
-                          TrainingOptions& options) {
-  if (config.has_local_steps() && config.has_local_epochs()) {
-    return absl::InvalidArgumentError(
-        "'job.training.local_steps' and 'job.training.local_epochs' are both "
-        "set; set one of them");
-  }
-  CHOIR_ASSIGN_OR_RETURN(options.local_steps,
-                         Count(config.has_local_steps(), config.local_steps(),
-                               0, "training.local_steps", 1, 1000000000));
-  CHOIR_ASSIGN_OR_RETURN(options.local_epochs,
-                         Count(config.has_local_epochs(), config.local_epochs(),
-                               config.has_local_steps() ? 0 : 1,
-                               "training.local_epochs", 1, 1000000));
-  return absl::OkStatus();
-}
-
-absl::Status ResolveOptimizer(const v1::TrainingConfig& config,
-                              TrainingOptions& options) {
-  const std::string name =
-      config.has_optimizer() ? config.optimizer() : "adamw";
-  if (name == "adamw") {
-    options.optimizer = OptimizerKind::kAdamW;
-  } else if (name == "sgd") {
-    options.optimizer = OptimizerKind::kSgd;
-  } else {
-    return Refuse("training.optimizer", absl::StrCat("\"", name, "\""),
-                  "\"adamw\" or \"sgd\"");
-  }
-  const bool adamw = options.optimizer == OptimizerKind::kAdamW;
-  CHOIR_ASSIGN_OR_RETURN(
-      options.learning_rate,
-      Real(config.has_learning_rate(), config.learning_rate(),
-           adamw ? 1e-3 : 0.1, "training.learning_rate", 0, Bound::kOpen, 1e3,
-           Bound::kClosed));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.weight_decay,
-      Real(config.has_weight_decay(), config.weight_decay(), 0,
-           "training.weight_decay", 0, Bound::kClosed, 10, Bound::kClosed));
-  CHOIR_ASSIGN_OR_RETURN(options.beta1, Real(config.has_beta1(), config.beta1(),
-                                             0.9, "training.beta1", 0,
-                                             Bound::kClosed, 1, Bound::kOpen));
-  CHOIR_ASSIGN_OR_RETURN(options.beta2, Real(config.has_beta2(), config.beta2(),
-                                             0.999, "training.beta2", 0,
-                                             Bound::kClosed, 1, Bound::kOpen));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.epsilon,
-      Real(config.has_epsilon(), config.epsilon(), 1e-8, "training.epsilon", 0,
-           Bound::kOpen, 1, Bound::kClosed));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.momentum,
-      Real(config.has_momentum(), config.momentum(), 0, "training.momentum", 0,
-           Bound::kClosed, 1, Bound::kOpen));
-  return absl::OkStatus();
-}
 
 absl::Status ResolveSelection(const v1::RoundsConfig& config,
                               RoundsOptions& options) {
@@ -169,11 +109,6 @@ absl::StatusOr<EvaluationOptions> ResolveEvaluation(
 
 }  // namespace
 
-double AdapterOptions::scale() const {
-  return alpha / (rank_stabilized ? std::sqrt(static_cast<double>(rank))
-                                  : static_cast<double>(rank));
-}
-
 int RoundsOptions::num_to_select() const {
   return static_cast<int>(std::ceil(cohort_size * over_selection));
 }
@@ -188,75 +123,6 @@ bool IsValidName(absl::string_view name) {
     return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' ||
            c == '_' || c == '.';
   });
-}
-
-absl::StatusOr<AdapterOptions> ResolveAdapter(const v1::AdapterConfig& config) {
-  AdapterOptions options;
-  CHOIR_ASSIGN_OR_RETURN(options.rank, Count(config.has_rank(), config.rank(),
-                                             8, "adapter.rank", 1, 4096));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.alpha,
-      Real(config.has_alpha(), config.alpha(), 2.0 * options.rank,
-           "adapter.alpha", 0, Bound::kOpen, 1e6, Bound::kClosed));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.dropout,
-      Real(config.has_dropout(), config.dropout(), 0, "adapter.dropout", 0,
-           Bound::kClosed, 1, Bound::kOpen));
-  options.rank_stabilized = config.rank_stabilized();
-  options.target_modules.assign(config.target_modules().begin(),
-                                config.target_modules().end());
-  if (options.target_modules.empty()) {
-    options.target_modules.assign(std::begin(kLinearLayers),
-                                  std::end(kLinearLayers));
-  }
-  std::sort(options.target_modules.begin(), options.target_modules.end());
-  for (size_t i = 0; i < options.target_modules.size(); ++i) {
-    const std::string& module = options.target_modules[i];
-    if (i > 0 && module == options.target_modules[i - 1]) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "'job.adapter.target_modules' names \"", module, "\" twice"));
-    }
-    if (std::find(std::begin(kLinearLayers), std::end(kLinearLayers), module) ==
-        std::end(kLinearLayers)) {
-      return Refuse(
-          "adapter.target_modules", absl::StrCat("\"", module, "\""),
-          absl::StrCat("one of ", absl::StrJoin(kLinearLayers, ", ")));
-    }
-  }
-  return options;
-}
-
-absl::StatusOr<TrainingOptions> ResolveTraining(
-    const v1::TrainingConfig& config) {
-  TrainingOptions options;
-  const std::string objective =
-      config.has_objective() ? config.objective() : "sft";
-  if (objective == "sft") {
-    options.objective = Objective::kSupervised;
-  } else if (objective == "causal_lm") {
-    options.objective = Objective::kCausalLm;
-  } else {
-    return Refuse("training.objective", absl::StrCat("\"", objective, "\""),
-                  "\"sft\" or \"causal_lm\"");
-  }
-  CHOIR_RETURN_IF_ERROR(ResolveOptimizer(config, options));
-  CHOIR_ASSIGN_OR_RETURN(options.batch_size,
-                         Count(config.has_batch_size(), config.batch_size(), 8,
-                               "training.batch_size", 1, 1000000));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.gradient_accumulation,
-      Count(config.has_gradient_accumulation(), config.gradient_accumulation(),
-            1, "training.gradient_accumulation", 1, 1000000));
-  CHOIR_RETURN_IF_ERROR(ResolveSteps(config, options));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.max_grad_norm,
-      Real(config.has_max_grad_norm(), config.max_grad_norm(), 1,
-           "training.max_grad_norm", 0, Bound::kClosed, kHuge, Bound::kClosed));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.max_sequence_length,
-      Count(config.has_max_sequence_length(), config.max_sequence_length(), 256,
-            "training.max_sequence_length", 2, 10000000));
-  return options;
 }
 
 absl::StatusOr<AggregationOptions> ResolveAggregation(
@@ -312,10 +178,27 @@ absl::StatusOr<JobOptions> ResolveJob(const v1::JobConfig& config) {
   }
   options.base_model = config.model().base();
   CHOIR_ASSIGN_OR_RETURN(options.adapter, ResolveAdapter(config.adapter()));
+  if (options.adapter.kind == AdapterKind::kFrozenA &&
+      !config.adapter().has_frozen_seed()) {
+    options.adapter.frozen_seed = DefaultFrozenSeed(options.seed);
+  }
   CHOIR_ASSIGN_OR_RETURN(options.training, ResolveTraining(config.training()));
+  const int labels = static_cast<int>(options.training.labels.size());
+  if (config.adapter().has_num_labels() &&
+      options.adapter.num_labels != labels) {
+    return Refuse("adapter.num_labels", options.adapter.num_labels,
+                  absl::StrCat("the number of training.labels, ", labels, ","));
+  }
+  options.adapter.num_labels = labels;
   CHOIR_ASSIGN_OR_RETURN(options.rounds, ResolveRounds(config.rounds()));
   CHOIR_ASSIGN_OR_RETURN(options.aggregation,
                          ResolveAggregation(config.aggregation()));
+  if (options.adapter.kind == AdapterKind::kLofit &&
+      options.aggregation.server_momentum > 0) {
+    return Refuse("aggregation.server_momentum",
+                  options.aggregation.server_momentum,
+                  "0 with adapter.kind \"lofit\", whose heads are chosen once,");
+  }
   CHOIR_ASSIGN_OR_RETURN(options.evaluation,
                          ResolveEvaluation(config.evaluation()));
   CHOIR_ASSIGN_OR_RETURN(
@@ -342,44 +225,6 @@ v1::JobConfig ToProto(const JobOptions& options) {
   if (options.secure_aggregation.enabled) {
     *config.mutable_secure_aggregation() = ToProto(options.secure_aggregation);
   }
-  return config;
-}
-
-v1::AdapterConfig ToProto(const AdapterOptions& options) {
-  v1::AdapterConfig config;
-  config.set_rank(static_cast<uint32_t>(options.rank));
-  config.set_alpha(options.alpha);
-  config.set_dropout(options.dropout);
-  config.set_rank_stabilized(options.rank_stabilized);
-  for (const std::string& module : options.target_modules) {
-    config.add_target_modules(module);
-  }
-  return config;
-}
-
-v1::TrainingConfig ToProto(const TrainingOptions& options) {
-  v1::TrainingConfig config;
-  config.set_objective(
-      options.objective == Objective::kSupervised ? "sft" : "causal_lm");
-  config.set_optimizer(options.optimizer == OptimizerKind::kAdamW ? "adamw"
-                                                                  : "sgd");
-  config.set_learning_rate(options.learning_rate);
-  config.set_weight_decay(options.weight_decay);
-  config.set_beta1(options.beta1);
-  config.set_beta2(options.beta2);
-  config.set_epsilon(options.epsilon);
-  config.set_momentum(options.momentum);
-  config.set_batch_size(static_cast<uint32_t>(options.batch_size));
-  config.set_gradient_accumulation(
-      static_cast<uint32_t>(options.gradient_accumulation));
-  if (options.local_steps > 0) {
-    config.set_local_steps(static_cast<uint32_t>(options.local_steps));
-  } else {
-    config.set_local_epochs(static_cast<uint32_t>(options.local_epochs));
-  }
-  config.set_max_grad_norm(options.max_grad_norm);
-  config.set_max_sequence_length(
-      static_cast<uint32_t>(options.max_sequence_length));
   return config;
 }
 

@@ -14,18 +14,74 @@
 
 namespace choir::config {
 
+// What model/adapter/adapter_layout.h says each one computes.
+enum class AdapterKind { kLora, kDora, kFrozenA, kIa3, kLofit };
+// "lora", "dora", "frozen_a", "ia3", "lofit".
+absl::string_view AdapterKindName(AdapterKind kind);
+
 struct AdapterOptions {
+  AdapterKind kind = AdapterKind::kLora;
+  // The next four: of LoRA, DoRA and frozen A (no dropout with DoRA).
   int rank = 8;
   double alpha = 16.0;
   double dropout = 0.0;
   bool rank_stabilized = false;
-  // Last parts of the names of the adapted linear layers, sorted.
+  // Last parts of the names of the adapted linear layers, sorted. Empty with
+  // LoFiT, which adapts the attention heads' outputs.
   std::vector<std::string> target_modules;
+  uint64_t frozen_seed = 0;  // of A with kFrozenA
+  // With kIa3: those of target_modules that scale their input; sorted.
+  std::vector<std::string> feedforward_modules;
+  int lofit_heads = 0;  // 0: 3 in 100
+  double lofit_l1 = 5e-4;
+  // Outputs of the classification head that is part of the adapter; 0: none.
+  int num_labels = 0;
+  // True for the kinds that have factors A and B.
+  bool has_lora() const {
+    return kind == AdapterKind::kLora || kind == AdapterKind::kDora ||
+           kind == AdapterKind::kFrozenA;
+  }
   // What the product B*A is multiplied by: alpha/rank or alpha/sqrt(rank).
   double scale() const;
 };
 
-enum class Objective { kSupervised, kCausalLm };
+enum class Objective { kSupervised, kCausalLm, kDpo, kClassification };
+// "sft", "causal_lm", "dpo", "classification".
+absl::string_view ObjectiveName(Objective objective);
+
+// What model/transformer/attention.h says each one computes.
+enum class AttentionChoice { kAuto, kExact, kBlockwise, kBlockSparse };
+// "auto", "exact", "blockwise", "block_sparse".
+absl::string_view AttentionName(AttentionChoice attention);
+
+struct BlockSparseOptions {
+  int block = 64;
+  int local_blocks = 4;
+  int global_blocks = 1;
+  int stride = 8;  // 0: none
+};
+
+struct DpoOptions {
+  double beta = 0.1;
+  double label_smoothing = 0.0;
+};
+
+// Of sparsity-accelerated training; max_rate 0: off.
+struct SparsityOptions {
+  double max_rate = 0.0;
+  int stages = 4;
+  int measure_every = 16;
+};
+
+// Of models with experts.
+struct RouterOptions {
+  // Weights of the load-balancing loss (negative: as the model's config.json
+  // says) and of the z-loss.
+  double aux_loss = -1.0;
+  double z_loss = 0.0;
+  double bias_rate = 0.0;  // of balancing without a loss, per step; 0: off
+};
+
 enum class OptimizerKind { kAdamW, kSgd };
 
 struct TrainingOptions {
@@ -44,6 +100,14 @@ struct TrainingOptions {
   int local_epochs = 1;
   double max_grad_norm = 1.0;  // L2; 0: off
   int max_sequence_length = 256;
+  AttentionChoice attention = AttentionChoice::kAuto;
+  BlockSparseOptions block_sparse;
+  DpoOptions dpo;
+  std::vector<std::string> labels;  // of kClassification, in their order
+  std::string chat_format = "model";  // of conversations
+  SparsityOptions sparsity;
+  bool activation_checkpointing = false;
+  RouterOptions router;
 };
 
 enum class Selection { kUniform, kPoisson };

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "client/session/participation.h"
+#include "sim/experiment/bank_pass.h"
 
 namespace choir::sim {
 
@@ -28,15 +29,43 @@ ClientPool::~ClientPool() {
 
 void ClientPool::Add(VirtualTask task) {
   ++in_flight_;
-  threads_->Add([this, task = std::move(task)](int worker) {
-    VirtualResult result = Run(worker, task);
+  if (options_.clients_per_pass == 1 ||
+      task.plan.key().kind() != v1::TASK_KIND_TRAIN) {
+    std::vector<VirtualTask> alone;
+    alone.push_back(std::move(task));
+    Dispatch(std::move(alone));
+    return;
+  }
+  if (!waiting_.empty() &&
+      waiting_.front().adapter_bytes != task.adapter_bytes) {
+    DispatchWaiting();
+  }
+  waiting_.push_back(std::move(task));
+  if (static_cast<int>(waiting_.size()) == options_.clients_per_pass) {
+    DispatchWaiting();
+  }
+}
+
+void ClientPool::DispatchWaiting() {
+  std::vector<VirtualTask> tasks;
+  std::swap(tasks, waiting_);
+  Dispatch(std::move(tasks));
+}
+
+void ClientPool::Dispatch(std::vector<VirtualTask> tasks) {
+  threads_->Add([this, tasks = std::move(tasks)](int worker) {
+    std::vector<VirtualResult> results = RunTasks(worker, tasks);
     base::MutexLock lock(&mu_);
-    results_.push_back(std::move(result));
+    for (VirtualResult& result : results) {
+      results_.push_back(std::move(result));
+    }
   });
 }
 
 VirtualResult ClientPool::WaitForResult() {
   CHOIR_CHECK(in_flight_ > 0);
+  // Company that cannot come any more is not waited for.
+  if (in_flight_ == static_cast<int>(waiting_.size())) DispatchWaiting();
   base::MutexLock lock(&mu_);
   const auto ready = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) {
     return !results_.empty();
@@ -48,28 +77,35 @@ VirtualResult ClientPool::WaitForResult() {
   return result;
 }
 
-VirtualResult ClientPool::Run(int worker, const VirtualTask& task) {
+model::ProgressFn ClientPool::StopCheck() const {
+  return [this](int, int) {
+    return cancelled_ ? absl::CancelledError("simulation is stopping")
+                      : absl::OkStatus();
+  };
+}
+
+absl::Status ClientPool::Prepare(int worker) {
+  CHOIR_RETURN_IF_ERROR(StopCheck()(0, 0));
+  if (trainers_[worker] != nullptr) return absl::OkStatus();
+  CHOIR_ASSIGN_OR_RETURN(
+      trainers_[worker],
+      model::Trainer::Create(base_, options_.job.adapter));
+  return absl::OkStatus();
+}
+
+VirtualResult ClientPool::Run(int worker, const VirtualTask& task,
+                              model::Trainer& trainer) {
   VirtualResult result;
   result.sequence = task.sequence;
   result.client = task.client;
   *result.report.mutable_key() = task.plan.key();
   const auto work = [&]() -> absl::Status {
-    const auto check = [this](int, int) {
-      return cancelled_ ? absl::CancelledError("simulation is stopping")
-                        : absl::OkStatus();
-    };
-    CHOIR_RETURN_IF_ERROR(check(0, 0));
-    if (trainers_[worker] == nullptr) {
-      CHOIR_ASSIGN_OR_RETURN(
-          trainers_[worker],
-          model::Trainer::Create(base_, options_.job.adapter));
-    }
     const auto data = population_.Encoded(
         task.client_index, base_->tokenizer(), options_.job.training);
     CHOIR_ASSIGN_OR_RETURN(
         client::TaskResult done,
-        client::RunTask(task.plan, *trainers_[worker], *task.adapter_bytes,
-                        *data, clock_, check));
+        client::RunTask(task.plan, trainer, *task.adapter_bytes, *data, clock_,
+                        StopCheck()));
     if (done.report.has_train() && task.plan.has_secure_session()) {
       absl::StatusOr<secagg::ClientSession> session =
           options_.secure->Join(task.client, task.plan, done);
@@ -95,6 +131,35 @@ VirtualResult ClientPool::Run(int worker, const VirtualTask& task) {
   };
   result.status = work();
   return result;
+}
+
+std::vector<VirtualResult> ClientPool::RunTasks(
+    int worker, const std::vector<VirtualTask>& tasks) {
+  std::vector<VirtualResult> results;
+  const absl::Status ready = Prepare(worker);
+  if (!ready.ok()) {
+    for (const VirtualTask& task : tasks) {
+      VirtualResult& result = results.emplace_back();
+      result.sequence = task.sequence;
+      result.client = task.client;
+      result.status = ready;
+    }
+    return results;
+  }
+  model::Trainer& trainer = *trainers_[worker];
+  BankPass pass(trainer);
+  if (tasks.size() > 1) {
+    for (const VirtualTask& task : tasks) {
+      pass.Add(task.plan, *task.adapter_bytes,
+               population_.Encoded(task.client_index, base_->tokenizer(),
+                                   options_.job.training));
+    }
+    pass.Train(StopCheck());
+  }
+  for (const VirtualTask& task : tasks) {
+    results.push_back(Run(worker, task, pass.TrainerOf(results.size())));
+  }
+  return results;
 }
 
 }  // namespace choir::sim

@@ -51,6 +51,9 @@ struct VirtualResult {
 
 struct ClientPoolOptions {
   int workers = 1;
+  // Above 1, training tasks wait until so many are together, or nothing else
+  // is under way, and are trained in one pass.
+  int clients_per_pass = 1;
   config::JobOptions job;
   // Needed if the job's updates are summed in secret; outlives the pool.
   SecureClients* secure = nullptr;
@@ -75,11 +78,23 @@ class ClientPool {
   // Tasks added whose results were not handed out.
   int in_flight() const { return in_flight_; }
   int workers() const { return options_.workers; }
+  // Tasks that keep every worker busy.
+  int capacity() const {
+    return 2 * options_.workers * options_.clients_per_pass;
+  }
   // Makes running tasks end at their next step.
   void Cancel() { cancelled_ = true; }
 
  private:
-  VirtualResult Run(int worker, const VirtualTask& task);
+  void Dispatch(std::vector<VirtualTask> tasks);
+  // Hands the waiting tasks to a worker.
+  void DispatchWaiting();
+  absl::Status Prepare(int worker);
+  VirtualResult Run(int worker, const VirtualTask& task,
+                    model::Trainer& trainer);
+  std::vector<VirtualResult> RunTasks(int worker,
+                                      const std::vector<VirtualTask>& tasks);
+  model::ProgressFn StopCheck() const;
 
   const ClientPoolOptions options_;
   const std::shared_ptr<const model::BaseModel> base_;
@@ -87,6 +102,9 @@ class ClientPool {
   store::BlobStore& blobs_;
   const base::Clock& clock_;
   int in_flight_ = 0;
+  // Training tasks of one version that wait for company; those that do not
+  // wait are in_flight_ less these.
+  std::vector<VirtualTask> waiting_;
   std::atomic<bool> cancelled_{false};
   // Entry w is touched by worker w alone.
   std::vector<std::unique_ptr<model::Trainer>> trainers_;

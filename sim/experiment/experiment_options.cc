@@ -14,6 +14,7 @@ namespace choir::sim {
 namespace {
 
 constexpr int kMaxWorkers = 1024;
+constexpr int kMaxClientsPerPass = 256;
 
 absl::Status OutOfRange(absl::string_view field, double value,
                         absl::string_view limit) {
@@ -124,6 +125,15 @@ absl::StatusOr<ExperimentOptions> ResolveExperiment(
     options.workers = std::clamp<int>(std::thread::hardware_concurrency(), 1,
                                       kMaxWorkers);
   }
+  if (simulation.has_clients_per_pass()) {
+    if (simulation.clients_per_pass() < 1 ||
+        simulation.clients_per_pass() > uint32_t{kMaxClientsPerPass}) {
+      return OutOfRange("simulation.clients_per_pass",
+                        simulation.clients_per_pass(),
+                        absl::StrCat("1 to ", kMaxClientsPerPass));
+    }
+    options.clients_per_pass = static_cast<int>(simulation.clients_per_pass());
+  }
   options.dropout_rate = simulation.dropout_rate();
   if (!(options.dropout_rate >= 0.0 && options.dropout_rate < 1.0)) {
     return OutOfRange("simulation.dropout_rate", options.dropout_rate,
@@ -140,7 +150,21 @@ absl::StatusOr<ExperimentOptions> ResolveExperiment(
     }
     options.device_threads = static_cast<int>(device.threads());
   }
+  CHOIR_ASSIGN_OR_RETURN(
+      options.precision,
+      model::ParsePrecision(device.precision(), "simulation.device.precision"));
+  if (device.memory_mib() > 0) {
+    return OutOfRange("simulation.device.memory_mib", device.memory_mib(),
+                      "0: only choir-client plans its memory");
+  }
   return options;
+}
+
+model::LoadOptions HowToLoad(const ExperimentOptions& options) {
+  model::LoadOptions load;
+  load.device = options.device;
+  load.precision = options.precision;
+  return load;
 }
 
 v1::ExperimentConfig ToProto(const ExperimentOptions& options) {
@@ -164,11 +188,15 @@ v1::ExperimentConfig ToProto(const ExperimentOptions& options) {
   clients.set_min_examples(partition.min_examples);
   v1::SimulationConfig& simulation = *config.mutable_simulation();
   simulation.set_workers(options.workers);
+  simulation.set_clients_per_pass(options.clients_per_pass);
   simulation.set_dropout_rate(options.dropout_rate);
   simulation.set_keep_updates(options.keep_updates);
   simulation.mutable_device()->set_kind(
       std::string(DeviceName(options.device)));
   simulation.mutable_device()->set_threads(options.device_threads);
+  simulation.mutable_device()->set_precision(
+      std::string(model::PrecisionName(options.precision)));
+  simulation.mutable_device()->set_memory_mib(0);
   return config;
 }
 

@@ -28,16 +28,21 @@ struct ExperimentOptions {
   config::JobOptions job;
   PopulationOptions clients;
   int workers = 1;
+  int clients_per_pass = 1;
   double dropout_rate = 0.0;
   bool keep_updates = false;
   model::DeviceKind device = model::DeviceKind::kAuto;
   int device_threads = 1;
+  absl::optional<model::WeightFormat> precision;  // no value: as stored
 };
 
 // Errors: INVALID_ARGUMENT names the field by its path ("clients.count"), its
 // value and the limit.
 absl::StatusOr<ExperimentOptions> ResolveExperiment(
     const v1::ExperimentConfig& config);
+
+// How the base model of an experiment is loaded.
+model::LoadOptions HowToLoad(const ExperimentOptions& options);
 
 // The inverse, with every field set: what resolved.toml holds.
 v1::ExperimentConfig ToProto(const ExperimentOptions& options);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/files.h"
 #include "base/sha256.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
@@ -29,6 +30,34 @@ absl::StatusOr<double> HeldOutLoss(model::Trainer& trainer,
   return result.loss_sum / static_cast<double>(result.tokens);
 }
 
+absl::StatusOr<std::vector<float>> FreshAdapter(const config::JobOptions& job,
+                                                const codec::Layout& layout) {
+  CHOIR_ASSIGN_OR_RETURN(
+      const model::ModelConfig config,
+      model::LoadModelConfig(base::JoinPath(job.base_model, "config.json")));
+  return model::InitialAdapterOf(job.base_model, config, job.adapter, layout,
+                                 base::DeriveSeed(job.seed, {"adapter"}));
+}
+
+// LoFiT chooses heads in the first half of its steps, then tunes them.
+absl::StatusOr<model::TrainResult> Train(
+    const config::JobOptions& job, config::TrainingOptions training,
+    absl::Span<const model::Example> examples, model::Trainer& trainer,
+    std::vector<float>& parameters, const model::ProgressFn& progress) {
+  const int steps = training.local_steps;
+  if (job.adapter.kind == config::AdapterKind::kLofit && steps > 1) {
+    training.local_steps = steps / 2;
+    CHOIR_RETURN_IF_ERROR(
+        trainer
+            .Train(absl::MakeSpan(parameters), examples, training,
+                   base::DeriveSeed(job.seed, {"pooled", "heads"}), progress)
+            .status());
+    training.local_steps = steps - steps / 2;
+  }
+  return trainer.Train(absl::MakeSpan(parameters), examples, training,
+                       base::DeriveSeed(job.seed, {"pooled"}), progress);
+}
+
 }  // namespace
 
 absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
@@ -41,13 +70,16 @@ absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
   const absl::Time begin = absl::Now();
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<Population> population,
                          Population::Create(options.clients));
+  CHOIR_RETURN_IF_ERROR(population->Check(options.job.training));
   if (population->heldout_examples() == 0) {
     return absl::InvalidArgumentError(
         "no held-out examples to measure on; raise clients.data.holdout");
   }
   CHOIR_ASSIGN_OR_RETURN(
       const std::shared_ptr<const model::BaseModel> base,
-      model::BaseModel::Load(options.job.base_model, options.device));
+      model::BaseModel::Load(options.job.base_model, HowToLoad(options)));
+  CHOIR_RETURN_IF_ERROR(population->CheckConversations(base->tokenizer(),
+                                                       options.job.training));
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<model::Trainer> trainer,
                          model::Trainer::Create(base, options.job.adapter));
   client::LocalData all;
@@ -61,8 +93,8 @@ absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
   config::TrainingOptions training = options.job.training;
   training.local_steps = steps;
   training.local_epochs = 0;
-  std::vector<float> parameters = model::InitialAdapter(
-      trainer->layout(), base::DeriveSeed(options.job.seed, {"adapter"}));
+  CHOIR_ASSIGN_OR_RETURN(std::vector<float> parameters,
+                         FreshAdapter(options.job, trainer->layout()));
 
   PooledResult result;
   CHOIR_ASSIGN_OR_RETURN(
@@ -70,9 +102,7 @@ absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
       HeldOutLoss(*trainer, parameters, all.heldout, training));
   CHOIR_ASSIGN_OR_RETURN(
       const model::TrainResult trained,
-      trainer->Train(absl::MakeSpan(parameters), all.train, training,
-                     base::DeriveSeed(options.job.seed, {"pooled"}),
-                     progress));
+      Train(options.job, training, all.train, *trainer, parameters, progress));
   CHOIR_ASSIGN_OR_RETURN(
       result.heldout_loss,
       HeldOutLoss(*trainer, parameters, all.heldout, training));

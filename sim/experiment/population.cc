@@ -45,7 +45,9 @@ absl::Status CheckField(const std::vector<client::RawExample>& examples,
 uint64_t BytesOf(const std::vector<model::Example>& examples) {
   uint64_t bytes = examples.capacity() * sizeof(model::Example);
   for (const model::Example& example : examples) {
-    bytes += example.ids.capacity() * sizeof(int32_t) + 16;
+    bytes += example.ids.capacity() * sizeof(int32_t) +
+             example.rejected.capacity() * sizeof(int32_t) +
+             example.loss_mask.capacity() + 32;
   }
   return bytes;
 }
@@ -84,6 +86,34 @@ absl::StatusOr<std::unique_ptr<Population>> Population::Create(
   return population;
 }
 
+absl::Status Population::Check(const config::TrainingOptions& training) const {
+  for (const Client& client : clients_) {
+    for (const auto* examples : {&client.train, &client.heldout}) {
+      const absl::Status status = client::CheckExamples(*examples, training);
+      if (status.ok()) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("client ", client.name, ": ", status.message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Population::CheckConversations(
+    const model::Tokenizer& tokenizer,
+    const config::TrainingOptions& training) const {
+  for (const Client& client : clients_) {
+    for (const auto* examples : {&client.train, &client.heldout}) {
+      const absl::Status status =
+          client::CheckConversations(tokenizer, *examples, training);
+      if (status.ok()) continue;
+      return absl::Status(
+          status.code(),
+          absl::StrCat("client ", client.name, ": ", status.message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<size_t> Population::Find(absl::string_view name) const {
   const auto found = std::lower_bound(
       clients_.begin(), clients_.end(), name,
@@ -107,9 +137,16 @@ std::string Population::Digest() const {
     for (const auto* part : {&client.train, &client.heldout}) {
       hash.Update(absl::StrCat(part->size(), ";"));
       for (const client::RawExample& example : *part) {
-        add(example.text);
-        add(example.prompt);
-        add(example.response);
+        for (const std::string* text :
+             {&example.text, &example.prompt, &example.response,
+              &example.rejected, &example.label}) {
+          add(*text);
+        }
+        hash.Update(absl::StrCat(example.messages.size(), ";"));
+        for (const model::ChatMessage& message : example.messages) {
+          add(message.role);
+          add(message.content);
+        }
       }
     }
   }
@@ -130,11 +167,9 @@ std::shared_ptr<const client::LocalData> Population::Encoded(
   // Two threads may encode the same client at once; the results are equal.
   auto data = std::make_shared<client::LocalData>();
   data->train = client::EncodeExamples(tokenizer, clients_[client].train,
-                                       training.objective,
-                                       training.max_sequence_length);
+                                       training);
   data->heldout = client::EncodeExamples(tokenizer, clients_[client].heldout,
-                                         training.objective,
-                                         training.max_sequence_length);
+                                         training);
   const uint64_t bytes = BytesOf(data->train) + BytesOf(data->heldout);
 
   base::MutexLock lock(&mu_);

@@ -49,6 +49,15 @@ class Population {
   // Examples of clients that were too small.
   uint64_t left_out() const { return left_out_; }
 
+  // INVALID_ARGUMENT if a client has examples that the objective cannot learn
+  // from (client::CheckExamples).
+  absl::Status Check(const config::TrainingOptions& training) const;
+  // The same for conversations and the base model's tokenizer
+  // (client::CheckConversations).
+  absl::Status CheckConversations(
+      const model::Tokenizer& tokenizer,
+      const config::TrainingOptions& training) const;
+
   // The client's examples for a base model and training settings, which must
   // be the same in every call. The pointer is shared because a client in
   // training outlives its place among the cached ones.

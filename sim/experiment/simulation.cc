@@ -97,8 +97,8 @@ absl::Status WriteAdapter(const ExperimentOptions& options,
                          store.blobs().Read(adapter.digest()));
   CHOIR_ASSIGN_OR_RETURN(const std::vector<float> values,
                          model::DecodeAdapterFile(bytes, layout));
-  return model::WritePeftFolder(directory, options.job.adapter, layout, values,
-                                options.job.base_model);
+  return model::WriteTrainedAdapter(directory, config, options.job.adapter,
+                                    values, options.job.base_model);
 }
 
 // What is shared by the steps of one run.
@@ -157,13 +157,16 @@ absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& given,
   Parts parts;
   CHOIR_ASSIGN_OR_RETURN(parts.population,
                          Population::Create(options.clients));
+  CHOIR_RETURN_IF_ERROR(parts.population->Check(options.job.training));
   CHOIR_RETURN_IF_ERROR(FitToPopulation(*parts.population, options.job));
   parts.base = run.base;
   if (parts.base == nullptr) {
     CHOIR_ASSIGN_OR_RETURN(
         parts.base,
-        model::BaseModel::Load(options.job.base_model, options.device));
+        model::BaseModel::Load(options.job.base_model, HowToLoad(options)));
   }
+  CHOIR_RETURN_IF_ERROR(parts.population->CheckConversations(
+      parts.base->tokenizer(), options.job.training));
   CHOIR_RETURN_IF_ERROR(
       PrepareFolder(options, run, parts.population->Digest()));
 

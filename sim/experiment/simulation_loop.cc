@@ -112,8 +112,9 @@ absl::Status SimulationLoop::Start() {
     runner_options.random = &session_ids_;
   }
   pool_ = std::make_unique<ClientPool>(
-      ClientPoolOptions{options_.workers, options_.job, secure_.get()}, base_,
-      population_, store_.blobs(), wall_clock_);
+      ClientPoolOptions{options_.workers, options_.clients_per_pass,
+                        options_.job, secure_.get()},
+      base_, population_, store_.blobs(), wall_clock_);
   runner_options.keep_updates = options_.keep_updates;
   CHOIR_ASSIGN_OR_RETURN(
       runner_, runner::JobRunner::Start(options_.job, runner_options, store_,
@@ -198,7 +199,7 @@ SimulationLoop::Fate SimulationLoop::FateOf(const Sent& task) const {
 }
 
 absl::Status SimulationLoop::Feed() {
-  while (!queue_.empty() && pool_->in_flight() < 2 * pool_->workers()) {
+  while (!queue_.empty() && pool_->in_flight() < pool_->capacity()) {
     Sent sent = std::move(queue_.front());
     queue_.pop_front();
     const uint64_t sequence = next_sequence_++;

@@ -1,6 +1,8 @@
 // Tokens per second of one training step on one CPU thread, for a model of
 // about two million parameters: batch 16 of 128 tokens.
+#include <map>
 #include <memory>
+#include <string>
 
 #include "base/files.h"
 #include "benchmark/benchmark.h"
@@ -52,7 +54,7 @@ void BM_LoraStep(benchmark::State& state) {
                                     DeviceKind::kCpu);
   config::AdapterOptions adapter;
   adapter.rank = static_cast<int>(state.range(0));
-  adapter.target_modules = LinearKinds();
+  adapter.target_modules = LinearKinds(BenchConfig());
   const auto trainer = Trainer::Create(*base, adapter).value();
   std::vector<float> values = InitialAdapter(trainer->layout(), 1);
   config::TrainingOptions options;
@@ -75,17 +77,20 @@ void BM_FullStep(benchmark::State& state) {
   const Kernels kernels =
       state.range(0) == 0 ? Kernels::kFused : Kernels::kReference;
   const ModelConfig config = BenchConfig();
-  const auto layout = codec::Layout::Create(LlamaTensors(config)).value();
+  const auto layout = codec::Layout::Create(ModelTensors(config)).value();
   const int64_t n = layout.num_elements();
   at::Tensor values = at::randn({n}, at::kFloat) * 0.02;
   at::Tensor gradient = at::zeros({n}, at::kFloat);
-  size_t next = 0;  // CollectWeights asks in the layout's order
-  const Llama llama(
+  std::map<std::string, int64_t> offsets;
+  for (size_t i = 0; i < layout.tensors().size(); ++i) {
+    offsets[layout.tensors()[i].name] = layout.offset(i);
+  }
+  const Decoder decoder(
       config,
       CollectWeights(config,
                      [&](const codec::TensorSpec& spec)
                          -> absl::StatusOr<at::Tensor> {
-                       const int64_t offset = layout.offset(next++);
+                       const int64_t offset = offsets.at(spec.name);
                        const auto view = [&](const at::Tensor& flat) {
                          return flat.narrow(0, offset, spec.num_elements())
                              .view(spec.shape)
@@ -107,7 +112,7 @@ void BM_FullStep(benchmark::State& state) {
   for (auto _ : state) {
     gradient.zero_();
     torch::autograd::backward(
-        {llama.Loss(batch, options, 1.0 / batch.predictions)}, {});
+        {decoder.Loss(batch, options, 1.0 / batch.predictions)}, {});
     AdamWStep({}, ++step,
               absl::MakeConstSpan(gradient.data_ptr<float>(), n),
               absl::MakeSpan(m), absl::MakeSpan(v),

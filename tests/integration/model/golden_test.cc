@@ -35,7 +35,7 @@ void ExpectNear(const at::Tensor& row, const nlohmann::json& expected,
   }
 }
 
-double MeanLoss(const Llama& llama, const LoraBank* lora,
+double MeanLoss(const Decoder& decoder, const LoraBank* lora,
                 const nlohmann::json& rows) {
   std::vector<Example> examples;
   for (const auto& row : rows) {
@@ -46,7 +46,7 @@ double MeanLoss(const Llama& llama, const LoraBank* lora,
   const PackedBatch batch = PackExamples(pointers, 1 << 20, at::kCPU);
   ForwardOptions options;
   options.lora = lora;
-  return llama.Loss(batch, options, 1.0).item<double>() /
+  return decoder.Loss(batch, options, 1.0).item<double>() /
          static_cast<double>(batch.predictions);
 }
 
@@ -56,14 +56,14 @@ TEST(StoriesGoldenTest, TokensLogitsLossAndGreedyText) {
   const auto model =
       LoadedModel::LoadFolder(folder, DeviceKind::kCpu, true);
   ASSERT_TRUE(model.ok()) << model.status();
-  const Llama& llama = (*model)->llama();
+  const Decoder& decoder = (*model)->decoder();
   const Tokenizer& tokenizer = (*model)->tokenizer();
   const nlohmann::json expected =
       ReadJson(base::JoinPath(folder, "expected.json"));
   for (const auto& prompt : expected["prompts"]) {
     const auto ids = prompt["ids"].get<std::vector<int32_t>>();
     EXPECT_EQ(tokenizer.Encode(prompt["text"].get<std::string>(), true), ids);
-    const at::Tensor logits = llama.Logits(PackWhole(ids, at::kCPU), {});
+    const at::Tensor logits = decoder.Logits(PackWhole(ids, at::kCPU), {});
     ExpectNear(logits[-1], prompt["last_logits"], 1e-4);
   }
   for (const auto& greedy : expected["greedy"]) {
@@ -72,139 +72,14 @@ TEST(StoriesGoldenTest, TokensLogitsLossAndGreedyText) {
         ids.begin(), ids.begin() + greedy["prompt_tokens"].get<int>());
     GenerateOptions options;
     options.max_tokens = static_cast<int>(ids.size() - prompt.size());
-    const auto made = Generate(llama, nullptr, prompt, options);
+    const auto made = Generate(decoder, nullptr, prompt, options);
     ASSERT_TRUE(made.ok()) << made.status();
     EXPECT_EQ(*made, ids);
   }
   for (const auto& text : expected["mean_loss"]) {
-    EXPECT_NEAR(MeanLoss(llama, nullptr,
+    EXPECT_NEAR(MeanLoss(decoder, nullptr,
                          nlohmann::json::array({text["ids"]})),
                 text["mean_nll_nats_per_token"].get<double>(), 1e-4);
-  }
-}
-
-class LlamaGoldenTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    CHOIR_SKIP_WITHOUT_GOLDEN("arch/llama");
-    const std::string folder = base::JoinPath(tests::GoldenDir(), "arch/llama");
-    auto model = LoadedModel::LoadFolder(folder, DeviceKind::kCpu, false);
-    ASSERT_TRUE(model.ok()) << model.status();
-    model_ = *model;
-    auto adapter = ReadPeftFolder(base::JoinPath(folder, "adapter"),
-                                  model_->llama().config());
-    ASSERT_TRUE(adapter.ok()) << adapter.status();
-    adapter_ = *std::move(adapter);
-    expected_ = ReadJson(base::JoinPath(folder, "expected.json"));
-  }
-  LoraBank Bank(const at::Tensor& flat) {
-    return BindLora(model_->llama().config(), adapter_.layout, flat,
-                    adapter_.options.scale());
-  }
-  at::Tensor Flat() {
-    return at::from_blob(adapter_.values.data(),
-                         {static_cast<int64_t>(adapter_.values.size())},
-                         at::kFloat);
-  }
-
-  std::shared_ptr<const LoadedModel> model_;
-  PeftAdapter adapter_;
-  nlohmann::json expected_;
-};
-
-TEST_F(LlamaGoldenTest, LogitsAndLossWithScaledRotation) {
-  const auto& rows = expected_["ids"];
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const at::Tensor logits = model_->llama().Logits(
-        PackWhole(rows[i].get<std::vector<int32_t>>(), at::kCPU), {});
-    ExpectNear(logits[-1], expected_["logits_last"][i], 2e-4);
-    if (i == 0) {
-      ExpectNear(logits[7], expected_["logits_first_row_pos7"], 2e-4);
-    }
-  }
-  EXPECT_NEAR(MeanLoss(model_->llama(), nullptr, rows),
-              expected_["mean_nll"].get<double>(), 1e-4);
-}
-
-TEST_F(LlamaGoldenTest, AdapterGivesItsLogitsAndGradients) {
-  const auto& rows = expected_["ids"];
-  LoraBank bank = Bank(Flat());
-  ForwardOptions options;
-  options.lora = &bank;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const at::Tensor logits = model_->llama().Logits(
-        PackWhole(rows[i].get<std::vector<int32_t>>(), at::kCPU), options);
-    ExpectNear(logits[-1], expected_["lora"]["logits_last"][i], 2e-4);
-  }
-  at::Tensor gradient = at::zeros_like(Flat());
-  const LoraBank gradients = Bank(gradient);
-  for (size_t b = 0; b < bank.blocks.size(); ++b) {
-    for (int slot = 0; slot < kNumSlots; ++slot) {
-      auto& pair = bank.blocks[b][slot];
-      if (!pair.a.defined()) continue;
-      pair.a.set_requires_grad(true);
-      pair.b.set_requires_grad(true);
-      pair.a.mutable_grad() = gradients.blocks[b][slot].a;
-      pair.b.mutable_grad() = gradients.blocks[b][slot].b;
-    }
-  }
-  std::vector<Example> examples;
-  for (const auto& row : rows) {
-    examples.push_back({row.get<std::vector<int32_t>>(), 1});
-  }
-  std::vector<const Example*> pointers;
-  for (const Example& example : examples) pointers.push_back(&example);
-  const PackedBatch batch = PackExamples(pointers, 128, at::kCPU);
-  const at::Tensor loss =
-      model_->llama().Loss(batch, options, 1.0 / batch.predictions);
-  EXPECT_NEAR(loss.item<double>(), expected_["lora"]["mean_nll"].get<double>(),
-              1e-4);
-  torch::autograd::backward({loss}, {});
-  int compared = 0;
-  for (size_t i = 0; i < adapter_.layout.tensors().size(); ++i) {
-    const codec::TensorSpec& spec = adapter_.layout.tensors()[i];
-    const auto it = expected_["lora"]["grad_l2"].find(spec.name);
-    if (it == expected_["lora"]["grad_l2"].end()) continue;
-    const double norm =
-        gradient.narrow(0, adapter_.layout.offset(i), spec.num_elements())
-            .norm()
-            .item<double>();
-    EXPECT_NEAR(norm, it->get<double>(), 1e-3 * it->get<double>()) << spec.name;
-    ++compared;
-  }
-  EXPECT_EQ(compared,
-            static_cast<int>(expected_["lora"]["grad_l2"].size()));
-}
-
-TEST_F(LlamaGoldenTest, AdamWFollowsTheLossCurve) {
-  std::vector<Example> examples;
-  for (const auto& row : expected_["ids"]) {
-    examples.push_back({row.get<std::vector<int32_t>>(), 1});
-  }
-  auto trainer = Trainer::Create(model_, adapter_.options);
-  ASSERT_TRUE(trainer.ok()) << trainer.status();
-  config::TrainingOptions options;
-  options.learning_rate = 1e-2;
-  options.weight_decay = 0.01;
-  options.batch_size = static_cast<int>(examples.size());
-  options.max_grad_norm = 0.0;
-  options.local_epochs = 0;
-  const auto& curve = expected_["lora"]["adamw_lr1e-2_wd0.01_loss_curve"];
-  for (size_t steps = 0; steps < curve.size(); ++steps) {
-    std::vector<float> values = adapter_.values;
-    options.local_steps = static_cast<int>(steps);
-    if (steps > 0) {
-      ASSERT_TRUE((*trainer)
-                      ->Train(absl::MakeSpan(values), examples, options, 1,
-                              nullptr)
-                      .ok());
-    }
-    const auto result =
-        (*trainer)->Evaluate(values, examples, options, nullptr);
-    ASSERT_TRUE(result.ok()) << result.status();
-    EXPECT_NEAR(result->loss_sum / static_cast<double>(result->tokens),
-                curve[steps].get<double>(), 1e-3)
-        << "after " << steps << " steps";
   }
 }
 

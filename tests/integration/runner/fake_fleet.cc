@@ -12,7 +12,7 @@
 #include "base/status_macros.h"
 #include "coordinator/runner/base_model.h"
 #include "model/adapter/peft_folder.h"
-#include "model/checkpoint/base_folder.h"
+#include "model/checkpoint/families.h"
 #include "model/checkpoint/model_config.h"
 #include "model/checkpoint/safetensors.h"
 #include "proto/codec/flat_update.h"
@@ -52,7 +52,7 @@ void WriteBaseModel(const std::string& folder, int hidden_size) {
       std::max<int64_t>(config.vocab_size, hidden_size) * hidden_size);
   const std::string zeros(most * sizeof(float), '\0');
   std::vector<model::TensorView> tensors;
-  for (const codec::TensorSpec& spec : model::LlamaTensors(config)) {
+  for (const codec::TensorSpec& spec : model::ModelTensors(config)) {
     model::TensorView& tensor = tensors.emplace_back();
     tensor.name = spec.name;
     tensor.shape = spec.shape;

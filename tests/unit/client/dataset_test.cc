@@ -125,6 +125,53 @@ TEST(DatasetTest, ReadsAFolderOfTextsInOrderOfNames) {
   EXPECT_EQ((*examples)[1].text, "second\nline");
 }
 
+TEST(LoadDatasetTest, ReadsPreferencesAndLabels) {
+  const auto examples = LoadDataset({.path = WriteFile(
+      "mixed.jsonl",
+      "{\"prompt\":\"p\",\"chosen\":\"good\",\"rejected\":\"bad\","
+      "\"topic\":\"x\"}\n{\"text\":\"t\",\"label\":3}\n")});
+  ASSERT_TRUE(examples.ok()) << examples.status();
+  EXPECT_TRUE((*examples)[0].is_preference);
+  EXPECT_EQ((*examples)[0].response, "good");
+  EXPECT_EQ((*examples)[0].rejected, "bad");
+  EXPECT_EQ((*examples)[0].fields.size(), 1u);
+  EXPECT_FALSE((*examples)[1].is_preference);
+  EXPECT_EQ((*examples)[1].label, "3");
+  for (const char* line :
+       {"{\"prompt\":\"p\",\"chosen\":\"good\"}",
+        "{\"chosen\":\"good\",\"rejected\":\"bad\"}",
+        "{\"prompt\":\"p\",\"chosen\":\" \",\"rejected\":\"bad\"}",
+        "{\"prompt\":\"p\",\"chosen\":\"a\",\"rejected\":7}",
+        "{\"prompt\":\"p\",\"chosen\":\"a\",\"rejected\":\"b\","
+        "\"text\":\"t\"}"}) {
+    EXPECT_EQ(LoadDataset({.path = WriteFile("bad.jsonl", line)})
+                  .status()
+                  .code(),
+              absl::StatusCode::kInvalidArgument)
+        << line;
+  }
+}
+
+TEST(CheckExamplesTest, SaysHowManyExamplesAnObjectiveCannotUse) {
+  std::vector<RawExample> examples(3);
+  for (RawExample& example : examples) example.text = "t";
+  config::TrainingOptions training;
+  EXPECT_TRUE(CheckExamples(examples, training).ok());
+  training.objective = config::Objective::kClassification;
+  training.labels = {"a", "b"};
+  examples[0].label = "a";
+  const absl::Status unlabelled = CheckExamples(examples, training);
+  EXPECT_EQ(unlabelled.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(unlabelled.message()),
+              HasSubstr("2 of 3 examples have no \"label\""));
+  examples[1].label = examples[2].label = "c";
+  EXPECT_THAT(std::string(CheckExamples(examples, training).message()),
+              HasSubstr("training.labels"));
+  training.objective = config::Objective::kDpo;
+  EXPECT_THAT(std::string(CheckExamples(examples, training).message()),
+              HasSubstr("3 of 3 examples have no \"prompt\""));
+}
+
 TEST(LineReaderTest, CountsLinesAcrossBuffers) {
   std::string bytes;
   for (int i = 0; i < 5000; ++i) bytes += std::string(i % 97, 'x') + "\n";

@@ -162,11 +162,11 @@ TEST_F(OpsTest, CrossEntropyEqualsReferenceOverSlices) {
 
 TEST_F(OpsTest, WholeModelEqualsReferenceWithBiasesAndLora) {
   ModelConfig config = tests::TinyConfig();
-  config.attention_bias = true;
+  config.qkv_bias = config.output_bias = true;
   const auto loaded = LoadedModel::LoadFolder(tests::WriteTinyModel(config),
                                               DeviceKind::kCpu, true);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
-  const Llama& llama = (*loaded)->llama();
+  const Decoder& decoder = (*loaded)->decoder();
   const std::vector<Example> examples =
       tests::RandomExamples(6, 40, config.vocab_size, 3);
   std::vector<const Example*> pointers;
@@ -174,8 +174,8 @@ TEST_F(OpsTest, WholeModelEqualsReferenceWithBiasesAndLora) {
   const PackedBatch batch = PackExamples(pointers, 64, at::kCPU);
   ForwardOptions reference;
   reference.kernels = Kernels::kReference;
-  const double fused = llama.Loss(batch, {}, 0.01).item<double>();
-  EXPECT_NEAR(fused, llama.Loss(batch, reference, 0.01).item<double>(), 1e-6);
+  const double fused = decoder.Loss(batch, {}, 0.01).item<double>();
+  EXPECT_NEAR(fused, decoder.Loss(batch, reference, 0.01).item<double>(), 1e-6);
   EXPECT_GT(fused, 0.0);
 }
 
@@ -184,21 +184,21 @@ TEST_F(OpsTest, CachedDecodingEqualsOneForwardPass) {
   const auto loaded = LoadedModel::LoadFolder(tests::WriteTinyModel(config),
                                               DeviceKind::kCpu, true);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
-  const Llama& llama = (*loaded)->llama();
+  const Decoder& decoder = (*loaded)->decoder();
   const std::vector<int32_t> ids =
       tests::RandomExamples(1, 30, config.vocab_size, 5)[0].ids;
-  const at::Tensor whole = llama.Logits(PackWhole(ids, at::kCPU), {});
+  const at::Tensor whole = decoder.Logits(PackWhole(ids, at::kCPU), {});
   for (const Kernels kernels : {Kernels::kFused, Kernels::kReference}) {
-    KvCache cache = llama.NewCache(30);
+    KvCache cache = decoder.NewCache(30);
     ForwardOptions options;
     options.kernels = kernels;
-    at::Tensor last = llama.Decode(absl::MakeConstSpan(ids).first(12), options,
+    at::Tensor last = decoder.Decode(absl::MakeConstSpan(ids).first(12), options,
                                    cache);
     EXPECT_LT(Difference(last, whole[11]), 1e-5);
-    last = llama.Decode(absl::MakeConstSpan(ids).subspan(12, 5), options, cache);
+    last = decoder.Decode(absl::MakeConstSpan(ids).subspan(12, 5), options, cache);
     EXPECT_LT(Difference(last, whole[16]), 1e-5);
     for (size_t i = 17; i < ids.size(); ++i) {
-      last = llama.Decode(absl::MakeConstSpan(ids).subspan(i, 1), options,
+      last = decoder.Decode(absl::MakeConstSpan(ids).subspan(i, 1), options,
                           cache);
       EXPECT_LT(Difference(last, whole[static_cast<int64_t>(i)]), 1e-5) << i;
     }
@@ -210,24 +210,24 @@ TEST_F(OpsTest, GenerationIsReproducibleAndRefusesBadSettings) {
   const auto loaded = LoadedModel::LoadFolder(tests::WriteTinyModel(config),
                                               DeviceKind::kCpu, true);
   ASSERT_TRUE(loaded.ok()) << loaded.status();
-  const Llama& llama = (*loaded)->llama();
+  const Decoder& decoder = (*loaded)->decoder();
   const std::vector<int32_t> prompt = {0, 5, 9};
   GenerateOptions options;
   options.temperature = 1.0;
   options.top_p = 0.9;
   options.max_tokens = 500;  // ends at max_positions
-  const auto first = Generate(llama, nullptr, prompt, options);
+  const auto first = Generate(decoder, nullptr, prompt, options);
   ASSERT_TRUE(first.ok()) << first.status();
   EXPECT_EQ(first->size(), static_cast<size_t>(config.max_positions) + 1);
-  EXPECT_EQ(*first, *Generate(llama, nullptr, prompt, options));
+  EXPECT_EQ(*first, *Generate(decoder, nullptr, prompt, options));
   options.seed = 2;
-  EXPECT_NE(*first, *Generate(llama, nullptr, prompt, options));
+  EXPECT_NE(*first, *Generate(decoder, nullptr, prompt, options));
   options.stop_ids = {first->at(3)};
   options.seed = 1;
-  EXPECT_EQ(Generate(llama, nullptr, prompt, options)->size(), 4u);
+  EXPECT_EQ(Generate(decoder, nullptr, prompt, options)->size(), 4u);
 
   const auto code = [&](const GenerateOptions& bad) {
-    return Generate(llama, nullptr, prompt, bad).status().code();
+    return Generate(decoder, nullptr, prompt, bad).status().code();
   };
   GenerateOptions bad;
   bad.temperature = -1.0;
@@ -240,9 +240,9 @@ TEST_F(OpsTest, GenerationIsReproducibleAndRefusesBadSettings) {
   bad = GenerateOptions();
   bad.max_tokens = -1;
   EXPECT_EQ(code(bad), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(Generate(llama, nullptr, {}, GenerateOptions()).status().code(),
+  EXPECT_EQ(Generate(decoder, nullptr, {}, GenerateOptions()).status().code(),
             absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(Generate(llama, nullptr, {300}, GenerateOptions()).status().code(),
+  EXPECT_EQ(Generate(decoder, nullptr, {300}, GenerateOptions()).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
 

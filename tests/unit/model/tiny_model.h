@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/files.h"
 #include "base/sim_random.h"
+#include "model/checkpoint/families.h"
 #include "model/checkpoint/model_config.h"
 #include "model/checkpoint/safetensors.h"
 #include "model/tokenizer/bpe_trainer.h"
@@ -27,7 +28,7 @@ inline model::ModelConfig TinyConfig() {
   config.num_kv_heads = 2;
   config.head_dim = 6;
   config.max_positions = 64;
-  config.rms_norm_eps = 1e-5;
+  config.norm_eps = 1e-5;
   config.tie_word_embeddings = true;
   return config;
 }
@@ -37,36 +38,19 @@ inline model::ModelConfig TinyConfig() {
 inline std::string WriteTinyModel(const model::ModelConfig& config,
                                   double scale = 0.1) {
   const std::string folder = NewTempDir();
-  std::vector<std::pair<std::string, std::vector<int64_t>>> tensors = {
-      {"model.embed_tokens.weight", {config.vocab_size, config.hidden_size}},
-      {"model.norm.weight", {config.hidden_size}}};
-  for (int64_t i = 0; i < config.num_layers; ++i) {
-    const std::string block = "model.layers." + std::to_string(i) + ".";
-    tensors.push_back({block + "input_layernorm.weight", {config.hidden_size}});
-    tensors.push_back(
-        {block + "post_attention_layernorm.weight", {config.hidden_size}});
-  }
-  for (const model::LinearSpec& linear : model::LinearLayers(config)) {
-    tensors.push_back({linear.module + ".weight",
-                       {linear.out_features, linear.in_features}});
-    if (linear.bias) {
-      tensors.push_back({linear.module + ".bias", {linear.out_features}});
-    }
-  }
+  const std::vector<codec::TensorSpec> tensors = model::ModelTensors(config);
   std::vector<std::string> bytes(tensors.size());
   std::vector<model::TensorView> views;
   for (size_t i = 0; i < tensors.size(); ++i) {
-    int64_t n = 1;
-    for (const int64_t d : tensors[i].second) n *= d;
-    base::SimRandom random(base::DeriveSeed(7, {tensors[i].first}));
-    std::vector<float> values(n, 1.0f);
-    if (tensors[i].first.find("norm") == std::string::npos) {
+    base::SimRandom random(base::DeriveSeed(7, {tensors[i].name}));
+    std::vector<float> values(tensors[i].num_elements(), 1.0f);
+    if (tensors[i].name.find("norm") == std::string::npos) {
       for (float& v : values) v = static_cast<float>(random.Normal() * scale);
     }
     bytes[i] = model::FloatsToBytes(values, model::DType::kF32);
     model::TensorView view;
-    view.name = tensors[i].first;
-    view.shape = tensors[i].second;
+    view.name = tensors[i].name;
+    view.shape = tensors[i].shape;
     view.bytes = bytes[i];
     views.push_back(view);
   }

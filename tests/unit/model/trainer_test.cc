@@ -21,7 +21,7 @@ config::AdapterOptions Adapter(double dropout = 0.0) {
   options.rank = 4;
   options.alpha = 8.0;
   options.dropout = dropout;
-  options.target_modules = LinearKinds();
+  options.target_modules = LinearKinds(tests::TinyConfig());
   return options;
 }
 

@@ -33,7 +33,7 @@ std::vector<std::pair<std::string, std::string>> NaiveMerges(
   std::map<std::vector<std::string>, int> words;
   for (const std::string& text : texts) {
     for (size_t begin = 0; begin < text.size();) {
-      const size_t end = Gpt2WordEnd(text, begin);
+      const size_t end = Gpt2Pattern().MatchAt(text, begin);
       std::vector<std::string> symbols;
       for (size_t i = begin; i < end; ++i) {
         symbols.push_back(BytesToAlphabet(text.substr(i, 1)));

@@ -12,14 +12,19 @@ namespace {
 
 using ::testing::ElementsAre;
 
-std::vector<std::string> Words(absl::string_view text) {
+std::vector<std::string> Words(const PreTokenizer& pre_tokenizer,
+                               absl::string_view text, bool at_start = true) {
   std::vector<std::string> words;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = Gpt2WordEnd(text, begin);
-    words.emplace_back(text.substr(begin, end - begin));
-    begin = end;
-  }
+  pre_tokenizer.ForEachWord(text, at_start, [&](absl::string_view word) {
+    words.emplace_back(word);
+  });
   return words;
+}
+
+std::vector<std::string> Words(absl::string_view text) {
+  PreTokenizer pre_tokenizer;
+  pre_tokenizer.AddByteLevel(/*add_prefix_space=*/false, /*use_regex=*/true);
+  return Words(pre_tokenizer, text);
 }
 
 TEST(Gpt2WordsTest, FollowThePattern) {
@@ -61,7 +66,19 @@ TEST(UnicodeTest, DecodesAndRefusesAsTheStandardSays) {
     EXPECT_EQ(DecodeUtf8(bad, 0).code_point, kInvalidCodePoint);
     EXPECT_EQ(DecodeUtf8(bad, 0).length, 1u);
   }
-  EXPECT_EQ(Utf8Lossy("a\xFFé\xE6\x97"), "a\uFFFDé\uFFFD\uFFFD");
+  EXPECT_EQ(Utf8Lossy("a\xFFé\xE6\x97"), "a\uFFFDé\uFFFD");
+}
+
+TEST(UnicodeTest, OneReplacementForEachBrokenCharacter) {
+  // The examples of the Unicode standard, tables 3-8 to 3-11.
+  EXPECT_EQ(Utf8Lossy("\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41"),
+            "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFDA");
+  EXPECT_EQ(Utf8Lossy("\xED\xA0\x80\xED\xBF\xBF\xED\xAF\x41"),
+            "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFDA");
+  EXPECT_EQ(Utf8Lossy("\xF4\x91\x92\x93\xFF\x41\x80\xBF\x42"),
+            "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFDA\uFFFD\uFFFDB");
+  EXPECT_EQ(Utf8Lossy("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41"),
+            "\uFFFD\uFFFD\uFFFD\uFFFDA");
 }
 
 TEST(UnicodeTest, KnowsClasses) {

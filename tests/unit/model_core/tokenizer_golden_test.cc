@@ -56,17 +56,8 @@ TEST_P(TokenizerFolderTest, MatchesHuggingFace) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Golden, TokenizerFolderTest,
-                         testing::Values("mistral", "gpt2"),
+                         testing::Values("mistral", "gpt2", "qwen3"),
                          [](const auto& info) { return info.param; });
-
-TEST(TokenizerGoldenTest, KnowsWhatItCannotReadYet) {
-  CHOIR_SKIP_WITHOUT_GOLDEN("qwen3");
-  const auto tokenizer = Tokenizer::LoadFolder(
-      base::JoinPath(tests::GoldenDir(), "tokenizers/qwen3"));
-  EXPECT_EQ(tokenizer.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(tokenizer.status().message()),
-              testing::HasSubstr("normalizer has the unknown type 'NFC'"));
-}
 
 TEST(TokenizerGoldenTest, TokenizerConfigNamesBosAndEos) {
   CHOIR_SKIP_WITHOUT_GOLDEN("mistral");

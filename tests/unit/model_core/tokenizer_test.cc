@@ -222,11 +222,11 @@ TEST(TokenizerTest, RefusesMalformedFilesAndNamesThePart) {
   EXPECT_THAT(ErrorOf(with_model("merges", nullptr)), HasSubstr("merges"));
   EXPECT_THAT(ErrorOf(with_model("dropout", 0.1)), HasSubstr("dropout"));
   EXPECT_THAT(ErrorOf(with_model("unk_token", "!")), HasSubstr("'!'"));
-  EXPECT_THAT(ErrorOf(with("normalizer", {{"type", "NFC"}})),
+  EXPECT_THAT(ErrorOf(with("normalizer", {{"type", "Precompiled"}})),
               HasSubstr("known types: Sequence, Prepend, Replace"));
   EXPECT_THAT(ErrorOf(with("normalizer", 5)), HasSubstr("type"));
-  EXPECT_THAT(ErrorOf(with("pre_tokenizer", {{"type", "Metaspace"}})),
-              HasSubstr("Metaspace"));
+  EXPECT_THAT(ErrorOf(with("pre_tokenizer", {{"type", "UnicodeScripts"}})),
+              HasSubstr("UnicodeScripts"));
   EXPECT_THAT(ErrorOf(with("decoder", {{"type", "CTC"}})), HasSubstr("CTC"));
   EXPECT_THAT(ErrorOf(with("post_processor", {{"type", "Bert"}})),
               HasSubstr("Bert"));

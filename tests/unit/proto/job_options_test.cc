@@ -5,6 +5,7 @@
 
 #include <limits>
 
+#include "absl/strings/str_cat.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "proto/config/toml_config.h"
 
@@ -51,6 +52,140 @@ TEST(ResolveJobTest, RankStabilisedScaleUsesTheRoot) {
   EXPECT_EQ(ResolveJob(config)->adapter.scale(), 2.0);
 }
 
+// Each kind of adapter with one setting that it does not have.
+TEST(ResolveJobTest, RefusesSettingsOfOtherKindsOfAdapters) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"dora", "dropout = 0.1"},
+      {"ia3", "rank = 4"},
+      {"ia3", "alpha = 4.0"},
+      {"ia3", "dropout = 0.5"},
+      {"ia3", "rank_stabilized = true"},
+      {"ia3", "target_modules = [\"k_proj\"]\nfeedforward_modules = "
+              "[\"down_proj\"]"},
+      {"lofit", "rank = 4"},
+      {"lofit", "target_modules = [\"o_proj\"]"},
+      {"lofit", "lofit_l1 = -1.0"},
+      {"frozen_a", "lofit_heads = 2"},
+  };
+  for (const auto& [kind, setting] : cases) {
+    v1::JobConfig config;
+    const std::string text = ToToml(Minimal()) + "\n[adapter]\nkind = \"" +
+                             kind + "\"\n" + setting + "\n";
+    ASSERT_TRUE(ParseToml(text, "t", {}, &config).ok()) << text;
+    const auto options = ResolveJob(config);
+    EXPECT_EQ(options.status().code(), absl::StatusCode::kInvalidArgument)
+        << text;
+    EXPECT_THAT(std::string(options.status().message()), HasSubstr("adapter."))
+        << text;
+  }
+}
+
+TEST(ResolveJobTest, EveryKindOfAdapterSurvivesToProto) {
+  for (const char* kind : {"lora", "dora", "frozen_a", "ia3", "lofit"}) {
+    v1::JobConfig config = Minimal();
+    config.mutable_adapter()->set_kind(kind);
+    const auto options = ResolveJob(config);
+    ASSERT_TRUE(options.ok()) << options.status();
+    EXPECT_EQ(AdapterKindName(options->adapter.kind), kind);
+    const auto again = ResolveJob(ToProto(*options));
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(
+        ToProto(*options), ToProto(*again)));
+  }
+}
+
+TEST(ResolveJobTest, FrozenAFollowsTheJobsSeedUnlessGiven) {
+  v1::JobConfig config = Minimal();
+  config.mutable_adapter()->set_kind("frozen_a");
+  const uint64_t first = ResolveJob(config)->adapter.frozen_seed;
+  EXPECT_EQ(first, ResolveJob(config)->adapter.frozen_seed);
+  config.set_seed(99);
+  EXPECT_NE(first, ResolveJob(config)->adapter.frozen_seed);
+  config.mutable_adapter()->set_frozen_seed(5);
+  EXPECT_EQ(ResolveJob(config)->adapter.frozen_seed, 5u);
+}
+
+TEST(ResolveJobTest, Ia3AdaptsKeysValuesAndTheFeedforwardInput) {
+  v1::JobConfig config = Minimal();
+  config.mutable_adapter()->set_kind("ia3");
+  const AdapterOptions adapter = ResolveJob(config)->adapter;
+  EXPECT_THAT(adapter.target_modules,
+              testing::ElementsAre("down_proj", "k_proj", "v_proj"));
+  EXPECT_THAT(adapter.feedforward_modules, testing::ElementsAre("down_proj"));
+}
+
+TEST(ResolveJobTest, LofitTakesNoServerMomentum) {
+  v1::JobConfig config = Minimal();
+  config.mutable_adapter()->set_kind("lofit");
+  ASSERT_TRUE(ResolveJob(config).ok());
+  config.mutable_aggregation()->set_server_momentum(0.9);
+  EXPECT_THAT(std::string(ResolveJob(config).status().message()),
+              HasSubstr("aggregation.server_momentum"));
+}
+
+TEST(ResolveJobTest, EveryObjectiveAndAttentionSurvivesToProto) {
+  const char* const tables[] = {
+      "objective = \"sft\"",
+      "objective = \"causal_lm\"\nattention = \"blockwise\"",
+      "objective = \"dpo\"\n[training.dpo]\nbeta = 0.3\nlabel_smoothing = 0.1",
+      "objective = \"classification\"\nlabels = [\"good\", \"bad\"]",
+      "attention = \"block_sparse\"\n[training.block_sparse]\nblock = 32",
+      "[training.sparsity]\nmax_rate = 0.5\nstages = 3\nmeasure_every = 4",
+  };
+  for (const char* table : tables) {
+    v1::JobConfig config;
+    const std::string text =
+        absl::StrCat(ToToml(Minimal()), "\n[training]\n", table, "\n");
+    ASSERT_TRUE(ParseToml(text, "t", {}, &config).ok()) << text;
+    const auto options = ResolveJob(config);
+    ASSERT_TRUE(options.ok()) << options.status();
+    const auto again = ResolveJob(ToProto(*options));
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(
+        ToProto(*options), ToProto(*again)));
+    EXPECT_EQ(again->training.objective, options->training.objective);
+    EXPECT_EQ(again->training.labels, options->training.labels);
+    EXPECT_EQ(again->adapter.num_labels,
+              static_cast<int>(options->training.labels.size()));
+    EXPECT_EQ(again->training.dpo.beta, options->training.dpo.beta);
+    EXPECT_EQ(again->training.sparsity.stages,
+              options->training.sparsity.stages);
+    EXPECT_EQ(again->training.block_sparse.block,
+              options->training.block_sparse.block);
+  }
+}
+
+TEST(ResolveJobTest, RefusesTrainingSettingsThatNobodyWouldRead) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"[training.dpo]\nbeta = 0.3", "training.dpo"},
+      {"objective = \"dpo\"\n[training.dpo]\nbeta = 0.0", "dpo.beta"},
+      {"objective = \"dpo\"\n[training.dpo]\nlabel_smoothing = 0.5",
+       "label_smoothing"},
+      {"labels = [\"a\", \"b\"]", "training.labels"},
+      {"objective = \"classification\"", "training.labels"},
+      {"objective = \"classification\"\nlabels = [\"a\"]", "training.labels"},
+      {"objective = \"classification\"\nlabels = [\"a\", \"a\"]", "twice"},
+      {"attention = \"fast\"", "training.attention"},
+      {"[training.block_sparse]\nblock = 64", "block_sparse"},
+      {"attention = \"block_sparse\"\n[training.block_sparse]\nlocal_blocks = "
+       "0",
+       "local_blocks"},
+      {"[training.sparsity]\nmax_rate = 0.95", "max_rate"},
+      {"[training.sparsity]\nmax_rate = 0.5\nstages = 1", "stages"},
+      {"[adapter]\nnum_labels = 3", "num_labels"},
+  };
+  for (const auto& [table, field] : cases) {
+    v1::JobConfig config;
+    const std::string text =
+        absl::StrCat(ToToml(Minimal()), "\n[training]\n", table, "\n");
+    ASSERT_TRUE(ParseToml(text, "t", {}, &config).ok()) << text;
+    const auto options = ResolveJob(config);
+    EXPECT_EQ(options.status().code(), absl::StatusCode::kInvalidArgument)
+        << text;
+    EXPECT_THAT(std::string(options.status().message()), HasSubstr(field));
+  }
+}
+
 TEST(ResolveJobTest, ToProtoIsAFixedPoint) {
   const JobOptions options = *ResolveJob(Minimal());
   const v1::JobConfig full = ToProto(options);
@@ -89,7 +224,14 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"adapter.alpha=nan", "adapter.alpha"},
         BadCase{"adapter.alpha=inf", "adapter.alpha"},
         BadCase{"adapter.dropout=1.0", "adapter.dropout"},
-        BadCase{"adapter.target_modules=[\"x\"]", "target_modules"},
+        BadCase{"adapter.target_modules=[\"q proj\"]", "target_modules"},
+        BadCase{"adapter.kind=\"vera\"", "adapter.kind"},
+        BadCase{"adapter.kind=\"\"", "adapter.kind"},
+        BadCase{"adapter.frozen_seed=3", "frozen_seed"},
+        BadCase{"adapter.lofit_heads=3", "lofit_heads"},
+        BadCase{"adapter.lofit_l1=0.1", "lofit_l1"},
+        BadCase{"adapter.feedforward_modules=[\"down_proj\"]",
+                "feedforward_modules"},
         BadCase{"adapter.target_modules=[\"q_proj\",\"q_proj\"]", "twice"},
         BadCase{"training.learning_rate=0.0", "learning_rate"},
         BadCase{"training.learning_rate=-1.0", "learning_rate"},

@@ -68,6 +68,8 @@ TEST(ExperimentOptionsTest, RefusesValuesOutOfRangeNamingTheField) {
       {"simulation.dropout_rate=-0.1", "simulation.dropout_rate"},
       {"simulation.dropout_rate=nan", "simulation.dropout_rate"},
       {"simulation.workers=0", "simulation.workers"},
+      {"simulation.clients_per_pass=0", "simulation.clients_per_pass"},
+      {"simulation.clients_per_pass=257", "simulation.clients_per_pass"},
       {"simulation.device.kind=tpu", "simulation.device.kind"},
       {"clients.partition=heap", "clients.partition"},
       {"clients.partition=natural", "clients.field"},

@@ -1,0 +1,222 @@
+#include "model/checkpoint/tensor_files.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/check.h"
+#include "base/files.h"
+#include "base/status_macros.h"
+#include "model/checkpoint/families.h"
+#include "model/checkpoint/json_text.h"
+#include "model/quantize/packed_checkpoint.h"
+
+namespace choir::model {
+namespace {
+
+constexpr char kSingle[] = "model.safetensors";
+constexpr char kIndex[] = "model.safetensors.index.json";
+// What model/adapter/peft_folder.h calls an adapter's weights.
+constexpr char kAdapterWeights[] = "adapter_model.safetensors";
+constexpr size_t kLargestIndex = 64u << 20;
+
+absl::StatusOr<std::vector<std::string>> IndexedFiles(const std::string& path) {
+  CHOIR_ASSIGN_OR_RETURN(const std::string text,
+                         base::ReadFile(path, kLargestIndex));
+  CHOIR_ASSIGN_OR_RETURN(
+      const nlohmann::json json,
+      ParseJsonObject(text, path, {.max_bytes = kLargestIndex}));
+  const auto map = json.find("weight_map");
+  if (map == json.end() || !map->is_object() || map->empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " has no \"weight_map\""));
+  }
+  std::set<std::string> names;
+  for (const auto& entry : *map) {
+    if (!entry.is_string() ||
+        absl::StrContains(entry.get<std::string>(), "/")) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, ": \"weight_map\" must name files of the same folder"));
+    }
+    names.insert(entry.get<std::string>());
+  }
+  return std::vector<std::string>(names.begin(), names.end());
+}
+
+absl::StatusOr<std::vector<std::string>> FileNames(
+    const std::string& directory) {
+  if (base::FileExists(base::JoinPath(directory, kSingle))) {
+    return std::vector<std::string>{kSingle};
+  }
+  const std::string index = base::JoinPath(directory, kIndex);
+  if (base::FileExists(index)) return IndexedFiles(index);
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                         base::ListDirectory(directory));
+  std::vector<std::string> names;
+  for (const std::string& name : all) {
+    if (absl::EndsWith(name, ".safetensors") && name != kAdapterWeights) {
+      names.push_back(name);
+    }
+  }
+  if (names.empty()) {
+    return absl::NotFoundError(
+        absl::StrCat(directory, " has no ", kSingle, ", no ", kIndex,
+                     " and no other *.safetensors file"));
+  }
+  return names;
+}
+
+// A file's table of contents with packed weights as what they stand for.
+void AddLogical(const ModelConfig& config, const SafetensorsFile& file,
+                std::vector<StoredTensor>& stored) {
+  std::set<std::string> transposed;  // the table has these as [in, out]
+  for (const LinearSpec& linear : LinearLayers(config)) {
+    if (!linear.transposed) continue;
+    const std::string name = absl::StrCat(linear.module, ".weight");
+    transposed.insert(std::string(absl::StripPrefix(name, NamePrefix(config))));
+    transposed.insert(name);
+  }
+  for (LogicalTensor& tensor : LogicalTensors(file)) {
+    if (tensor.packed && transposed.count(tensor.name) != 0) {
+      std::reverse(tensor.shape.begin(), tensor.shape.end());
+    }
+    stored.push_back({std::move(tensor.name), std::move(tensor.shape)});
+  }
+}
+
+// Rows of a dense matrix in a file; the memory behind what was read is given
+// back, so that a model can pass through a little of it.
+void ReadDenseRows(const TensorView& view, int64_t columns, int64_t begin,
+                   int64_t count, float* out) {
+  const int64_t row_bytes = columns * DTypeBytes(view.dtype);
+  TensorView part;
+  part.dtype = view.dtype;
+  part.shape = {count, columns};
+  part.bytes = view.bytes.substr(begin * row_bytes, count * row_bytes);
+  CHOIR_CHECK(
+      ReadFloatsInto(part, absl::MakeSpan(out, count * columns)).ok());
+  base::ReleasePages(part.bytes);
+}
+
+// The same for a matrix stored [columns, rows].
+void ReadTransposedRows(const TensorView& view, int64_t rows, int64_t columns,
+                        int64_t begin, int64_t count, float* out) {
+  std::vector<float> line(count);
+  TensorView part;
+  part.dtype = view.dtype;
+  part.shape = {count};
+  const int64_t width = DTypeBytes(view.dtype);
+  for (int64_t c = 0; c < columns; ++c) {
+    part.bytes = view.bytes.substr((c * rows + begin) * width, count * width);
+    CHOIR_CHECK(ReadFloatsInto(part, absl::MakeSpan(line)).ok());
+    for (int64_t r = 0; r < count; ++r) out[r * columns + c] = line[r];
+  }
+  if (begin + count == rows) base::ReleasePages(view.bytes);
+}
+
+}  // namespace
+
+absl::StatusOr<TensorFiles> TensorFiles::Open(const std::string& directory,
+                                              const ModelConfig& config) {
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                         FileNames(directory));
+  TensorFiles result;
+  std::vector<StoredTensor> stored;
+  std::map<std::string, std::string> where;
+  for (const std::string& name : names) {
+    CHOIR_ASSIGN_OR_RETURN(
+        SafetensorsFile file,
+        SafetensorsFile::Open(base::JoinPath(directory, name)));
+    for (const TensorView& tensor : file.tensors()) {
+      const auto [other, fresh] = where.emplace(tensor.name, name);
+      if (!fresh) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(directory, ": tensor '", tensor.name, "' is in both ",
+                         other->second, " and ", name));
+      }
+    }
+    AddLogical(config, file, stored);
+    result.files_.push_back(
+        std::make_shared<const SafetensorsFile>(std::move(file)));
+  }
+  CHOIR_RETURN_IF_ERROR(CheckTensorTable(
+      config, stored,
+      names.size() == 1 ? base::JoinPath(directory, names[0]) : directory));
+  const std::string embedding = ModelTensorNames(config).embedding;
+  if (where.count(embedding) == 0) {
+    result.missing_prefix_ = std::string(NamePrefix(config));
+  }
+  return result;
+}
+
+absl::string_view TensorFiles::Stored(absl::string_view name) const {
+  if (!missing_prefix_.empty()) absl::ConsumePrefix(&name, missing_prefix_);
+  return name;
+}
+
+TensorFiles::Found TensorFiles::Find(absl::string_view name) const {
+  for (const auto& file : files_) {
+    const TensorView* view = file->Find(Stored(name));
+    if (view != nullptr) return {file, view};
+  }
+  CHOIR_CHECK(false);
+  return {};
+}
+
+bool TensorFiles::IsPacked(absl::string_view name) const {
+  for (const auto& file : files_) {
+    if (HasPacked(*file, Stored(name))) return true;
+  }
+  return false;
+}
+
+absl::StatusOr<QuantizedMatrix> TensorFiles::Packed(absl::string_view name,
+                                                    int64_t rows,
+                                                    int64_t columns) const {
+  for (const auto& file : files_) {
+    if (HasPacked(*file, Stored(name))) {
+      return ReadPacked(file, Stored(name), rows, columns);
+    }
+  }
+  CHOIR_CHECK(false);
+  return absl::InternalError("unreachable");
+}
+
+absl::StatusOr<ReadRows> TensorFiles::RowsOf(const LinearSpec& linear) const {
+  return RowsOf(absl::StrCat(linear.module, ".weight"), linear.out_features,
+                linear.in_features, linear.transposed);
+}
+
+absl::StatusOr<ReadRows> TensorFiles::RowsOf(absl::string_view name,
+                                             int64_t rows, int64_t columns,
+                                             bool transposed) const {
+  if (IsPacked(name)) {
+    CHOIR_ASSIGN_OR_RETURN(const QuantizedMatrix matrix,
+                           Packed(name, rows, columns));
+    return ReadRows([matrix](int64_t begin, int64_t count, float* out) {
+      matrix.Dequantize(begin, count, out);
+    });
+  }
+  const Found found = Find(name);
+  const DType dtype = found.view->dtype;
+  if (dtype != DType::kF32 && dtype != DType::kBf16 && dtype != DType::kF16) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        found.file->source(), ": tensor '", name, "' is stored as ",
+        DTypeName(dtype), "; weights are read from F32, BF16 and F16"));
+  }
+  return ReadRows(
+      [found, rows, columns, transposed](int64_t begin, int64_t count,
+                                         float* out) {
+        if (transposed) {
+          ReadTransposedRows(*found.view, rows, columns, begin, count, out);
+        } else {
+          ReadDenseRows(*found.view, columns, begin, count, out);
+        }
+      });
+}
+
+}  // namespace choir::model

@@ -1,0 +1,160 @@
+#include "model/checkpoint/upcycle.h"
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "base/files.h"
+#include "base/sim_random.h"
+#include "base/status_macros.h"
+#include "model/checkpoint/families.h"
+#include "model/checkpoint/safetensors.h"
+#include "model/checkpoint/safetensors_writer.h"
+#include "model/checkpoint/tensor_files.h"
+
+namespace choir::model {
+namespace {
+
+constexpr char kModelName[] = "model.safetensors";
+constexpr int64_t kMostExperts = 4096;
+constexpr size_t kLargestSideFile = 256u << 20;
+
+absl::Status CopySideFiles(const std::string& from, const std::string& to) {
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+        "vocab.json", "merges.txt", "generation_config.json",
+        "chat_template.jinja"}) {
+    const std::string path = base::JoinPath(from, name);
+    if (!base::FileExists(path)) continue;
+    CHOIR_ASSIGN_OR_RETURN(const std::string text,
+                           base::ReadFile(path, kLargestSideFile));
+    CHOIR_RETURN_IF_ERROR(
+        base::WriteFileAtomic(base::JoinPath(to, name), text));
+  }
+  return absl::OkStatus();
+}
+
+std::string RouterBytes(const std::string& name, int64_t elements, DType dtype,
+                        const UpcycleOptions& options) {
+  base::SimRandom random(base::DeriveSeed(options.seed, {"router", name}));
+  std::vector<float> values(elements);
+  for (float& value : values) {
+    value = static_cast<float>(random.Normal() * options.router_stddev);
+  }
+  return FloatsToBytes(values, dtype);
+}
+
+// The dense MLP's name of an expert's layer: role by role the same.
+std::string DenseModule(const std::vector<LinearSpec>& dense,
+                        const LinearSpec& expert) {
+  for (const LinearSpec& linear : dense) {
+    if (linear.layer == expert.layer && linear.role == expert.role) {
+      return linear.module;
+    }
+  }
+  return "";
+}
+
+absl::Status WriteTensors(const ModelConfig& dense, const ModelConfig& moe,
+                          const TensorFiles& files,
+                          const UpcycleOptions& options,
+                          SafetensorsWriter& writer) {
+  const DType dtype = files.Find(ModelTensorNames(dense).embedding).view->dtype;
+  const std::vector<LinearSpec> layers = LinearLayers(dense);
+  std::map<std::string, std::string> experts;  // a tensor's dense source
+  for (const LinearSpec& linear : LinearLayers(moe)) {
+    if (linear.expert < 0) continue;
+    experts[absl::StrCat(linear.module, ".weight")] =
+        absl::StrCat(DenseModule(layers, linear), ".weight");
+  }
+  for (const codec::TensorSpec& spec : ModelTensors(moe)) {
+    TensorView tensor;
+    tensor.name = spec.name;
+    tensor.shape = spec.shape;
+    tensor.dtype = dtype;
+    std::string bytes;
+    if (absl::EndsWith(spec.name, ".gate.weight")) {
+      bytes = RouterBytes(spec.name, spec.num_elements(), dtype, options);
+      tensor.bytes = bytes;
+    } else {
+      const auto expert = experts.find(spec.name);
+      const TensorFiles::Found found =
+          files.Find(expert == experts.end() ? spec.name : expert->second);
+      tensor.dtype = found.view->dtype;
+      tensor.bytes = found.view->bytes;
+    }
+    CHOIR_RETURN_IF_ERROR(writer.Add(tensor));
+  }
+  return writer.Finish();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> UpcycledConfig(const ModelConfig& dense,
+                                           const UpcycleOptions& options) {
+  if (options.experts < 2 || options.experts > kMostExperts) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "experts is ", options.experts, "; 2 to ", kMostExperts));
+  }
+  if (options.experts_per_token < 1 ||
+      options.experts_per_token > options.experts) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("experts per token is ", options.experts_per_token,
+                     "; 1 to the ", options.experts, " experts"));
+  }
+  ModelConfig moe = dense;
+  if (dense.family == Family::kLlama || dense.family == Family::kMistral) {
+    moe.family = Family::kMixtral;
+  } else if (dense.family == Family::kQwen3) {
+    moe.family = Family::kQwen3Moe;
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a ", FamilyName(dense.family),
+        " model cannot be upcycled; llama, mistral and qwen3 can"));
+  }
+  const bool qwen = moe.family == Family::kQwen3Moe;
+  if (dense.mlp_bias || (dense.qkv_bias && !qwen) ||
+      (dense.output_bias && !qwen)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the model has biases, which ", FamilyName(moe.family), " has not"));
+  }
+  if (!dense.sliding_layers.empty()) {
+    return absl::InvalidArgumentError(
+        "the model's attention slides in some blocks only; a model with "
+        "experts slides in all or none");
+  }
+  moe.moe.num_experts = options.experts;
+  moe.moe.experts_per_token = options.experts_per_token;
+  moe.moe.intermediate_size = dense.intermediate_size;
+  moe.moe.renormalise = true;
+  return moe;
+}
+
+absl::Status UpcycleFolder(const std::string& from, const std::string& to,
+                           const UpcycleOptions& options) {
+  const std::string out = base::JoinPath(to, kModelName);
+  CHOIR_ASSIGN_OR_RETURN(
+      const ModelConfig dense,
+      LoadModelConfig(base::JoinPath(from, "config.json")));
+  CHOIR_ASSIGN_OR_RETURN(const ModelConfig moe,
+                         UpcycledConfig(dense, options));
+  CHOIR_ASSIGN_OR_RETURN(const TensorFiles files,
+                         TensorFiles::Open(from, dense));
+  if (base::FileExists(out) ||
+      base::FileExists(base::JoinPath(to, "config.json"))) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        to, " already holds a model; give another --out"));
+  }
+  CHOIR_RETURN_IF_ERROR(base::MakeDirectories(to));
+  CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,
+                         SafetensorsWriter::Create(out));
+  CHOIR_RETURN_IF_ERROR(WriteTensors(dense, moe, files, options, *writer));
+  CHOIR_RETURN_IF_ERROR(CopySideFiles(from, to));
+  return base::WriteFileAtomic(base::JoinPath(to, "config.json"),
+                               ModelConfigJson(moe));
+}
+
+}  // namespace choir::model

@@ -1,0 +1,50 @@
+// An adapter folded into its base: a checkpoint that needs no adapter.
+#ifndef CHOIR_MODEL_EXPORT_MERGE_H_
+#define CHOIR_MODEL_EXPORT_MERGE_H_
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "model/checkpoint/safetensors.h"
+
+namespace choir::model {
+
+struct MergeOptions {
+  std::string model;    // Hugging Face folder
+  std::string adapter;  // PEFT folder or GGUF file, or a job's files
+  std::string out;      // new folder
+  // Of the floating-point tensors written; unset: each as the base stores it.
+  std::optional<DType> dtype;
+  // Called with the tensors written and their number; a status that is not OK
+  // stops the work.
+  std::function<absl::Status(uint64_t done, uint64_t total)> progress;
+};
+
+struct MergeReport {
+  uint64_t tensors = 0;  // written
+  uint64_t merged = 0;   // of them, changed by the adapter
+  uint64_t bytes = 0;
+};
+
+// Writes `out` with every file of `model`, its safetensors files (the same
+// shards) with the adapter folded in: W + s B A for LoRA, m / |W + s B A|
+// (W + s B A) for DoRA, rows or columns scaled for (IA)^3, all in float32, then
+// rounded to the tensor's dtype; LoFiT's offsets v become W v in the attention
+// output's bias. A Llama without biases gets them (attention_bias in
+// config.json).
+//
+// Memory: one tensor and its product at a time.
+// Errors: INVALID_ARGUMENT for an adapter that does not fit, a LoFiT adapter on
+//   a family whose attention output can have no bias, a quantised base, or an
+//   `out` that is one of the inputs; ALREADY_EXISTS if `out` has a
+//   config.json; those of base/files.h. On an error, `out` has no config.json
+//   and so is no model.
+absl::StatusOr<MergeReport> MergeAdapter(const MergeOptions& options);
+
+}  // namespace choir::model
+
+#endif  // CHOIR_MODEL_EXPORT_MERGE_H_

@@ -1,0 +1,186 @@
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "base/status_macros.h"
+#include "model/main/adapted_model.h"
+#include "model/main/commands.h"
+#include "model/main/eval_data.h"
+#include "model/objective/packing.h"
+#include "model/torch_guard.h"
+
+namespace choir::model {
+namespace {
+
+struct Tally {
+  uint64_t examples = 0;
+  int64_t tokens = 0;
+  double loss = 0.0;  // nats, summed
+  double mean() const { return loss / static_cast<double>(tokens); }
+};
+
+struct Result {
+  Tally all;
+  std::map<std::string, Tally> domains;
+  Json logits = Json::array();
+  double load_balancing_loss = 0.0;
+  double seconds = 0.0;
+};
+
+absl::Status Check(const EvalOptions& options) {
+  const int sources = (options.ids.empty() ? 0 : 1) +
+                      (options.text.empty() ? 0 : 1) +
+                      (options.data.empty() ? 0 : 1);
+  if (sources != 1) {
+    return absl::InvalidArgumentError("give one of --ids, --text and --data");
+  }
+  if (!options.domain_field.empty() && options.data.empty()) {
+    return absl::InvalidArgumentError(
+        "--domain-field names a field of the lines of --data, which is not "
+        "given");
+  }
+  if (!options.logits.empty() && options.logits != "last") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--logits is \"", options.logits, "\"; only last"));
+  }
+  return absl::OkStatus();
+}
+
+Json LastLogits(const Decoder& decoder, const std::vector<int32_t>& ids,
+                const ForwardOptions& forward) {
+  PackedBatch whole = PackWhole(ids, decoder.device());
+  whole.rows =
+      at::full({1}, static_cast<int64_t>(ids.size()) - 1, at::kLong)
+          .to(decoder.device());
+  const at::Tensor row = decoder.Logits(whole, forward).cpu().contiguous();
+  return std::vector<float>(row.data_ptr<float>(),
+                            row.data_ptr<float>() + row.numel());
+}
+
+absl::StatusOr<Result> Evaluate(const EvalOptions& options,
+                                const Adapted& adapted, const EvalData& data) {
+  at::NoGradGuard no_grad;
+  const Decoder& decoder = adapted.model->decoder();
+  ForwardOptions forward;
+  forward.lora = adapted.bank();
+  const MoeConfig& moe = decoder.config().moe;
+  LoadBalancingMeter balance(moe.experts_per_token);
+  RouterLog routers;
+  routers.keep_logits = true;
+  Result result;
+  absl::Duration spent;
+  for (size_t i = 0; i < data.examples.size(); ++i) {
+    const Example* const one[] = {&data.examples[i]};
+    const PackedBatch batch =
+        PackExamples(one, adapted.model->max_positions(), decoder.device(),
+                     /*keep_last=*/moe.num_experts > 0);
+    if (batch.predictions > 0) {
+      if (moe.num_experts > 0) forward.router_log = &routers;
+      const absl::Time begin = absl::Now();
+      const double loss = decoder.Loss(batch, forward, 1.0).item<double>();
+      spent += absl::Now() - begin;
+      balance.Add(routers.layers);
+      forward.router_log = nullptr;
+      for (Tally* tally :
+           {&result.all, data.domains.empty()
+                             ? nullptr
+                             : &result.domains[data.domains[i]]}) {
+        if (tally == nullptr) continue;
+        ++tally->examples;
+        tally->tokens += batch.predictions;
+        tally->loss += loss;
+      }
+    }
+    if (!options.logits.empty()) {
+      result.logits.push_back(
+          LastLogits(decoder, data.examples[i].ids, forward));
+    }
+  }
+  if (result.all.tokens > 0 && !std::isfinite(result.all.loss)) {
+    return absl::AbortedError("the model's loss is not a finite number");
+  }
+  result.load_balancing_loss = balance.loss();
+  result.seconds = absl::ToDoubleSeconds(spent);
+  return result;
+}
+
+double Rate(const Result& result) {
+  return result.seconds > 0.0 ? result.all.tokens / result.seconds : 0.0;
+}
+
+Json ToJson(const EvalOptions& options, const Result& result) {
+  const bool any = result.all.tokens > 0;
+  Json json;
+  json["mean_nll"] = any ? Json(result.all.mean()) : Json(nullptr);
+  json["tokens"] = result.all.tokens;
+  json["perplexity"] = any ? Json(std::exp(result.all.mean())) : Json(nullptr);
+  json["tokens_per_second"] = Rate(result);
+  if (!options.logits.empty()) json["logits_last"] = result.logits;
+  json["load_balancing_loss"] = result.load_balancing_loss;
+  if (!result.domains.empty()) {
+    Json domains = Json::array();
+    for (const auto& [name, tally] : result.domains) {
+      domains.push_back({{"domain", name},
+                         {"examples", tally.examples},
+                         {"tokens", tally.tokens},
+                         {"mean_nll", tally.mean()},
+                         {"perplexity", std::exp(tally.mean())}});
+    }
+    json["domains"] = domains;
+  }
+  return json;
+}
+
+void PrintTable(const Result& result) {
+  if (result.all.tokens == 0) {
+    std::cout << "nothing to predict: each row has one id\n";
+    return;
+  }
+  std::cout << absl::StrFormat(
+      "mean loss %.4f nats per token (perplexity %.2f) over %d tokens, %.0f "
+      "tokens/s\n",
+      result.all.mean(), std::exp(result.all.mean()), result.all.tokens,
+      Rate(result));
+  if (result.domains.empty()) return;
+  size_t width = 6;
+  for (const auto& [name, tally] : result.domains) {
+    width = std::max(width, name.size());
+  }
+  std::cout << absl::StrFormat("\n%-*s  %9s  %9s  %8s  %10s\n",
+                               static_cast<int>(width), "domain", "examples",
+                               "tokens", "loss", "perplexity");
+  for (const auto& [name, tally] : result.domains) {
+    std::cout << absl::StrFormat("%-*s  %9d  %9d  %8.4f  %10.2f\n",
+                                 static_cast<int>(width), name, tally.examples,
+                                 tally.tokens, tally.mean(),
+                                 std::exp(tally.mean()));
+  }
+}
+
+}  // namespace
+
+absl::Status RunEval(const CommonOptions& common, const EvalOptions& options) {
+  CHOIR_RETURN_IF_ERROR(Check(options));
+  CHOIR_ASSIGN_OR_RETURN(const Adapted adapted,
+                         LoadAdapted(common, options.ids.empty()));
+  CHOIR_ASSIGN_OR_RETURN(const EvalData data,
+                         LoadEvalData(options, *adapted.model));
+  CHOIR_ASSIGN_OR_RETURN(
+      const Result result, TorchGuard("evaluation", [&] {
+        return Evaluate(options, adapted, data);
+      }));
+  if (common.json) {
+    PrintJson(ToJson(options, result));
+  } else {
+    PrintTable(result);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace choir::model

@@ -1,0 +1,146 @@
+#include "model/main/eval_data.h"
+
+#include <iterator>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/files.h"
+#include "base/status_macros.h"
+#include "model/checkpoint/json_text.h"
+#include "model/objective/encode.h"
+#include "nlohmann/json.hpp"
+
+namespace choir::model {
+namespace {
+
+constexpr uint64_t kMaxFileBytes = 1u << 30;
+
+absl::StatusOr<std::vector<std::vector<int32_t>>> ReadIds(
+    const std::string& path, const ModelConfig& config) {
+  CHOIR_ASSIGN_OR_RETURN(const std::string text,
+                         base::ReadFile(path, 256u << 20));
+  const nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+  const auto wrong = [&](absl::string_view what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " ", what, "; expected [[id, ...], ...]"));
+  };
+  if (!json.is_array() || json.empty()) return wrong("is not a list of lists");
+  std::vector<std::vector<int32_t>> rows;
+  for (const auto& row : json) {
+    if (!row.is_array() || row.empty()) return wrong("has an empty or odd row");
+    rows.emplace_back();
+    for (const auto& id : row) {
+      if (!id.is_number_integer()) return wrong("has something not a number");
+      const int64_t value = id.get<int64_t>();
+      if (value < 0 || value >= config.vocab_size) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            path, ": token id ", value, " is outside the vocabulary of ",
+            config.vocab_size));
+      }
+      rows.back().push_back(static_cast<int32_t>(value));
+    }
+    if (static_cast<int64_t>(rows.back().size()) > config.max_positions) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path, ": a row of ", rows.back().size(),
+                       " ids; the model's limit is ", config.max_positions));
+    }
+  }
+  return rows;
+}
+
+// The text of `key`; empty if there is none.
+absl::StatusOr<std::string> TextOf(const nlohmann::json& line, const char* key,
+                                   absl::string_view place) {
+  const auto found = line.find(key);
+  if (found == line.end()) return std::string();
+  if (!found->is_string()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(place, ": \"", key, "\" is not text"));
+  }
+  return found->get<std::string>();
+}
+
+absl::StatusOr<std::string> DomainOf(const nlohmann::json& line,
+                                     const std::string& field,
+                                     absl::string_view place) {
+  const auto found = line.find(field);
+  if (found == line.end() || found->is_structured() || found->is_null()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        place, ": has no \"", field, "\", which --domain-field names"));
+  }
+  return found->is_string() ? found->get<std::string>() : found->dump();
+}
+
+absl::Status AddLine(absl::string_view text, const std::string& place,
+                     const EvalOptions& options, const LoadedModel& model,
+                     EvalData& data) {
+  CHOIR_ASSIGN_OR_RETURN(const nlohmann::json line,
+                         ParseJsonObject(text, place, {.max_bytes = 4u << 20}));
+  CHOIR_ASSIGN_OR_RETURN(const std::string whole, TextOf(line, "text", place));
+  CHOIR_ASSIGN_OR_RETURN(const std::string prompt,
+                         TextOf(line, "prompt", place));
+  CHOIR_ASSIGN_OR_RETURN(const std::string response,
+                         TextOf(line, "response", place));
+  std::vector<Example> made;
+  if (!whole.empty()) {
+    made = EncodeText(model.tokenizer(), whole, model.max_positions());
+  } else if (!response.empty()) {
+    made.push_back(EncodePromptResponse(model.tokenizer(), prompt, response,
+                                        model.max_positions()));
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat(
+        place, ": needs \"text\", or \"prompt\" and \"response\""));
+  }
+  if (!options.domain_field.empty()) {
+    CHOIR_ASSIGN_OR_RETURN(const std::string domain,
+                           DomainOf(line, options.domain_field, place));
+    data.domains.resize(data.domains.size() + made.size(), domain);
+  }
+  std::move(made.begin(), made.end(), std::back_inserter(data.examples));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<EvalData> ReadLines(const EvalOptions& options,
+                                   const LoadedModel& model) {
+  CHOIR_ASSIGN_OR_RETURN(const std::string bytes,
+                         base::ReadFile(options.data, kMaxFileBytes));
+  EvalData data;
+  int number = 0;
+  for (const absl::string_view line : absl::StrSplit(bytes, '\n')) {
+    ++number;
+    if (absl::StripAsciiWhitespace(line).empty()) continue;
+    CHOIR_RETURN_IF_ERROR(AddLine(line, absl::StrCat(options.data, ":", number),
+                                  options, model, data));
+  }
+  return data;
+}
+
+}  // namespace
+
+absl::StatusOr<EvalData> LoadEvalData(const EvalOptions& options,
+                                      const LoadedModel& model) {
+  EvalData data;
+  if (!options.ids.empty()) {
+    CHOIR_ASSIGN_OR_RETURN(auto rows,
+                           ReadIds(options.ids, model.decoder().config()));
+    for (auto& row : rows) data.examples.push_back({std::move(row), 1});
+    return data;
+  }
+  if (!options.data.empty()) {
+    CHOIR_ASSIGN_OR_RETURN(data, ReadLines(options, model));
+  } else {
+    CHOIR_ASSIGN_OR_RETURN(const std::string text,
+                           base::ReadFile(options.text, kMaxFileBytes));
+    data.examples = EncodeText(model.tokenizer(), text, model.max_positions());
+  }
+  if (data.examples.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.data.empty() ? options.text : options.data,
+                     " has no text to evaluate"));
+  }
+  return data;
+}
+
+}  // namespace choir::model

@@ -1,0 +1,127 @@
+#include "model/main/export_commands.h"
+
+#include <iostream>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/cli.h"
+#include "base/files.h"
+#include "base/status_macros.h"
+#include "model/adapter/peft_folder.h"
+#include "model/checkpoint/json_text.h"
+#include "model/export/gguf_lora.h"
+#include "model/export/merge.h"
+#include "model/export/read_adapter.h"
+
+namespace choir::model {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+void Print(const Json& document, bool json, const std::string& text) {
+  if (json) {
+    std::cout << document.dump(-1, ' ', false, Json::error_handler_t::replace)
+              << "\n";
+  } else {
+    std::cout << text << "\n";
+  }
+}
+
+absl::StatusOr<std::optional<DType>> ParseDtype(const std::string& name) {
+  if (name.empty()) return std::optional<DType>();
+  if (name == "f32") return std::optional<DType>(DType::kF32);
+  if (name == "f16") return std::optional<DType>(DType::kF16);
+  if (name == "bf16") return std::optional<DType>(DType::kBf16);
+  return absl::InvalidArgumentError(
+      absl::StrCat("--dtype is \"", name, "\"; one of f32, f16, bf16"));
+}
+
+// The folder given, or the one that the adapter was trained on.
+absl::StatusOr<std::string> ModelFolder(const ExportFlags& flags) {
+  if (!flags.model.empty()) return flags.model;
+  const std::string path = base::JoinPath(flags.adapter, kAdapterConfigName);
+  if (base::FileExists(path)) {
+    CHOIR_ASSIGN_OR_RETURN(const std::string text,
+                           base::ReadFile(path, JsonLimits().max_bytes));
+    CHOIR_ASSIGN_OR_RETURN(const AdapterConfigFile file,
+                           ParseAdapterConfig(text, path));
+    if (!file.base_model.empty() &&
+        base::FileExists(base::JoinPath(file.base_model, "config.json"))) {
+      return file.base_model;
+    }
+  }
+  return absl::InvalidArgumentError(
+      "give --model: the base model's folder is not where the adapter says");
+}
+
+absl::Status WriteGguf(const ExportFlags& flags, const ModelConfig& config,
+                       const PeftAdapter& adapter, std::optional<DType> dtype) {
+  CHOIR_ASSIGN_OR_RETURN(
+      const std::string bytes,
+      EncodeGgufLora(config, adapter, dtype.value_or(DType::kF32)));
+  return base::WriteFileAtomic(flags.out, bytes);
+}
+
+}  // namespace
+
+absl::Status RunMerge(const ExportFlags& flags, bool json) {
+  MergeOptions options;
+  CHOIR_ASSIGN_OR_RETURN(options.model, ModelFolder(flags));
+  options.adapter = flags.adapter;
+  options.out = flags.out;
+  CHOIR_ASSIGN_OR_RETURN(options.dtype, ParseDtype(flags.dtype));
+  options.progress = [](uint64_t, uint64_t) {
+    return base::StopSignal::requested()
+               ? absl::CancelledError("told to stop")
+               : absl::OkStatus();
+  };
+  CHOIR_ASSIGN_OR_RETURN(const MergeReport report, MergeAdapter(options));
+  Print({{"out", flags.out},
+         {"tensors", report.tensors},
+         {"merged", report.merged},
+         {"bytes", report.bytes}},
+        json,
+        absl::StrFormat("%s: %d tensors, %d of them changed, %.1f MiB",
+                        flags.out, report.tensors, report.merged,
+                        static_cast<double>(report.bytes) / (1 << 20)));
+  return absl::OkStatus();
+}
+
+absl::Status RunExport(const ExportFlags& flags, bool json) {
+  if (flags.to != "peft" && flags.to != "gguf") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--to is \"", flags.to, "\"; one of peft, gguf"));
+  }
+  CHOIR_ASSIGN_OR_RETURN(const std::optional<DType> dtype,
+                         ParseDtype(flags.dtype));
+  if (flags.to == "peft" && dtype && *dtype != DType::kF32) {
+    return absl::InvalidArgumentError(
+        "--dtype is for --to gguf: PEFT folders are written in float32");
+  }
+  CHOIR_ASSIGN_OR_RETURN(const std::string folder, ModelFolder(flags));
+  CHOIR_ASSIGN_OR_RETURN(
+      const ModelConfig config,
+      LoadModelConfig(base::JoinPath(folder, "config.json")));
+  CHOIR_ASSIGN_OR_RETURN(const PeftAdapter adapter,
+                         ReadAdapter(flags.adapter, config));
+  if (flags.to == "gguf") {
+    CHOIR_RETURN_IF_ERROR(WriteGguf(flags, config, adapter, dtype));
+  } else {
+    CHOIR_RETURN_IF_ERROR(WritePeftFolder(flags.out, adapter.options,
+                                          adapter.layout, adapter.values,
+                                          adapter.base_model));
+  }
+  const std::string kind(config::AdapterKindName(adapter.options.kind));
+  Print({{"format", flags.to},
+         {"kind", kind},
+         {"tensors", adapter.layout.tensors().size()},
+         {"parameters", adapter.layout.num_elements()},
+         {"out", flags.out}},
+        json,
+        absl::StrFormat("%s: %s adapter of %d parameters as %s", flags.out,
+                        kind, adapter.layout.num_elements(), flags.to));
+  return absl::OkStatus();
+}
+
+}  // namespace choir::model

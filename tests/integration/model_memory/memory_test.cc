@@ -1,0 +1,164 @@
+// What training really takes, measured as the peak of resident memory of a
+// process of its own.
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/files.h"
+#include "base/sim_random.h"
+#include "gtest/gtest.h"
+#include "model/checkpoint/families.h"
+#include "model/checkpoint/safetensors_writer.h"
+#include "nlohmann/json.hpp"
+#include "tests/support/golden.h"
+#include "tests/support/process.h"
+
+namespace choir::model {
+namespace {
+
+// A model folder with random weights, written tensor by tensor.
+std::string WriteModel(int64_t hidden, int64_t layers, int64_t intermediate,
+                       int64_t vocabulary) {
+  ModelConfig config;
+  config.hidden_size = hidden;
+  config.num_layers = layers;
+  config.intermediate_size = intermediate;
+  config.vocab_size = vocabulary;
+  config.num_heads = 8;
+  config.num_kv_heads = 4;
+  config.head_dim = hidden / 8;
+  config.max_positions = 512;
+  config.tie_word_embeddings = true;
+  const std::string folder = tests::NewTempDir();
+  CHOIR_CHECK(base::WriteFileAtomic(base::JoinPath(folder, "config.json"),
+                                    ModelConfigJson(config))
+                  .ok());
+  base::SimRandom random(3);
+  std::vector<float> noise(1 << 16);
+  for (float& x : noise) x = static_cast<float>(random.Normal() * 0.02);
+  auto writer = SafetensorsWriter::Create(
+      base::JoinPath(folder, "model.safetensors"));
+  CHOIR_CHECK(writer.ok());
+  for (const codec::TensorSpec& spec : ModelTensors(config)) {
+    std::vector<float> values(spec.num_elements(), 1.0f);
+    for (size_t i = 0; spec.shape.size() > 1 && i < values.size(); ++i) {
+      values[i] = noise[(i * 7 + spec.name.size()) % noise.size()];
+    }
+    TensorView view;
+    view.name = spec.name;
+    view.shape = spec.shape;
+    const std::string bytes = FloatsToBytes(values, DType::kF32);
+    view.bytes = bytes;
+    CHOIR_CHECK((*writer)->Add(view).ok());
+  }
+  CHOIR_CHECK((*writer)->Finish().ok());
+  return folder;
+}
+
+struct Outcome {
+  int exit_code = 0;
+  nlohmann::json json;
+};
+
+Outcome Plan(const std::string& folder, int64_t budget,
+             const std::vector<std::string>& more) {
+  std::vector<std::string> arguments = {
+      base::JoinPath(tests::BinDir(), "choir-model"), "plan", "--model", folder,
+      "--budget-mib", absl::StrCat(budget), "--json"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  const tests::CommandResult result =
+      tests::RunCommand(arguments, absl::Seconds(300));
+  return {result.exit_code,
+          nlohmann::json::parse(result.out, nullptr, false)};
+}
+
+int64_t SmallestBudget(const std::string& folder) {
+  const Outcome refused = Plan(folder, 1, {});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_EQ(refused.json["error"]["code"], "RESOURCE_EXHAUSTED");
+  const std::string message = refused.json["error"]["message"];
+  const std::string marker = "smallest budget that would do is ";
+  const size_t at = message.find(marker);
+  EXPECT_NE(at, std::string::npos) << message;
+  return std::atoll(message.c_str() + at + marker.size());
+}
+
+TEST(MemoryTest, TrainingAsPlannedStaysWithinTheBudget) {
+  const std::string folder = WriteModel(256, 6, 704, 8192);
+  const int64_t smallest = SmallestBudget(folder);
+  ASSERT_GT(smallest, 0);
+  EXPECT_EQ(Plan(folder, smallest - 1, {}).exit_code, 1);
+  std::string before;
+  for (const int64_t budget :
+       {smallest, smallest + 12, smallest + 50, smallest + 150}) {
+    const Outcome plan = Plan(folder, budget, {"--measure"});
+    ASSERT_EQ(plan.exit_code, 0) << plan.json;
+    EXPECT_LE(plan.json["estimate_mib"]["total"].get<int64_t>(), budget);
+    EXPECT_LE(plan.json["measured_peak_mib"].get<double>(),
+              static_cast<double>(budget))
+        << plan.json;
+    // More memory buys something.
+    nlohmann::json settings = plan.json;
+    settings.erase("budget_mib");
+    settings.erase("measured_peak_mib");
+    settings.erase("tokens_per_second");
+    EXPECT_NE(settings.dump(), before);
+    before = settings.dump();
+  }
+}
+
+TEST(MemoryTest, CheckpointingTakesLess) {
+  const std::string folder = WriteModel(256, 8, 704, 2048);
+  const std::vector<std::string> common = {"--measure", "--precision", "fp32"};
+  const Outcome kept = Plan(folder, 100000, common);
+  std::vector<std::string> again = common;
+  again.push_back("--checkpointing");
+  const Outcome twice = Plan(folder, 100000, again);
+  ASSERT_EQ(kept.exit_code, 0);
+  ASSERT_EQ(twice.exit_code, 0);
+  EXPECT_FALSE(kept.json["activation_checkpointing"].get<bool>());
+  EXPECT_TRUE(twice.json["activation_checkpointing"].get<bool>());
+  // Activations of about 200 MiB become about 40.
+  EXPECT_LT(twice.json["measured_peak_mib"].get<double>(),
+            kept.json["measured_peak_mib"].get<double>() - 100.0)
+      << kept.json << twice.json;
+}
+
+TEST(MemoryTest, AnAdapterTakesAtMostThreeFifthsOfFullFineTuning) {
+  // About 52 million parameters; the same passes for both.
+  const std::string folder = WriteModel(512, 12, 1408, 32000);
+  const Outcome adapter =
+      Plan(folder, 100000,
+           {"--measure", "--precision", "fp32", "--batch-size", "2"});
+  ASSERT_EQ(adapter.exit_code, 0) << adapter.json;
+  const tests::CommandResult full = tests::RunCommand(
+      {base::JoinPath(tests::BinDir(), "../tests/model_full_step_probe"),
+       folder, "2", "256"},
+      absl::Seconds(300));
+  ASSERT_EQ(full.exit_code, 0) << full.err;
+  double full_mib = 0.0;
+  ASSERT_TRUE(absl::SimpleAtod(full.out, &full_mib)) << full.out;
+  EXPECT_LE(adapter.json["measured_peak_mib"].get<double>(), 0.6 * full_mib)
+      << adapter.json << " full: " << full_mib;
+}
+
+TEST(MemoryTest, FewerBitsTakeLess) {
+  const std::string folder = WriteModel(512, 12, 1408, 2048);
+  double before = 1e9;
+  for (const char* precision : {"fp32", "bf16", "int8", "nf4"}) {
+    const Outcome run =
+        Plan(folder, 100000, {"--measure", "--precision", precision,
+                              "--batch-size", "1", "--max-sequence-length",
+                              "64"});
+    ASSERT_EQ(run.exit_code, 0) << run.json;
+    const double peak = run.json["measured_peak_mib"].get<double>();
+    EXPECT_LT(peak, before - 8.0) << precision;
+    before = peak;
+  }
+}
+
+}  // namespace
+}  // namespace choir::model

@@ -1,0 +1,146 @@
+// Every kind of adapter through whole experiments, and clients that share a
+// pass.
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/files.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/adapter/lora_layout.h"
+#include "model/adapter/peft_folder.h"
+#include "nlohmann/json.hpp"
+#include "sim/experiment/simulation.h"
+#include "sim/experiment/summary.h"
+#include "tests/support/golden.h"
+
+namespace choir::sim {
+namespace {
+
+std::string MicroModel() {
+  return base::JoinPath(tests::SourceDir(), "tests/data/micro-llama");
+}
+
+class SimAdaptersTest : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    dir_ = tests::NewTempDir();
+    std::string lines;
+    for (int i = 0; i < 48; ++i) {
+      absl::StrAppend(&lines, "{\"topic\":\"t", i % 6, "\",\"prompt\":\"Say ",
+                      i, ":\",\"response\":\"once upon a time number ", i * 7,
+                      "\"}\n");
+    }
+    const std::string data = base::JoinPath(dir_, "data.jsonl");
+    ASSERT_TRUE(base::WriteFileAtomic(data, lines).ok());
+    toml_ = base::JoinPath(dir_, "kinds.toml");
+    ASSERT_TRUE(base::WriteFileAtomic(toml_, absl::StrCat(R"(
+[job]
+name = "kinds"
+[job.model]
+base = ")", MicroModel(), R"("
+[job.adapter]
+kind = ")", Kind(), R"("
+[job.training]
+local_steps = 4
+batch_size = 2
+max_sequence_length = 32
+learning_rate = 0.02
+[job.rounds]
+count = 4
+cohort_size = 4
+min_survivors = 1
+[job.evaluation]
+every = 4
+[clients]
+partition = "natural"
+field = "topic"
+[clients.data]
+path = ")", data, R"("
+holdout = 0.25
+[simulation.device]
+kind = "cpu"
+)")).ok());
+  }
+  virtual std::string Kind() const { return GetParam(); }
+  RunResult Run(const std::string& out,
+                const std::vector<std::string>& overrides) {
+    const auto options = LoadExperiment(toml_, overrides);
+    EXPECT_TRUE(options.ok()) << options.status();
+    RunOptions run;
+    run.out_dir = base::JoinPath(dir_, out);
+    auto result = RunExperiment(*options, run);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? *std::move(result) : RunResult();
+  }
+  std::string dir_, toml_;
+};
+
+TEST_P(SimAdaptersTest, LowersTheHeldOutLossAndIsTheSameForAnyWorkers) {
+  const RunResult one = Run("one", {"simulation.workers=1"});
+  const RunResult two = Run("two", {"simulation.workers=2"});
+  EXPECT_EQ(one.progress.adapter.digest(), two.progress.adapter.digest());
+  const auto summary = nlohmann::json::parse(SummaryJson(
+      *LoadExperiment(toml_, {}), one, base::JoinPath(dir_, "one")));
+  EXPECT_LT(summary["heldout_loss"].get<double>(),
+            summary["heldout_loss_before"].get<double>() - 0.005);
+
+  // The folder is one that PEFT reads: a frozen A lies beside its B.
+  const auto config = model::LoadModelConfig(MicroModel() + "/config.json");
+  const auto adapter = model::ReadPeftFolder(one.adapter_dir, *config);
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  const bool frozen = std::string(GetParam()) == "frozen_a";
+  EXPECT_EQ(config::AdapterKindName(adapter->options.kind),
+            frozen ? "lora" : GetParam());
+  if (frozen) {
+    const auto text =
+        base::ReadFile(one.adapter_dir + "/adapter_config.json");
+    EXPECT_FALSE(absl::StrContains(*text, "choir"));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, SimAdaptersTest,
+                         testing::Values("lora", "dora", "frozen_a", "ia3",
+                                         "lofit"),
+                         [](const auto& info) {
+                           return std::string(info.param);
+                         });
+
+class SharedPassTest : public SimAdaptersTest {};
+
+TEST_P(SharedPassTest, GivesTheAdapterOfOneAfterAnother) {
+  // SGD: AdamW's many steps would blow the last bits up.
+  const auto run = [this](const std::string& out, int workers, int clients) {
+    return Run(out, {"job.training.optimizer=sgd",
+                     "job.training.learning_rate=0.1",
+                     absl::StrCat("simulation.workers=", workers),
+                     absl::StrCat("simulation.clients_per_pass=", clients)});
+  };
+  const RunResult alone = run("alone", 1, 1);
+  const RunResult shared = run("shared", 1, 4);
+  const RunResult uneven = run("uneven", 2, 3);
+  const auto config = model::LoadModelConfig(MicroModel() + "/config.json");
+  const auto expected = model::ReadPeftFolder(alone.adapter_dir, *config);
+  for (const RunResult* other : {&shared, &uneven}) {
+    const auto got = model::ReadPeftFolder(other->adapter_dir, *config);
+    ASSERT_TRUE(expected.ok() && got.ok());
+    double error = 0.0, size = 0.0;
+    for (size_t i = 0; i < got->values.size(); ++i) {
+      const double difference = got->values[i] - expected->values[i];
+      error += difference * difference;
+      size += static_cast<double>(expected->values[i]) * expected->values[i];
+    }
+    EXPECT_LT(std::sqrt(error / size), 1e-5);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, SharedPassTest,
+                         testing::Values("lora", "frozen_a", "ia3"),
+                         [](const auto& info) {
+                           return std::string(info.param);
+                         });
+
+}  // namespace
+}  // namespace choir::sim

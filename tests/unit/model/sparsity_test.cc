@@ -1,0 +1,210 @@
+// Steps that leave out feed-forward channels.
+#include "model/objective/sparsity.h"
+
+#include <cmath>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/adapter/lora_layout.h"
+#include "model/loaded_model.h"
+#include "model/objective/packing.h"
+#include "tests/unit/model/tiny_model.h"
+
+namespace choir::model {
+namespace {
+
+config::AdapterOptions Adapter() {
+  config::AdapterOptions options;
+  options.rank = 4;
+  options.alpha = 8.0;
+  options.target_modules = LinearKinds(tests::TinyConfig());
+  return options;
+}
+
+TEST(LadderTest, FallsInEqualStagesFromTheLargestRateToNone) {
+  config::SparsityOptions options;
+  options.max_rate = 0.6;
+  options.stages = 4;
+  const double expected[] = {0.6, 0.6, 0.6, 0.4, 0.4, 0.4,
+                             0.2, 0.2, 0.2, 0.0, 0.0, 0.0};
+  for (int step = 0; step < 12; ++step) {
+    EXPECT_NEAR(LadderRate(options, step, 12), expected[step], 1e-12) << step;
+  }
+  EXPECT_NEAR(LadderRate(options, 0, 1), 0.6, 1e-12);
+  EXPECT_NEAR(LadderRate(options, 99, 12), 0.0, 1e-12);
+}
+
+TEST(DrawChannelsTest, PrefersImportantChannelsAndDependsOnTheSeed) {
+  std::vector<float> importance(100, 1.0f);
+  std::fill(importance.begin(), importance.begin() + 20, 50.0f);
+  int important = 0;
+  for (uint64_t seed = 0; seed < 50; ++seed) {
+    const std::vector<int64_t> drawn = DrawChannels(importance, 20, seed);
+    ASSERT_EQ(drawn.size(), 20u);
+    for (size_t i = 1; i < drawn.size(); ++i) {
+      ASSERT_LT(drawn[i - 1], drawn[i]);
+    }
+    for (const int64_t channel : drawn) important += channel < 20 ? 1 : 0;
+    EXPECT_EQ(drawn, DrawChannels(importance, 20, seed));
+  }
+  // Nearly all of 20 each time; alike chances would give 4.
+  EXPECT_GT(important, 50 * 15);
+  EXPECT_NE(DrawChannels(importance, 20, 1), DrawChannels(importance, 20, 2));
+}
+
+TEST(DrawChannelsTest, KeepsMultiplesOfSixteen) {
+  EXPECT_EQ(KeptChannels(512, 0.5), 256);
+  EXPECT_EQ(KeptChannels(512, 0.51), 256);
+  EXPECT_EQ(KeptChannels(512, 0.0), 512);
+  EXPECT_EQ(KeptChannels(100, 0.9), 16);
+  EXPECT_EQ(KeptChannels(40, 0.1), 40);
+  EXPECT_EQ(KeptChannels(8, 0.9), 8);
+}
+
+class SparsityTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    ConfigureCompute(1);
+    ModelConfig config = tests::TinyConfig();
+    config.intermediate_size = 64;
+    const auto loaded = LoadedModel::LoadFolder(tests::WriteTinyModel(config),
+                                                DeviceKind::kCpu, true);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    base_ = *loaded;
+  }
+  static void TearDownTestSuite() { base_ = nullptr; }
+  static std::shared_ptr<const LoadedModel> base_;
+};
+
+std::shared_ptr<const LoadedModel> SparsityTest::base_;
+
+// Channels that are left out give what a model gives whose output layers have
+// zeros there, and so do the adapter's gradients.
+TEST_F(SparsityTest, SkippedChannelsEqualZeroColumns) {
+  const Decoder& decoder = base_->decoder();
+  const codec::Layout layout =
+      AdapterLayout(decoder.config(), Adapter()).value();
+  base::SimRandom random(5);
+  at::Tensor flat = at::empty({layout.num_elements()}, at::kFloat);
+  for (int64_t i = 0; i < flat.numel(); ++i) {
+    flat.data_ptr<float>()[i] = static_cast<float>(random.Normal() * 0.1);
+  }
+  MlpChannels channels;
+  DecoderWeights zeroed = decoder.weights();
+  at::Tensor dropped = at::ones({64}, at::kFloat);
+  for (int64_t i = 0; i < 64; i += 3) dropped[i] = 0.0f;
+  const at::Tensor kept = dropped.nonzero().squeeze(1);
+  for (BlockWeights& block : zeroed.blocks) {
+    channels.kept.push_back(kept);
+    block.linear.back().weight = block.linear.back().weight * dropped;
+  }
+  const Decoder dense(decoder.config(), zeroed);
+
+  const std::vector<Example> examples =
+      tests::RandomExamples(4, 20, decoder.config().vocab_size, 3);
+  std::vector<const Example*> pointers;
+  for (const Example& example : examples) pointers.push_back(&example);
+  const PackedBatch batch = PackExamples(pointers, 64, at::kCPU);
+  double losses[2];
+  at::Tensor gradients[2];
+  for (const int which : {0, 1}) {
+    at::Tensor grad = at::zeros({layout.num_elements()}, at::kFloat);
+    at::Tensor values = flat.clone();
+    for (size_t i = 0; i < layout.tensors().size(); ++i) {
+      // The zeroed model's adapter must not bring the channels back.
+      const codec::TensorSpec& spec = layout.tensors()[i];
+      if (spec.name.find("down_proj.lora_A") == std::string::npos) continue;
+      values.narrow(0, layout.offset(i), spec.num_elements())
+          .view(spec.shape)
+          .mul_(dropped);
+    }
+    LoraBank bank = BindLora(decoder.config(), layout, values, 2.0);
+    GatherGradients(BindLora(decoder.config(), layout, grad, 1.0), bank);
+    ForwardOptions forward;
+    forward.lora = &bank;
+    if (which == 0) forward.channels = &channels;
+    const at::Tensor loss =
+        (which == 0 ? decoder : dense).Loss(batch, forward, 0.1);
+    torch::autograd::backward({loss}, {});
+    losses[which] = loss.item<double>();
+    gradients[which] = grad;
+    for (size_t i = 0; i < layout.tensors().size(); ++i) {
+      const codec::TensorSpec& spec = layout.tensors()[i];
+      if (spec.name.find("down_proj.lora_A") == std::string::npos) continue;
+      grad.narrow(0, layout.offset(i), spec.num_elements())
+          .view(spec.shape)
+          .mul_(dropped);
+    }
+  }
+  EXPECT_NEAR(losses[0], losses[1], 1e-5);
+  EXPECT_LT((gradients[0] - gradients[1]).abs().max().item<double>(), 1e-4);
+}
+
+TEST_F(SparsityTest, ActivityIsTheSumOfMagnitudes) {
+  const Decoder& decoder = base_->decoder();
+  const std::vector<int32_t> ids = {1, 2, 3, 4, 5};
+  ChannelActivity activity;
+  ForwardOptions forward;
+  forward.activity = &activity;
+  decoder.Hidden(PackWhole(ids, at::kCPU), forward);
+  ASSERT_EQ(activity.sums.size(), decoder.weights().blocks.size());
+  const at::Tensor once = activity.sums[1].clone();
+  EXPECT_GT(once.min().item<double>(), 0.0);
+  decoder.Hidden(PackWhole(ids, at::kCPU), forward);
+  EXPECT_LT((activity.sums[1] - 2.0 * once).abs().max().item<double>(), 1e-4);
+}
+
+config::TrainingOptions Options(double rate) {
+  config::TrainingOptions options;
+  options.learning_rate = 1e-2;
+  options.batch_size = 4;
+  options.local_steps = 60;
+  options.local_epochs = 0;
+  options.sparsity.max_rate = rate;
+  options.sparsity.measure_every = 8;
+  return options;
+}
+
+TEST_F(SparsityTest, TrainingLowersTheLossAndReportsWhatItSaved) {
+  const std::vector<Example> examples =
+      tests::RandomExamples(20, 20, base_->decoder().config().vocab_size, 1);
+  const auto trainer = Trainer::Create(base_, Adapter()).value();
+  const std::vector<float> start = InitialAdapter(trainer->layout(), 5);
+  double losses[2];
+  TrainResult results[2];
+  for (const int which : {0, 1}) {
+    std::vector<float> values = start;
+    const auto trained =
+        trainer->Train(absl::MakeSpan(values), examples,
+                       Options(which == 0 ? 0.0 : 0.75), 1, nullptr);
+    ASSERT_TRUE(trained.ok()) << trained.status();
+    results[which] = *trained;
+    const auto after =
+        trainer->Evaluate(values, examples, Options(0.0), nullptr);
+    losses[which] = after->loss_sum / after->tokens;
+    std::vector<float> again = start;
+    ASSERT_TRUE(trainer
+                    ->Train(absl::MakeSpan(again), examples,
+                            Options(which == 0 ? 0.0 : 0.75), 1, nullptr)
+                    .ok());
+    EXPECT_EQ(values, again);
+  }
+  const auto fresh = trainer->Evaluate(start, examples, Options(0.0), nullptr);
+  const double before = fresh->loss_sum / fresh->tokens;
+  EXPECT_EQ(results[0].dense_flops, 0.0);
+  EXPECT_GT(results[1].dense_flops, 0.0);
+  EXPECT_LT(results[1].done_flops, results[1].dense_flops);
+  EXPECT_LT(losses[1], before - 0.8 * (before - losses[0]));
+}
+
+TEST_F(SparsityTest, RefusesAdaptersThatHaveNoChannels) {
+  config::AdapterOptions adapter = Adapter();
+  EXPECT_TRUE(CheckSparsity(base_->decoder(), adapter).ok());
+  adapter.kind = config::AdapterKind::kDora;
+  const absl::Status status = CheckSparsity(base_->decoder(), adapter);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("dora"));
+}
+
+}  // namespace
+}  // namespace choir::model

@@ -1,0 +1,250 @@
+#include "model/tokenizer/chat_template.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/files.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "model/tokenizer/bpe_trainer.h"
+#include "nlohmann/json.hpp"
+#include "tests/support/golden.h"
+
+namespace choir::model {
+namespace {
+
+using ::testing::HasSubstr;
+using nlohmann::json;
+
+// A byte-level tokenizer with the special tokens of all shapes, whose folder
+// has the chat template `jinja`.
+std::unique_ptr<const Tokenizer> WithTemplate(const json& jinja) {
+  BpeTrainerOptions options;
+  options.vocab_size = 300;
+  options.special_tokens = {
+      "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>",
+      "<|end_header_id|>", "<|eot_id|>"};
+  const std::string folder = tests::NewTempDir();
+  EXPECT_TRUE(base::WriteFileAtomic(folder + "/tokenizer.json",
+                                    TrainBpe({"a b c"}, options).value())
+                  .ok());
+  json config = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
+  if (!jinja.is_null()) config["chat_template"] = jinja;
+  EXPECT_TRUE(base::WriteFileAtomic(folder + "/tokenizer_config.json",
+                                    config.dump())
+                  .ok());
+  return Tokenizer::LoadFolder(folder).value();
+}
+
+std::string Text(const std::vector<ChatTemplate::Piece>& pieces) {
+  std::string text;
+  for (const auto& piece : pieces) text += piece.text;
+  return text;
+}
+
+std::string Learnt(const std::vector<ChatTemplate::Piece>& pieces) {
+  std::string text;
+  for (const auto& piece : pieces) {
+    if (piece.learnt) text += "{" + piece.text + "}";
+  }
+  return text;
+}
+
+const std::vector<ChatMessage>& Talk() {
+  static const auto* const talk = new std::vector<ChatMessage>{
+      {"system", "Be brief."}, {"user", "Hi "},    {"assistant", "Hello."},
+      {"user", "Why?"},        {"assistant", " So"}};
+  return *talk;
+}
+
+std::vector<ChatTemplate::Piece> Render(
+    const json& jinja, const std::vector<ChatMessage>& messages,
+    bool generation_prompt = false) {
+  const auto tokenizer = WithTemplate(jinja);
+  const auto chat = ChatTemplate::For(*tokenizer, "model");
+  EXPECT_TRUE(chat.ok()) << chat.status();
+  const auto pieces = chat->Render(messages, generation_prompt);
+  EXPECT_TRUE(pieces.ok()) << pieces.status();
+  return *pieces;
+}
+
+constexpr char kChatMl[] =
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + "
+    "'<|im_end|>\\n' }}{% endfor %}";
+
+TEST(ChatTemplateTest, ChatMl) {
+  const auto pieces = Render(kChatMl, Talk());
+  EXPECT_EQ(Text(pieces),
+            "<|im_start|>system\nBe brief.<|im_end|>\n"
+            "<|im_start|>user\nHi <|im_end|>\n"
+            "<|im_start|>assistant\nHello.<|im_end|>\n"
+            "<|im_start|>user\nWhy?<|im_end|>\n"
+            "<|im_start|>assistant\n So<|im_end|>\n");
+  EXPECT_EQ(Learnt(pieces), "{Hello.<|im_end|>}{ So<|im_end|>}");
+  EXPECT_EQ(Text(Render(kChatMl, {{"user", "Hi"}}, true)),
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+}
+
+TEST(ChatTemplateTest, ChatMlWithASystemPromptOfItsOwn) {
+  const std::string jinja =
+      std::string("{% if messages[0].role != 'system' %}{{ '<|im_start|>system"
+                  "\\nYou are kind.<|im_end|>\\n' }}{% endif %}") +
+      kChatMl;
+  EXPECT_EQ(Text(Render(jinja, {{"user", "Hi"}})),
+            "<|im_start|>system\nYou are kind.<|im_end|>\n"
+            "<|im_start|>user\nHi<|im_end|>\n");
+  EXPECT_EQ(Text(Render(jinja, {{"system", "Be"}, {"user", "Hi"}})),
+            "<|im_start|>system\nBe<|im_end|>\n"
+            "<|im_start|>user\nHi<|im_end|>\n");
+}
+
+TEST(ChatTemplateTest, ChatMlWithThoughts) {
+  const std::string jinja =
+      std::string(kChatMl) +
+      "{% if reasoning_content %}{{ '<think>' }}{% endif %}";
+  const auto pieces = Render(
+      jinja, {{"user", "a"},
+              {"assistant", "<think>\nx\n</think>\n\nb"},
+              {"user", "c"},
+              {"assistant", "<think>\ny\n</think>\n\nd"}});
+  EXPECT_EQ(Learnt(pieces),
+            "{b<|im_end|>}{<think>\ny\n</think>\n\nd<|im_end|>}");
+  EXPECT_EQ(Learnt(Render(jinja, {{"user", "a"}, {"assistant", "b"}})),
+            "{<think>\n\n</think>\n\nb<|im_end|>}");
+}
+
+constexpr char kLlama3[] =
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + "
+    "m['role'] + '<|end_header_id|>\\n\\n' + m['content'] | trim + "
+    "'<|eot_id|>' }}{% endfor %}";
+
+TEST(ChatTemplateTest, Llama3) {
+  const auto pieces = Render(kLlama3, Talk());
+  EXPECT_EQ(Text(pieces),
+            "<s><|start_header_id|>system<|end_header_id|>\n\nBe "
+            "brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi"
+            "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHello."
+            "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWhy?"
+            "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nSo"
+            "<|eot_id|>");
+  EXPECT_EQ(Learnt(pieces), "{Hello.<|eot_id|>}{So<|eot_id|>}");
+}
+
+TEST(ChatTemplateTest, Llama3WithADate) {
+  const std::string jinja =
+      std::string("{% set date_string = \"26 Jul 2024\" %}{{ \"Cutting "
+                  "Knowledge Date: December 2023\\n\" }}") +
+      kLlama3;
+  EXPECT_EQ(Text(Render(jinja, {{"user", "Hi"}})),
+            "<s><|start_header_id|>system<|end_header_id|>\n\nCutting "
+            "Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+            "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi"
+            "<|eot_id|>");
+}
+
+TEST(ChatTemplateTest, Llama2) {
+  const auto pieces = Render(
+      "{{ bos_token + '[INST] <<SYS>>' + content.strip() }}", Talk());
+  EXPECT_EQ(Text(pieces),
+            "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST] Hello. </s>"
+            "<s>[INST] Why? [/INST] So </s>");
+  EXPECT_EQ(Learnt(pieces), "{ Hello. </s>}{ So </s>}");
+}
+
+TEST(ChatTemplateTest, MistralReadsSpacesOffTheTemplate) {
+  EXPECT_EQ(Text(Render("{{ bos_token }}{{ '[INST] ' + m['content'] + ' "
+                        "[/INST]' }}{{ m['content'] + eos_token + ' ' }}",
+                        Talk())),
+            "<s>[INST] Be brief.\n\nHi  [/INST]Hello.</s> [INST] Why? "
+            "[/INST] So</s> ");
+  EXPECT_EQ(Text(Render("{{ bos_token }}{% if loop.last and system_message is "
+                        "defined %}{% endif %}{{ \"[INST]\" + m[\"content\"] + "
+                        "\"[/INST]\" }}{{ \" \" + m[\"content\"]|trim + "
+                        "eos_token }}",
+                        Talk())),
+            "<s>[INST]Hi [/INST] Hello.</s>[INST]Be brief.\n\nWhy?[/INST] "
+            "So</s>");
+  EXPECT_EQ(Learnt(Render("{{ bos_token }}{{ '[INST] ' + m['content'] + ' "
+                          "[/INST]' }}{{ m['content'] + eos_token + ' ' }}",
+                          Talk())),
+            "{Hello.</s>}{ So</s>}");
+}
+
+TEST(ChatTemplateTest, TheTemplateNamedDefaultIsTaken) {
+  const json jinja = {{{"name", "tool_use"}, {"template", kLlama3}},
+                      {{"name", "default"}, {"template", kChatMl}}};
+  EXPECT_THAT(Text(Render(jinja, Talk())), HasSubstr("<|im_start|>"));
+}
+
+TEST(ChatTemplateTest, IdsAreThoseOfTheWholeTextAndTheMaskFollowsTurns) {
+  const auto tokenizer = WithTemplate(kChatMl);
+  const auto chat = ChatTemplate::For(*tokenizer, "model").value();
+  const auto pieces = chat.Render(Talk(), false).value();
+  const ChatIds encoded = chat.Encode(*tokenizer, Talk(), false).value();
+  EXPECT_EQ(encoded.ids, tokenizer->Encode(Text(pieces), false));
+  ASSERT_EQ(encoded.learnt.size(), encoded.ids.size());
+  std::vector<int32_t> learnt;
+  for (size_t i = 0; i < encoded.ids.size(); ++i) {
+    if (encoded.learnt[i] != 0) learnt.push_back(encoded.ids[i]);
+  }
+  EXPECT_EQ(tokenizer->Decode(learnt, false).value(),
+            "Hello.<|im_end|> So<|im_end|>");
+}
+
+TEST(ChatTemplateTest, NamedFormatsNeedNoTemplate) {
+  const auto tokenizer = WithTemplate(nullptr);
+  const std::vector<ChatMessage> talk = {{"user", "a"}, {"assistant", "b"}};
+  for (const auto& [format, text] :
+       std::vector<std::pair<const char*, const char*>>{
+           {"chatml",
+            "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb"
+            "<|im_end|>\n"},
+           {"llama3",
+            "<s><|start_header_id|>user<|end_header_id|>\n\na<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\nb<|eot_id|>"},
+           {"llama2", "<s>[INST] a [/INST] b </s>"},
+           {"mistral", "<s>[INST] a[/INST] b</s>"},
+           {"plain", "<s>User: a\n\nAssistant: b</s>\n\n"}}) {
+    const auto chat = ChatTemplate::For(*tokenizer, format);
+    ASSERT_TRUE(chat.ok()) << chat.status();
+    EXPECT_EQ(Text(chat->Render(talk, false).value()), text);
+  }
+  EXPECT_EQ(ChatTemplate::For(*tokenizer, "alpaca").status().code(),
+            absl::StatusCode::kInvalidArgument);
+  const auto none = ChatTemplate::For(*tokenizer, "model").status();
+  EXPECT_EQ(none.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(none.message()), HasSubstr("no chat template"));
+}
+
+TEST(ChatTemplateTest, RefusesShapesAndConversationsItDoesNotKnow) {
+  for (const char* unknown :
+       {"{{ '<start_of_turn>' + m.content }}",
+        "{{ '[SYSTEM_PROMPT]' }}{{ '[INST]' + content }}"}) {
+    const auto tokenizer = WithTemplate(unknown);
+    const auto status = ChatTemplate::For(*tokenizer, "model").status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("no known shape"));
+  }
+  const auto tokenizer = WithTemplate(kChatMl);
+  const auto chatml = ChatTemplate::For(*tokenizer, "model").value();
+  const auto llama2 = ChatTemplate::For(*tokenizer, "llama2").value();
+  const auto problem = [](const ChatTemplate& chat,
+                          const std::vector<ChatMessage>& messages) {
+    const auto status = chat.Render(messages, false).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  EXPECT_THAT(problem(chatml, {}), HasSubstr("no messages"));
+  EXPECT_THAT(problem(chatml, {{"system", "a"}}), HasSubstr("no messages"));
+  EXPECT_THAT(problem(chatml, {{"tool", "a"}}), HasSubstr("role 'tool'"));
+  EXPECT_THAT(problem(chatml, {{"user", "a"}, {"system", "b"}}),
+              HasSubstr("message 2"));
+  EXPECT_THAT(problem(llama2, {{"user", "a"}, {"user", "b"}}),
+              HasSubstr("take turns"));
+  const std::vector<ChatMessage> twice = {{"user", "a"}, {"user", "b"}};
+  EXPECT_TRUE(chatml.Render(twice, false).ok());
+}
+
+}  // namespace
+}  // namespace choir::model
