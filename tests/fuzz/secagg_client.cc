@@ -20,7 +20,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   // Always the same client with the same secrets.
   static World& world = *new World(round.options);
   world.history(0).ForgetAll();
-  ClientSession honest = world.Client(0);
+  SeededRandom random(world.ClientSeed(0));
+  ClientSession honest(world.session, world.expectations(), world.Input(0),
+                       world.Environment(0, random));
   CHOIR_CHECK(!honest.Start().refused());
   for (size_t i = 0; i < phase; ++i) {
     const auto step = honest.Handle(round.phases[i].told[0]);

@@ -164,9 +164,13 @@ ClientSession World::Client(int i, int life) {
   return Client(i, Input(i), life);
 }
 
+uint64_t World::ClientSeed(int i, int life) const {
+  return base::DeriveSeed(options_.seed,
+                          {"client", name(i), absl::StrCat(life)});
+}
+
 ClientSession World::Client(int i, MaskedVector input, int life) {
-  randoms_.push_back(std::make_unique<SeededRandom>(base::DeriveSeed(
-      options_.seed, {"client", name(i), absl::StrCat(life)})));
+  randoms_.push_back(std::make_unique<SeededRandom>(ClientSeed(i, life)));
   return ClientSession(session, expectations(), std::move(input),
                        Environment(i, *randoms_.back()));
 }

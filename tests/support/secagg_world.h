@@ -122,6 +122,8 @@ class World {
   // Client i with fresh secrets; the same ones for the same `life`.
   ClientSession Client(int i, int life = 0);
   ClientSession Client(int i, MaskedVector input, int life = 0);
+  // Of its randomness.
+  uint64_t ClientSeed(int i, int life = 0) const;
   ClientEnvironment Environment(int i, base::SecureRandom& random);
   TestSigner& signer(int i) { return *signers_[i]; }
   MemoryHistory& history(int i) { return histories_[i]; }
