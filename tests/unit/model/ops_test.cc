@@ -179,6 +179,20 @@ TEST_F(OpsTest, WholeModelEqualsReferenceWithBiasesAndLora) {
   EXPECT_GT(fused, 0.0);
 }
 
+TEST_F(OpsTest, AMaskLeavesOutWhatIsNotLearnt) {
+  Example masked;
+  masked.ids = {5, 6, 7, 8, 9};
+  masked.loss_mask = {1, 1, 0, 0, 1};
+  const Example* const one[] = {&masked};
+  EXPECT_EQ(PredictedTokens(masked, 64), 2);
+  EXPECT_EQ(PredictedTokens(masked, 4), 1);
+  const PackedBatch batch = PackExamples(one, 64, at::kCPU);
+  EXPECT_EQ(batch.predictions, 2);
+  EXPECT_TRUE(at::equal(batch.ids, at::tensor({5, 6, 7, 8}, at::kLong)));
+  EXPECT_TRUE(at::equal(batch.rows, at::tensor({0, 3}, at::kLong)));
+  EXPECT_TRUE(at::equal(batch.targets, at::tensor({6, 9}, at::kInt)));
+}
+
 TEST_F(OpsTest, CachedDecodingEqualsOneForwardPass) {
   const ModelConfig config = tests::TinyConfig();
   const auto loaded = LoadedModel::LoadFolder(tests::WriteTinyModel(config),
