@@ -99,10 +99,11 @@ double LargestLinear(const ModelConfig& config) {
 double LossBytes(const ModelConfig& config, WeightFormat precision,
                  double tokens) {
   const double vocabulary = static_cast<double>(config.vocab_size);
+  // As LinearCrossEntropy slices them.
   const double most =
-      precision == WeightFormat::kFloat32 ? 1 << 19 : 1 << 22;
-  const double rows =
-      std::min(std::max(tokens, 16.0), std::max(16.0, most / vocabulary));
+      precision == WeightFormat::kFloat32 ? std::min(tokens, 256.0) : tokens;
+  const double rows = std::min(std::max(most, 16.0),
+                               std::max(16.0, (1 << 22) / vocabulary));
   return 4 * (rows * vocabulary +
               3 * tokens * static_cast<double>(config.hidden_size));
 }

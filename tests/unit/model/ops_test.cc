@@ -146,7 +146,7 @@ TEST_F(OpsTest, AttentionEqualsReferenceOverBlocksAndSequences) {
 
 TEST_F(OpsTest, CrossEntropyEqualsReferenceOverSlices) {
   const int64_t rows = 50;
-  const int64_t vocabulary = 1 << 15;  // slices of 16 rows
+  const int64_t vocabulary = 1 << 18;  // slices of 16 rows
   at::Tensor targets = at::empty({rows}, at::kInt);
   for (int64_t i = 0; i < rows; ++i) {
     targets.data_ptr<int32_t>()[i] =
