@@ -215,7 +215,7 @@ TEST(EncodeExamplesTest, ConversationsNeedAFormatThatFits) {
   const auto encoded = EncodeExamples(*tokenizer, examples, training);
   ASSERT_EQ(encoded.size(), 2u);
   const std::vector<uint8_t>& mask = encoded[1].loss_mask;
-  EXPECT_EQ(std::count(mask.begin(), mask.end(), 1), 2);  // "a" and EOS
+  EXPECT_EQ(std::count(mask.begin(), mask.end(), 1), 3);  // " ", "a", EOS
   training.objective = config::Objective::kCausalLm;
   EXPECT_TRUE(EncodeExamples(*tokenizer, examples, training)[1]
                   .loss_mask.empty());

@@ -96,7 +96,7 @@ TEST_F(EncodeTest, OfConversationsTheAssistantsTurnsAreLearnt) {
   ASSERT_EQ(example.loss_mask.size(), example.ids.size());
   EXPECT_EQ(example.ids.front(), bos_);
   EXPECT_EQ(example.ids.back(), eos_);
-  EXPECT_EQ(Learnt(*tokenizer_, example), "a fruittall");
+  EXPECT_EQ(Learnt(*tokenizer_, example), " a fruit tall");
   EXPECT_EQ(tokenizer_->Decode(example.ids).value(),
             "System: s\n\nUser: apple?\n\nAssistant: a fruit\n\nUser: "
             "tree?\n\nAssistant: tall");
@@ -118,13 +118,13 @@ TEST_F(EncodeTest, LongConversationsKeepSomethingToLearn) {
                                          {"assistant", "tall"}};
   const Example late = EncodeConversation(*tokenizer_, chat, talk, 40).value();
   EXPECT_LE(late.ids.size(), 40u);
-  EXPECT_EQ(Learnt(*tokenizer_, late), "tall");
+  EXPECT_EQ(Learnt(*tokenizer_, late), " tall");
   const std::vector<ChatMessage> single = {{"user", much},
                                            {"assistant", "tall"}};
   const Example cut =
       EncodeConversation(*tokenizer_, chat, single, 40).value();
   EXPECT_LE(cut.ids.size(), 40u);
-  EXPECT_EQ(Learnt(*tokenizer_, cut), "tall");
+  EXPECT_EQ(Learnt(*tokenizer_, cut), " tall");
 }
 
 }  // namespace
