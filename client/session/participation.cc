@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "base/log.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "model/adapter/peft_folder.h"
@@ -74,6 +75,11 @@ absl::StatusOr<TaskResult> Train(const v1::TaskPlan& plan,
                     plan.seed(), progress));
   if (!std::isfinite(trained.mean_loss)) {
     return absl::AbortedError("training loss is not finite");
+  }
+  if (trained.dense_flops > 0.0) {
+    base::LogInfo("sparsity saved ",
+                  100.0 * (1.0 - trained.done_flops / trained.dense_flops),
+                  " % of the FLOPs of ", trained.steps, " steps");
   }
   for (size_t i = 0; i < update.size(); ++i) update[i] -= settings.start[i];
   CHOIR_ASSIGN_OR_RETURN(

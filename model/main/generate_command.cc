@@ -77,7 +77,13 @@ absl::Status RunGenerate(const CommonOptions& common,
   CHOIR_ASSIGN_OR_RETURN(const Adapted adapted, LoadAdapted(common, true));
   const Tokenizer& tokenizer = adapted.model->tokenizer();
   std::vector<int32_t> prompt = tokenizer.Encode(flags.prompt, false);
-  if (tokenizer.bos_id()) prompt.insert(prompt.begin(), *tokenizer.bos_id());
+  // What the tokenizer puts before every text; a text of nothing begins with
+  // BOS all the same.
+  const absl::Span<const int32_t> prefix = tokenizer.prefix_ids();
+  prompt.insert(prompt.begin(), prefix.begin(), prefix.end());
+  if (prompt.empty() && tokenizer.bos_id()) {
+    prompt.push_back(*tokenizer.bos_id());
+  }
   GenerateOptions options =
       OptionsOf(flags, tokenizer, adapted.model->decoder().config());
   CHOIR_ASSIGN_OR_RETURN(const std::string given, tokenizer.Decode(prompt));

@@ -307,7 +307,7 @@ std::vector<ChatTemplate::Piece> ChatTemplate::RenderHeaders(
     }
     std::string name = role;
     name[0] = absl::ascii_toupper(name[0]);
-    return absl::StrCat(name, ": ");
+    return absl::StrCat(name, ":");
   };
   const absl::string_view end = shape_ == Shape::kChatMl   ? "<|im_end|>"
                                 : shape_ == Shape::kLlama3 ? "<|eot_id|>"
@@ -335,6 +335,8 @@ std::vector<ChatTemplate::Piece> ChatTemplate::RenderHeaders(
                           : trims_ ? Trimmed(message.content)
                                    : message.content;
     if (message.role == "system") content.insert(0, system_preamble_);
+    // A token may join the space to the first word; so it is the answer's.
+    if (shape_ == Shape::kPlain) content.insert(0, " ");
     pieces.push_back({head(message.role), false});
     absl::StrAppend(&content, end);
     if (learnt && shape_ == Shape::kPlain) absl::StrAppend(&content, eos_);

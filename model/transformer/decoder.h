@@ -90,7 +90,7 @@ struct ForwardOptions {
   // been computed.
   bool checkpointing = false;
   // Make normed inputs and gated activations again for the gradient instead
-  // of keeping them: about a third less memory for about a hundredth more
+  // of keeping them: about a third less is kept for about a twentieth more
   // time. Fused kernels only; elsewhere they are kept.
   bool lean = false;
 };

@@ -16,8 +16,9 @@ const float* Data(const at::Tensor& x) { return x.data_ptr<float>(); }
 float* Mutable(const at::Tensor& x) { return x.data_ptr<float>(); }
 
 int64_t SliceRows(int64_t vocabulary, int64_t rows) {
-  return std::clamp<int64_t>((1 << 19) / vocabulary, 16,
-                             std::max<int64_t>(rows, 16));
+  return std::clamp<int64_t>(
+      (1 << 22) / vocabulary, 16,
+      std::clamp<int64_t>(rows, 16, 256));
 }
 
 // Calls visit(first, n, logits of those rows) slice by slice.

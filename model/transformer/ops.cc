@@ -320,9 +320,11 @@ class LinearCrossEntropyFn : public Function<LinearCrossEntropyFn> {
     const bool packed = head.scalar_type() == at::kBFloat16;
     const absl::optional<QuantizedMatrix> half =
         packed ? absl::make_optional(Bf16View(head)) : absl::nullopt;
-    const int64_t slice = std::clamp<int64_t>(
-        (packed ? 1 << 22 : 1 << 19) / vocabulary, 16,
-        std::max<int64_t>(rows, 16));
+    // A BLAS copies the whole head for each slice, too, but 256 rows make up
+    // for that.
+    const int64_t most = packed ? rows : std::min<int64_t>(rows, 256);
+    const int64_t slice = std::clamp<int64_t>((1 << 22) / vocabulary, 16,
+                                              std::max<int64_t>(most, 16));
     const at::Tensor logits = NewFloats({slice, vocabulary});
     at::Tensor grad_hidden;
     at::Tensor grad_head;

@@ -48,12 +48,13 @@ class PackedMatMulFn : public Function<PackedMatMulFn> {
 
 }  // namespace
 
-PackedWeight::PackedWeight(QuantizedMatrix matrix, at::Device device)
+PackedWeight::PackedWeight(QuantizedMatrix matrix, at::Device device,
+                           bool as_tensors)
     : out_(matrix.rows()),
       in_(matrix.columns()),
       format_(matrix.format()),
       device_(device) {
-  if (device.is_cpu()) {
+  if (device.is_cpu() && !as_tensors) {
     matrix_ = std::make_shared<const QuantizedMatrix>(std::move(matrix));
     return;
   }

@@ -12,7 +12,10 @@ namespace choir::model {
 // Threads: safe, never written.
 class PackedWeight {
  public:
-  PackedWeight(QuantizedMatrix matrix, at::Device device);
+  // `as_tensors`: hold the CPU's weight as other devices do, in LibTorch's
+  // tensors; the fused kernels then cannot use it.
+  PackedWeight(QuantizedMatrix matrix, at::Device device,
+               bool as_tensors = false);
 
   int64_t out_features() const { return out_; }
   int64_t in_features() const { return in_; }

@@ -108,6 +108,9 @@ absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
       HeldOutLoss(*trainer, parameters, all.heldout, training));
   result.steps = trained.steps;
   result.train_loss = trained.mean_loss;
+  if (trained.dense_flops > 0.0) {
+    result.flops_saved = 1.0 - trained.done_flops / trained.dense_flops;
+  }
   result.num_clients = population->size();
   result.train_examples = population->train_examples();
   result.heldout_examples = population->heldout_examples();
@@ -127,6 +130,9 @@ std::string PooledJson(const ExperimentOptions& options,
   json["heldout_loss_before"] = result.heldout_loss_before;
   json["heldout_loss"] = result.heldout_loss;
   json["train_loss"] = result.train_loss;
+  if (options.job.training.sparsity.max_rate > 0.0) {
+    json["flops_saved"] = result.flops_saved;
+  }
   json["adapter_digest"] = absl::StrCat("sha256:", result.adapter_digest);
   json["clients"] = result.num_clients;
   json["train_examples"] = result.train_examples;

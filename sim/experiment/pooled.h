@@ -20,6 +20,8 @@ struct PooledResult {
   double heldout_loss_before = 0.0;
   double heldout_loss = 0.0;
   double train_loss = 0.0;
+  // Share of the weights' multiplications that training.sparsity left out.
+  double flops_saved = 0.0;
   // SHA-256, hexadecimal, of the adapter file that the result would be.
   std::string adapter_digest;
   double wall_seconds = 0.0;

@@ -5,9 +5,10 @@
 //
 // Writes the model and the batch (config.json, model.safetensors, ids.json) into
 // FOLDER, then prints the loss of the base, then after each line of input does
-// one optimiser step and prints its seconds.
+// one optimiser step and prints its seconds, by the clock and of processor time.
 #include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <fstream>
 #include <iostream>
 #include <string>
@@ -91,6 +92,11 @@ std::vector<Example> MakeBatch(const ModelConfig& config,
   return examples;
 }
 
+// Processor time of this process so far.
+double CpuSeconds() {
+  return static_cast<double>(std::clock()) / CLOCKS_PER_SEC;
+}
+
 int Main(const std::string& size, const std::string& folder, int threads) {
   const ModelConfig config = ConfigOf(size);
   WriteModel(config, folder);
@@ -119,17 +125,20 @@ int Main(const std::string& size, const std::string& folder, int threads) {
   if (!std::getline(std::cin, line)) return 0;
   using Clock = std::chrono::steady_clock;
   Clock::time_point begin = Clock::now();
+  double cpu = CpuSeconds();
   const absl::Status status =
       trainer
           ->Train(absl::MakeSpan(values), examples, options, 1,
                   [&](int, int) -> absl::Status {
                     const std::chrono::duration<double> spent =
                         Clock::now() - begin;
-                    std::cout << spent.count() << std::endl;
+                    std::cout << spent.count() << " " << CpuSeconds() - cpu
+                              << std::endl;
                     if (!std::getline(std::cin, line)) {
                       return absl::CancelledError("end of input");
                     }
                     begin = Clock::now();
+                    cpu = CpuSeconds();
                     return absl::OkStatus();
                   })
           .status();

@@ -1,12 +1,16 @@
 #include "client/data/dataset.h"
 
+#include <algorithm>
 #include <fstream>
 #include <set>
 
+#include "absl/strings/str_cat.h"
 #include "base/files.h"
 #include "client/data/line_reader.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "model/tokenizer/bpe_trainer.h"
+#include "model/tokenizer/tokenizer.h"
 #include "tests/support/golden.h"
 
 namespace choir::client {
@@ -150,6 +154,76 @@ TEST(LoadDatasetTest, ReadsPreferencesAndLabels) {
               absl::StatusCode::kInvalidArgument)
         << line;
   }
+}
+
+TEST(LoadDatasetTest, ReadsConversations) {
+  const auto examples = Load(
+      "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},"
+      "{\"role\":\"assistant\",\"content\":[{\"type\":\"text\","
+      "\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}],"
+      "\"topic\":\"t\"}");
+  ASSERT_TRUE(examples.ok()) << examples.status();
+  ASSERT_EQ(examples->size(), 1u);
+  const RawExample& example = (*examples)[0];
+  ASSERT_EQ(example.messages.size(), 2u);
+  EXPECT_EQ(example.messages[0].role, "user");
+  EXPECT_EQ(example.messages[0].content, "q");
+  EXPECT_EQ(example.messages[1].content, "ab");
+  EXPECT_EQ(example.fields.at("topic"), "t");
+  EXPECT_THAT(Refusal("{\"messages\":[]}"), HasSubstr("not a list"));
+  EXPECT_THAT(Refusal("{\"messages\":[{\"role\":\"user\"}]}"),
+              HasSubstr("lacks \"role\" or \"content\""));
+  EXPECT_THAT(Refusal("{\"messages\":[{\"role\":\"user\",\"content\":3}]}"),
+              HasSubstr("neither text nor"));
+  EXPECT_THAT(
+      Refusal("{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]}"),
+      HasSubstr("\"assistant\" says anything"));
+  EXPECT_THAT(Refusal("{\"messages\":[],\"text\":\"t\"}"),
+              HasSubstr("as well as \"messages\""));
+}
+
+TEST(SplitHoldoutTest, TellsConversationsApart) {
+  std::vector<RawExample> examples(64);
+  for (size_t i = 0; i < examples.size(); ++i) {
+    examples[i].messages = {{"user", absl::StrCat(i)}, {"assistant", "a"}};
+  }
+  const DatasetSplit split = SplitHoldout(examples, 0.5);
+  EXPECT_GT(split.train.size(), 16u);
+  EXPECT_GT(split.heldout.size(), 16u);
+}
+
+std::unique_ptr<const model::Tokenizer> ByteTokenizer() {
+  model::BpeTrainerOptions options;
+  options.vocab_size = 280;
+  return model::Tokenizer::Parse(model::TrainBpe({"a b"}, options).value(), "t")
+      .value();
+}
+
+TEST(EncodeExamplesTest, ConversationsNeedAFormatThatFits) {
+  const auto tokenizer = ByteTokenizer();
+  std::vector<RawExample> examples(2);
+  examples[0].text = "plain text";
+  examples[1].messages = {{"user", "q"}, {"assistant", "a"}};
+  config::TrainingOptions training;
+  // The tokenizer has no chat template.
+  EXPECT_EQ(CheckConversations(*tokenizer, examples, training).code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(EncodeExamples(*tokenizer, examples, training).size(), 1u);
+  EXPECT_TRUE(CheckConversations(*tokenizer, {examples[0]}, training).ok());
+  training.chat_format = "plain";
+  EXPECT_TRUE(CheckConversations(*tokenizer, examples, training).ok());
+  const auto encoded = EncodeExamples(*tokenizer, examples, training);
+  ASSERT_EQ(encoded.size(), 2u);
+  const std::vector<uint8_t>& mask = encoded[1].loss_mask;
+  EXPECT_EQ(std::count(mask.begin(), mask.end(), 1), 3);  // " ", "a", EOS
+  training.objective = config::Objective::kCausalLm;
+  EXPECT_TRUE(EncodeExamples(*tokenizer, examples, training)[1]
+                  .loss_mask.empty());
+  training.chat_format = "llama2";
+  examples[1].messages = {{"assistant", "a"}};
+  EXPECT_THAT(
+      std::string(CheckConversations(*tokenizer, examples, training).message()),
+      AllOf(HasSubstr("example 2"), HasSubstr("take turns")));
 }
 
 TEST(CheckExamplesTest, SaysHowManyExamplesAnObjectiveCannotUse) {

@@ -42,6 +42,12 @@ class FakeTrainer final : public model::Trainer {
     result.examples_seen = 99;
     return result;
   }
+  absl::StatusOr<std::vector<model::TrainResult>> TrainBank(
+      absl::Span<const model::BankMember> members,
+      const config::TrainingOptions& options,
+      const model::ProgressFn& progress) override {
+    return absl::UnimplementedError("participations train alone");
+  }
   absl::StatusOr<model::EvalResult> Evaluate(
       absl::Span<const float> parameters,
       absl::Span<const model::Example> examples,

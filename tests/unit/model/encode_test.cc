@@ -75,5 +75,57 @@ TEST_F(EncodeTest, LongPromptsLoseTheirBeginningNotTheResponse) {
   EXPECT_NEAR(both.loss_begin, 16, 1);
 }
 
+// What of `example` is learnt.
+std::string Learnt(const Tokenizer& tokenizer, const Example& example) {
+  std::vector<int32_t> ids;
+  for (size_t i = 1; i < example.ids.size(); ++i) {
+    if (example.loss_mask[i] != 0) ids.push_back(example.ids[i]);
+  }
+  return tokenizer.Decode(ids).value();
+}
+
+TEST_F(EncodeTest, OfConversationsTheAssistantsTurnsAreLearnt) {
+  const auto chat = ChatTemplate::For(*tokenizer_, "plain").value();
+  const std::vector<ChatMessage> talk = {{"system", "s"},
+                                         {"user", "apple?"},
+                                         {"assistant", "a fruit"},
+                                         {"user", "tree?"},
+                                         {"assistant", "tall"}};
+  const Example example =
+      EncodeConversation(*tokenizer_, chat, talk, 200).value();
+  ASSERT_EQ(example.loss_mask.size(), example.ids.size());
+  EXPECT_EQ(example.ids.front(), bos_);
+  EXPECT_EQ(example.ids.back(), eos_);
+  EXPECT_EQ(Learnt(*tokenizer_, example), " a fruit tall");
+  EXPECT_EQ(tokenizer_->Decode(example.ids).value(),
+            "System: s\n\nUser: apple?\n\nAssistant: a fruit\n\nUser: "
+            "tree?\n\nAssistant: tall");
+  // The same ids whole, for causal language modelling.
+  const auto whole =
+      EncodeConversationText(*tokenizer_, chat, talk, 200).value();
+  ASSERT_EQ(whole.size(), 1u);
+  EXPECT_TRUE(whole[0].loss_mask.empty());
+  EXPECT_GE(whole[0].ids.size(), example.ids.size());
+}
+
+TEST_F(EncodeTest, LongConversationsKeepSomethingToLearn) {
+  const auto chat = ChatTemplate::For(*tokenizer_, "plain").value();
+  std::string much;
+  for (int i = 0; i < 60; ++i) much += "xyz ";
+  const std::vector<ChatMessage> talk = {{"user", much},
+                                         {"assistant", "no"},
+                                         {"user", "tree?"},
+                                         {"assistant", "tall"}};
+  const Example late = EncodeConversation(*tokenizer_, chat, talk, 40).value();
+  EXPECT_LE(late.ids.size(), 40u);
+  EXPECT_EQ(Learnt(*tokenizer_, late), " tall");
+  const std::vector<ChatMessage> single = {{"user", much},
+                                           {"assistant", "tall"}};
+  const Example cut =
+      EncodeConversation(*tokenizer_, chat, single, 40).value();
+  EXPECT_LE(cut.ids.size(), 40u);
+  EXPECT_EQ(Learnt(*tokenizer_, cut), " tall");
+}
+
 }  // namespace
 }  // namespace choir::model

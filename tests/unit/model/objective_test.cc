@@ -177,7 +177,7 @@ TEST_F(ObjectiveTest, PackedGradientsOfOneExampleStayInIt) {
 TEST_F(ObjectiveTest, TokenLossesEqualTheirSumAndLibTorchsGradients) {
   base::SimRandom random(2);
   const int64_t rows = 40;
-  const int64_t vocabulary = 1 << 15;  // slices of 16 rows
+  const int64_t vocabulary = 1 << 18;  // slices of 16 rows
   const auto normal = [&](at::IntArrayRef sizes) {
     at::Tensor x = at::empty(sizes, at::kFloat);
     for (int64_t i = 0; i < x.numel(); ++i) {
@@ -207,7 +207,7 @@ TEST_F(ObjectiveTest, TokenLossesEqualTheirSumAndLibTorchsGradients) {
     return (x[0] - x[1]).abs().max().item<double>();
   };
   EXPECT_LT(difference(nll), 1e-4);
-  EXPECT_LT(difference(grad_hidden), 1e-4);
+  EXPECT_LT(difference(grad_hidden), 1e-3);
   EXPECT_LT(difference(grad_head), 1e-4);
   EXPECT_NEAR(nll[0].sum().item<double>(),
               LinearCrossEntropy(Kernels::kFused, hidden, head, targets, 1.0)

@@ -146,7 +146,7 @@ TEST_F(OpsTest, AttentionEqualsReferenceOverBlocksAndSequences) {
 
 TEST_F(OpsTest, CrossEntropyEqualsReferenceOverSlices) {
   const int64_t rows = 50;
-  const int64_t vocabulary = 1 << 15;  // slices of 16 rows
+  const int64_t vocabulary = 1 << 18;  // slices of 16 rows
   at::Tensor targets = at::empty({rows}, at::kInt);
   for (int64_t i = 0; i < rows; ++i) {
     targets.data_ptr<int32_t>()[i] =
@@ -177,6 +177,20 @@ TEST_F(OpsTest, WholeModelEqualsReferenceWithBiasesAndLora) {
   const double fused = decoder.Loss(batch, {}, 0.01).item<double>();
   EXPECT_NEAR(fused, decoder.Loss(batch, reference, 0.01).item<double>(), 1e-6);
   EXPECT_GT(fused, 0.0);
+}
+
+TEST_F(OpsTest, AMaskLeavesOutWhatIsNotLearnt) {
+  Example masked;
+  masked.ids = {5, 6, 7, 8, 9};
+  masked.loss_mask = {1, 1, 0, 0, 1};
+  const Example* const one[] = {&masked};
+  EXPECT_EQ(PredictedTokens(masked, 64), 2);
+  EXPECT_EQ(PredictedTokens(masked, 4), 1);
+  const PackedBatch batch = PackExamples(one, 64, at::kCPU);
+  EXPECT_EQ(batch.predictions, 2);
+  EXPECT_TRUE(at::equal(batch.ids, at::tensor({5, 6, 7, 8}, at::kLong)));
+  EXPECT_TRUE(at::equal(batch.rows, at::tensor({0, 3}, at::kLong)));
+  EXPECT_TRUE(at::equal(batch.targets, at::tensor({6, 9}, at::kInt)));
 }
 
 TEST_F(OpsTest, CachedDecodingEqualsOneForwardPass) {

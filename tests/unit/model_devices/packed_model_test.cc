@@ -1,4 +1,5 @@
 // Models whose frozen weights are quantised: in a folder, or while loading.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -197,6 +198,29 @@ TEST(PackedModelTest, GeneratesAndTrains) {
                     .ok());
     const auto after = (*trainer)->Evaluate(values, examples, training, nullptr);
     EXPECT_LT(after->loss_sum, 0.9 * before->loss_sum);
+  }
+}
+
+TEST(PackedWeightTest, TensorsOfOtherDevicesReadBackTheSame) {
+  base::SimRandom random(3);
+  for (const auto& [out, in] : {std::pair<int64_t, int64_t>{33, 50},
+                                std::pair<int64_t, int64_t>{64, 128}}) {
+    std::vector<float> values(out * in);
+    for (float& v : values) v = static_cast<float>(random.Normal());
+    values[7] = 40.0f;  // an outlier
+    for (const WeightFormat format : kFormats) {
+      const auto matrix = QuantizedMatrix::Quantize(
+          format, out, in,
+          [&, in = in](int64_t begin, int64_t count, float* to) {
+            std::copy_n(values.data() + begin * in, count * in, to);
+          });
+      ASSERT_TRUE(matrix.ok()) << matrix.status();
+      const PackedWeight host(*matrix, at::kCPU);
+      const PackedWeight tensors(*matrix, at::kCPU, /*as_tensors=*/true);
+      EXPECT_TRUE(
+          at::equal(host.Dense(at::kFloat), tensors.Dense(at::kFloat)))
+          << WeightFormatName(format);
+    }
   }
 }
 

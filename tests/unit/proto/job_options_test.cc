@@ -131,6 +131,8 @@ TEST(ResolveJobTest, EveryObjectiveAndAttentionSurvivesToProto) {
       "objective = \"classification\"\nlabels = [\"good\", \"bad\"]",
       "attention = \"block_sparse\"\n[training.block_sparse]\nblock = 32",
       "[training.sparsity]\nmax_rate = 0.5\nstages = 3\nmeasure_every = 4",
+      "[training.router]\naux_loss = 0.0",
+      "[training.router]\naux_loss = 0.02\nz_loss = 1e-3\nbias_rate = 0.01",
   };
   for (const char* table : tables) {
     v1::JobConfig config;
@@ -150,6 +152,10 @@ TEST(ResolveJobTest, EveryObjectiveAndAttentionSurvivesToProto) {
     EXPECT_EQ(again->training.dpo.beta, options->training.dpo.beta);
     EXPECT_EQ(again->training.sparsity.stages,
               options->training.sparsity.stages);
+    EXPECT_EQ(again->training.router.aux_loss,
+              options->training.router.aux_loss);
+    EXPECT_EQ(again->training.router.bias_rate,
+              options->training.router.bias_rate);
     EXPECT_EQ(again->training.block_sparse.block,
               options->training.block_sparse.block);
   }
@@ -172,6 +178,9 @@ TEST(ResolveJobTest, RefusesTrainingSettingsThatNobodyWouldRead) {
        "local_blocks"},
       {"[training.sparsity]\nmax_rate = 0.95", "max_rate"},
       {"[training.sparsity]\nmax_rate = 0.5\nstages = 1", "stages"},
+      {"[training.router]\naux_loss = -0.5", "router.aux_loss"},
+      {"[training.router]\nz_loss = -1.0", "router.z_loss"},
+      {"[training.router]\nbias_rate = 2.0", "router.bias_rate"},
       {"[adapter]\nnum_labels = 3", "num_labels"},
   };
   for (const auto& [table, field] : cases) {
