@@ -30,6 +30,23 @@ TEST(X25519Test, KnownAnswer) {
   EXPECT_EQ(Hex(b->Agree(a->public_key())->view()), shared);
 }
 
+TEST(X25519Test, ThousandsOfRandomAgreementsAreOpensslsOwn) {
+  base::SystemRandom random;
+  for (int round = 0; round < 100; ++round) {
+    const auto key = X25519Key::Generate(random);
+    std::vector<std::string> points(40, std::string(32, '\0'));
+    for (std::string& point : points) {
+      random.Fill(absl::MakeSpan(reinterpret_cast<uint8_t*>(point.data()), 32));
+    }
+    const std::vector<absl::string_view> views(points.begin(), points.end());
+    const auto all = key->AgreeWithAll(views);
+    ASSERT_TRUE(all.ok()) << all.status();
+    for (size_t i = 0; i < points.size(); ++i) {
+      ASSERT_EQ((*all)[i].view(), key->Agree(points[i])->view());
+    }
+  }
+}
+
 // Many at once give what each gives alone, whatever their number; points that
 // are not reduced, and the base point, among them.
 TEST(X25519Test, AgreesWithManyAsWithEach) {
