@@ -87,25 +87,29 @@ absl::Status JobRunnerImpl::Perform(engine::Action& action) {
 }
 
 absl::Status JobRunnerImpl::PerformAggregate(const engine::Aggregate& action) {
-  engine::Event answer;
   const absl::StatusOr<aggregate::IntegerSum> sum =
       SumUpdates(action.updates, layout_, engine_->options().aggregation,
                  store_.blobs(), pool_);
+  if (!sum.ok()) return AnswerSum(action.round, action.attempt, sum.status());
   absl::StatusOr<v1::RoundCommitted> committed =
-      sum.ok() ? StepServer(action.round, action.attempt, action.adapter,
-                            action.server_state, sum->Encode())
-               : absl::StatusOr<v1::RoundCommitted>(sum.status());
-  if (sum.ok() && absl::IsUnavailable(committed.status())) {
-    return committed.status();
-  }
+      StepServer(action.round, action.attempt, action.adapter,
+                 action.server_state, sum->Encode());
+  if (absl::IsUnavailable(committed.status())) return committed.status();
+  if (committed.ok()) committed->set_total_weight(sum->total_weight());
+  return AnswerSum(action.round, action.attempt, std::move(committed));
+}
+
+absl::Status JobRunnerImpl::AnswerSum(
+    uint32_t round, uint32_t attempt,
+    absl::StatusOr<v1::RoundCommitted> committed) {
+  engine::Event answer;
   if (committed.ok()) {
-    committed->set_total_weight(sum->total_weight());
     answer = engine::AggregateDone{*std::move(committed)};
   } else {
-    base::LogError("round ", action.round, ", attempt ", action.attempt,
-                   ": no sum: ", committed.status().ToString());
-    answer = engine::AggregateFailed{action.round, action.attempt,
-                                     committed.status().ToString()};
+    base::LogError("round ", round, ", attempt ", attempt, ": no sum: ",
+                   committed.status().ToString());
+    answer =
+        engine::AggregateFailed{round, attempt, committed.status().ToString()};
   }
   Enqueue(engine_->Handle(answer, clock_.Now()));
   return absl::OkStatus();

@@ -64,6 +64,9 @@ class JobRunnerImpl final : public JobRunner {
   absl::Status PersistRecords();
   absl::Status Perform(engine::Action& action);
   absl::Status PerformAggregate(const engine::Aggregate& action);
+  // Tells the engine what became of a sum.
+  absl::Status AnswerSum(uint32_t round, uint32_t attempt,
+                         absl::StatusOr<v1::RoundCommitted> committed);
   absl::StatusOr<v1::RoundCommitted> StepServer(
       uint32_t round, uint32_t attempt, const v1::BlobRef& adapter,
       const v1::BlobRef& server_state, const std::string& sum_bytes);

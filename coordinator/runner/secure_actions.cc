@@ -6,7 +6,6 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "base/log.h"
 #include "base/secure_random.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
@@ -306,18 +305,8 @@ absl::Status JobRunnerImpl::PerformSecureSum(
   CHOIR_CHECK(secure_ != nullptr);
   absl::StatusOr<v1::RoundCommitted> committed = SumSecurely(action);
   if (absl::IsUnavailable(committed.status())) return committed.status();
-  engine::Event answer;
-  if (committed.ok()) {
-    secure_->End("");
-    answer = engine::AggregateDone{*std::move(committed)};
-  } else {
-    base::LogError("round ", action.round, ", attempt ", action.attempt,
-                   ": no sum: ", committed.status().ToString());
-    answer = engine::AggregateFailed{action.round, action.attempt,
-                                     committed.status().ToString()};
-  }
-  Enqueue(engine_->Handle(answer, clock_.Now()));
-  return absl::OkStatus();
+  if (committed.ok()) secure_->End("");
+  return AnswerSum(action.round, action.attempt, std::move(committed));
 }
 
 }  // namespace choir::runner

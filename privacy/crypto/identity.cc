@@ -1,13 +1,9 @@
 #include "privacy/crypto/identity.h"
 
 #include <openssl/ec.h>
-#include <sys/stat.h>
 
-#include <cerrno>
-
-#include "absl/strings/str_cat.h"
-#include "base/files.h"
 #include "base/status_macros.h"
+#include "privacy/crypto/key_file.h"
 #include "privacy/crypto/openssl_handles.h"
 
 namespace choir::crypto {
@@ -48,11 +44,7 @@ absl::StatusOr<PrivateKey> PrivateKey::Generate() {
 }
 
 absl::StatusOr<PrivateKey> PrivateKey::FromPem(absl::string_view pem) {
-  BioPtr bio = ReadOnlyBio(pem);
-  // An empty password callback keeps OpenSSL from asking on the terminal.
-  KeyPtr key(PEM_read_bio_PrivateKey(
-      bio.get(), nullptr, [](char*, int, int, void*) { return 0; }, nullptr));
-  ERR_clear_error();
+  KeyPtr key = KeyFromPem(pem);
   if (key == nullptr) {
     return absl::InvalidArgumentError(
         "not an unencrypted private key in PEM form");
@@ -66,40 +58,15 @@ absl::StatusOr<PrivateKey> PrivateKey::FromPem(absl::string_view pem) {
 }
 
 absl::StatusOr<PrivateKey> PrivateKey::ReadFile(const std::string& path) {
-  struct stat file = {};
-  if (::stat(path.c_str(), &file) != 0) {
-    return base::ErrnoStatus(errno, absl::StrCat("read ", path));
-  }
-  if ((file.st_mode & 077) != 0) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "others may read or write the private key ", path,
-        "; run: chmod 600 ", path));
-  }
-  CHOIR_ASSIGN_OR_RETURN(std::string text, base::ReadFile(path, 1 << 20));
-  const SecretString pem(std::move(text));
-  absl::StatusOr<PrivateKey> key = FromPem(pem.view());
-  if (!key.ok()) {
-    return absl::Status(key.status().code(),
-                        absl::StrCat(path, ": ", key.status().message()));
-  }
-  return key;
+  return ReadKeyFile<PrivateKey>(path);
 }
 
 absl::StatusOr<SecretString> PrivateKey::ToPem() const {
-  // Secure memory BIOs wipe what they held.
-  BioPtr bio(BIO_new(BIO_s_secmem()));
-  if (bio == nullptr ||
-      PEM_write_bio_PrivateKey(bio.get(), handle_->key.get(), nullptr, nullptr,
-                               0, nullptr, nullptr) != 1) {
-    return OpensslError("writing a private key");
-  }
-  return SecretString(BioText(bio.get()));
+  return KeyToPem(handle_->key.get());
 }
 
 absl::Status PrivateKey::WriteFile(const std::string& path) const {
-  CHOIR_ASSIGN_OR_RETURN(const SecretString pem, ToPem());
-  return base::WriteFileAtomic(path, pem.view(), base::Durability::kPowerLoss,
-                               0600);
+  return WriteKeyFile(handle_->key.get(), path);
 }
 
 absl::StatusOr<std::string> PrivateKey::PublicKeySha256() const {

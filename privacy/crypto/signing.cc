@@ -1,13 +1,10 @@
 #include "privacy/crypto/signing.h"
 
-#include <sys/stat.h>
-
-#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/files.h"
 #include "base/status_macros.h"
+#include "privacy/crypto/key_file.h"
 #include "privacy/crypto/openssl_handles.h"
 
 namespace choir::crypto {
@@ -61,11 +58,7 @@ absl::StatusOr<SigningKey> SigningKey::FromPrivate(absl::string_view bytes) {
 }
 
 absl::StatusOr<SigningKey> SigningKey::FromPem(absl::string_view pem) {
-  BioPtr bio = ReadOnlyBio(pem);
-  // An empty password callback keeps OpenSSL from asking on the terminal.
-  KeyPtr key(PEM_read_bio_PrivateKey(
-      bio.get(), nullptr, [](char*, int, int, void*) { return 0; }, nullptr));
-  ERR_clear_error();
+  KeyPtr key = KeyFromPem(pem);
   if (key == nullptr || !IsEd25519(key.get())) {
     return absl::InvalidArgumentError(
         "not an unencrypted Ed25519 private key in PEM form");
@@ -76,40 +69,15 @@ absl::StatusOr<SigningKey> SigningKey::FromPem(absl::string_view pem) {
 }
 
 absl::StatusOr<SigningKey> SigningKey::ReadFile(const std::string& path) {
-  struct stat file = {};
-  if (::stat(path.c_str(), &file) != 0) {
-    return base::ErrnoStatus(errno, absl::StrCat("read ", path));
-  }
-  if ((file.st_mode & 077) != 0) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "others may read or write the private key ", path,
-        "; run: chmod 600 ", path));
-  }
-  CHOIR_ASSIGN_OR_RETURN(std::string text, base::ReadFile(path, 1 << 20));
-  const SecretString pem(std::move(text));
-  absl::StatusOr<SigningKey> key = FromPem(pem.view());
-  if (!key.ok()) {
-    return absl::Status(key.status().code(),
-                        absl::StrCat(path, ": ", key.status().message()));
-  }
-  return key;
+  return ReadKeyFile<SigningKey>(path);
 }
 
 absl::StatusOr<SecretString> SigningKey::ToPem() const {
-  // Secure memory BIOs wipe what they held.
-  BioPtr bio(BIO_new(BIO_s_secmem()));
-  if (bio == nullptr ||
-      PEM_write_bio_PrivateKey(bio.get(), handle_->key.get(), nullptr, nullptr,
-                               0, nullptr, nullptr) != 1) {
-    return OpensslError("writing a private key");
-  }
-  return SecretString(BioText(bio.get()));
+  return KeyToPem(handle_->key.get());
 }
 
 absl::Status SigningKey::WriteFile(const std::string& path) const {
-  CHOIR_ASSIGN_OR_RETURN(const SecretString pem, ToPem());
-  return base::WriteFileAtomic(path, pem.view(), base::Durability::kPowerLoss,
-                               0600);
+  return WriteKeyFile(handle_->key.get(), path);
 }
 
 absl::StatusOr<std::string> SigningKey::PublicKey() const {
