@@ -1,11 +1,14 @@
-// kill -9 at random moments of rounds that are summed in secret: attempts are
-// abandoned cleanly, no session is used twice, no masked vector stays behind,
-// and the adapter is the one of an undisturbed job that sums in the open.
+// kill -9 at random moments of rounds that are summed in secret, and as soon as
+// a secure phase is seen to begin: attempts are abandoned cleanly, no session is
+// used twice, no masked vector stays behind, and the adapter is the one of an
+// undisturbed job that sums in the open.
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <cstdio>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -77,6 +80,25 @@ int MaskedVectors(const std::string& store) {
   return count;
 }
 
+// How often the coordinator has opened the phases after training.
+int PhasesOpened(const Cluster& cluster) {
+  const std::string log =
+      base::ReadFile(cluster.PathOf("coordinator.log")).value_or("");
+  const std::vector<absl::string_view> parts =
+      absl::StrSplit(log, "each sharing with");
+  return static_cast<int>(parts.size()) - 1;
+}
+
+// Returns as soon as a round enters those phases, which last some hundredths of
+// a second; or after five seconds, if the job has ended.
+void AwaitSecurePhase(const Cluster& cluster) {
+  const int before = PhasesOpened(cluster);
+  const absl::Time end = absl::Now() + absl::Seconds(5);
+  while (PhasesOpened(cluster) == before && absl::Now() < end) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+}
+
 TEST(SecureCrashTest, KillsInAnyPhaseAbandonTheAttemptAndChangeNothing) {
   Cluster cluster;
   cluster.StartCoordinator();
@@ -94,7 +116,12 @@ TEST(SecureCrashTest, KillsInAnyPhaseAbandonTheAttemptAndChangeNothing) {
   int jobs = 1;
   cluster.Submit(Job("secure-0", true));
   for (int kill = 0; kill < kKills; ++kill) {
-    absl::SleepFor(absl::Milliseconds(100 + random.Below(900)));
+    if (kill % 2 == 0) {
+      AwaitSecurePhase(cluster);
+      absl::SleepFor(absl::Milliseconds(random.Below(20)));
+    } else {
+      absl::SleepFor(absl::Milliseconds(100 + random.Below(900)));
+    }
     cluster.coordinator()->Signal(SIGKILL);
     ASSERT_TRUE(cluster.coordinator()->Wait(absl::Seconds(10)));
     if (kill % 4 == 0) {
@@ -128,6 +155,8 @@ TEST(SecureCrashTest, KillsInAnyPhaseAbandonTheAttemptAndChangeNothing) {
     EXPECT_EQ(story.last_adapter, plain.last_adapter) << i;
     lost_in_a_phase += story.lost_in_a_phase;
   }
+  std::printf("%d attempts were cut off amid a secure phase\n",
+              lost_in_a_phase);
   EXPECT_GT(lost_in_a_phase, 0) << "no kill came amid a secure phase";
 }
 
