@@ -219,11 +219,11 @@ absl::StatusOr<IntegerSum> IntegerSum::Decode(absl::string_view bytes) {
   if (rest > 0) {
     std::memcpy(sum.sums_.data(), bytes.data() + kHeaderBytes, rest);
   }
-  for (const int64_t element : sum.sums_) {
-    if (Magnitude(element) > sum.bound_) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "sum has an element beyond its bound of ", sum.bound_));
-    }
+  const uint64_t largest = LargestMagnitude(sum.sums_);
+  if (largest != sum.bound_) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("sum claims a bound of ", sum.bound_,
+                     "; its largest element has a magnitude of ", largest));
   }
   return sum;
 }

@@ -5,6 +5,12 @@
 
 #include "base/check.h"
 #include "coordinator/store/journal_row.h"
+#include "google/protobuf/stubs/logging.h"
+
+extern "C" int LLVMFuzzerInitialize(int*, char***) {
+  google::protobuf::SetLogHandler(nullptr);  // a line for each refused text
+  return 0;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   choir::store::JournalRow row;

@@ -154,9 +154,9 @@ TEST(IntegerSumTest, DecodesOnlyWhatItEncodes) {
   }
   EXPECT_FALSE(IntegerSum::Decode(bytes + "x").ok());
   EXPECT_FALSE(IntegerSum::Decode(bytes + "12345678").ok());
-  // Magic, bits, number of updates, total weight, bound, count, an element's
-  // top byte.
-  for (const size_t at : {0u, 37u, 46u, 55u, 63u, 71u, 79u}) {
+  // Magic, bits, number of updates, total weight, bound (lowest and top byte:
+  // larger than any element is wrong too), count, an element's top byte.
+  for (const size_t at : {0u, 37u, 46u, 55u, 56u, 63u, 71u, 79u}) {
     std::string broken = bytes;
     broken[at] = static_cast<char>(broken[at] ^ 0xff);
     EXPECT_FALSE(IntegerSum::Decode(broken).ok()) << at;
