@@ -6,6 +6,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/log.h"
 #include "base/secure_random.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
@@ -130,16 +131,20 @@ absl::StatusOr<Answer> JobRunnerImpl::PostSecure(
 absl::Status JobRunnerImpl::RefuseSession(
     const std::string& client, const v1::SecureExchangeRequest& request) {
   const v1::SecureRefusal& refusal = request.message().refusal();
+  const std::string reason =
+      v1::SecureRefusal::Reason_IsValid(refusal.reason())
+          ? v1::SecureRefusal::Reason_Name(refusal.reason())
+          : absl::StrCat(refusal.reason());
+  std::string text = absl::StrCat("refused the secure session: ", reason);
+  if (!refusal.detail().empty()) {
+    absl::StrAppend(&text, ": ", Printable(refusal.detail()));
+  }
+  base::LogWarning("job ", request.key().job(), " round ",
+                   request.key().round(), " attempt ", request.key().attempt(),
+                   ": client ", client, " ", text);
+  // Who is out already changes nothing any more.
   if (engine_->WantsSecure(client, request.key())) {
     SecureRoundOf(request.key())->Refused(client, request.message());
-    const std::string reason =
-        v1::SecureRefusal::Reason_IsValid(refusal.reason())
-            ? v1::SecureRefusal::Reason_Name(refusal.reason())
-            : absl::StrCat(refusal.reason());
-    std::string text = absl::StrCat("refused the secure session: ", reason);
-    if (!refusal.detail().empty()) {
-      absl::StrAppend(&text, ": ", Printable(refusal.detail()));
-    }
     Enqueue(engine_->Handle(
         engine::TaskFailed{client, request.key(), text, false},
         clock_.Now()));

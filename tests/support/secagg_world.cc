@@ -86,6 +86,7 @@ absl::StatusOr<std::string> TestSigner::Sign(absl::string_view text) const {
 }
 
 absl::Status MemoryHistory::Remember(absl::string_view token) {
+  if (!fault_.ok()) return fault_;
   if (!seen_.insert(std::string(token)).second) {
     return absl::AlreadyExistsError("seen before");
   }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -86,8 +87,11 @@ class MemoryHistory final : public SessionHistory {
   absl::Status Remember(absl::string_view token) override;
   // The defence switched off.
   void ForgetAll() { seen_.clear(); }
+  // From now on nothing can be remembered.
+  void Break(absl::Status fault) { fault_ = std::move(fault); }
 
  private:
+  absl::Status fault_;
   std::set<std::string> seen_;
 };
 

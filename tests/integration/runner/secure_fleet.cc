@@ -114,7 +114,8 @@ absl::Status SecureFleet::Begin(Client& client) {
   updates_[plan.key().round()][client.signer->name()] = update;
   secrets_.push_back(
       std::string(reinterpret_cast<const char*>(update.values.data()), 16));
-  const v1::SecureSession& session = plan.secure_session();
+  v1::SecureSession session = plan.secure_session();
+  if (mislead_at_start) mislead_at_start(client.signer->name(), session);
   const secagg::ContributionSpec spec = secagg::RoundSpec(
       plan.aggregation(), plan.secure_aggregation(), session,
       static_cast<uint64_t>(layout_.num_elements()));
@@ -196,14 +197,16 @@ absl::Status SecureFleet::Deliver(const std::string& name) {
 absl::StatusOr<bool> SecureFleet::Act(const std::string& name) {
   Client& client = clients_[name];
   if (client.answer.has_value()) {
-    const absl::StatusOr<v1::SecureServerMessage> answer =
-        *std::move(client.answer);
+    absl::StatusOr<v1::SecureServerMessage> answer = *std::move(client.answer);
     client.answer.reset();
     client.ready.reset();
     if (absl::IsInvalidArgument(answer.status())) {
       return answer.status();
     }
-    if (answer.ok()) client.ready = client.session->Handle(*answer);
+    if (answer.ok()) {
+      if (mislead) mislead(name, *answer);
+      client.ready = client.session->Handle(*answer);
+    }
     if (!client.ready.has_value()) End(client);
   }
   if (client.plan.has_value() && !client.session.has_value() &&

@@ -49,6 +49,15 @@ class SecureFleet {
   std::function<void(const std::string& client,
                      v1::SecureExchangeRequest& request, std::string& payload)>
       tamper;
+  // May change what a client is told: a session, or what follows in it.
+  std::function<void(const std::string& client, v1::SecureSession& session)>
+      mislead_at_start;
+  std::function<void(const std::string& client,
+                     v1::SecureServerMessage& message)>
+      mislead;
+  secagg::MemoryHistory& history(const std::string& client) {
+    return clients_.at(client).history;
+  }
   // Every message is handed in so many times.
   int times = 1;
 

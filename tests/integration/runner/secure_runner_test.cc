@@ -1,6 +1,7 @@
 // Secure rounds through the runner: real sessions, in-process clients.
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -73,6 +74,36 @@ class SecureRunnerTest : public ::testing::Test {
 
   std::string Aggregate(const v1::RoundCommitted& round) {
     return *store_->blobs().Read(round.aggregate().digest());
+  }
+
+  // The sums in the open of those who handed in a masked vector in this
+  // attempt, group by group.
+  static std::vector<aggregate::IntegerSum> PlainGroups(
+      const SecureFleet& fleet, uint32_t attempt) {
+    std::map<uint32_t, std::vector<std::string>> members;
+    for (const v1::JournalRecord& record : fleet.records()) {
+      const v1::SecurePhaseClosed& closed = record.secure_phase_closed();
+      if (closed.phase() != engine::kMaskedInput ||
+          closed.key().attempt() != attempt) {
+        continue;
+      }
+      for (const auto& client : closed.clients()) {
+        members[client.group()].push_back(client.client());
+      }
+    }
+    std::vector<aggregate::IntegerSum> groups;
+    for (const auto& [group, names] : members) {
+      groups.push_back(fleet.PlainSum(1, names));
+    }
+    return groups;
+  }
+
+  static int PhasesClosed(const SecureFleet& fleet) {
+    return static_cast<int>(std::count_if(
+        fleet.records().begin(), fleet.records().end(),
+        [](const v1::JournalRecord& record) {
+          return record.has_secure_phase_closed();
+        }));
   }
 
   int MaskedBlobs() const {
@@ -186,21 +217,11 @@ TEST_F(SecureRunnerTest, GroupsAreSummedByThemselvesAndCombinedRobustly) {
   ASSERT_TRUE(ran.ok()) << ran;
   const v1::RoundCommitted round = Committed(*fleet).at(0);
   ASSERT_THAT(round.group_aggregates(), SizeIs(3));
-  std::map<uint32_t, std::vector<std::string>> members;
-  for (const v1::JournalRecord& record : fleet->records()) {
-    const v1::SecurePhaseClosed& closed = record.secure_phase_closed();
-    if (closed.phase() != engine::kMaskedInput) continue;
-    for (const auto& client : closed.clients()) {
-      members[client.group()].push_back(client.client());
-    }
-  }
-  std::vector<aggregate::IntegerSum> groups;
-  for (uint32_t group = 1; group <= 3; ++group) {
-    ASSERT_THAT(members[group], SizeIs(4));
-    groups.push_back(fleet->PlainSum(1, members[group]));
-    EXPECT_EQ(*store_->blobs().Read(
-                  round.group_aggregates(static_cast<int>(group) - 1).digest()),
-              groups.back().Encode());
+  const std::vector<aggregate::IntegerSum> groups = PlainGroups(*fleet, 1);
+  ASSERT_THAT(groups, SizeIs(3));
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(*store_->blobs().Read(round.group_aggregates(i).digest()),
+              groups[i].Encode());
   }
   EXPECT_EQ(Aggregate(round),
             aggregate::CombineGroups(config::GroupRule::kMedian, groups)
@@ -341,13 +362,7 @@ TEST_F(SecureRunnerTest, ACoordinatorKilledInAnyPhaseBeginsTheAttemptAnew) {
     std::string first_session;
     {
       auto fleet = Fleet(job);
-      const auto phases = [&] {
-        return std::count_if(fleet->records().begin(), fleet->records().end(),
-                             [](const v1::JournalRecord& record) {
-                               return record.has_secure_phase_closed();
-                             });
-      };
-      while (phases() < closed) ASSERT_TRUE(fleet->Turn().ok());
+      while (PhasesClosed(*fleet) < closed) ASSERT_TRUE(fleet->Turn().ok());
       for (const v1::JournalRecord& record : fleet->records()) {
         if (record.has_round_started()) {
           first_session = record.round_started().secure_session().session_id();
@@ -368,6 +383,40 @@ TEST_F(SecureRunnerTest, ACoordinatorKilledInAnyPhaseBeginsTheAttemptAnew) {
     EXPECT_NE(round.secure_session().session_id(), first_session);
     EXPECT_EQ(Aggregate(round),
               fleet->PlainSum(1, SurvivorsOf(round)).Encode());
+  }
+}
+
+// The same in groups, one of whose members vanishes in the second attempt: what
+// is committed is the median of the groups' sums in the open, bit for bit.
+TEST_F(SecureRunnerTest, ACoordinatorKilledAmidGroupsFormsThemAnew) {
+  for (int closed = 1; closed <= 4; ++closed) {
+    config::JobOptions job = Job(1, 15, 12);
+    job.name = absl::StrCat("job-", closed);
+    job.secure_aggregation.group_size = 5;
+    job.secure_aggregation.group_rule = config::GroupRule::kMedian;
+    {
+      auto fleet = Fleet(job);
+      while (PhasesClosed(*fleet) < closed) ASSERT_TRUE(fleet->Turn().ok());
+    }
+    auto fleet = Fleet(job);
+    ASSERT_FALSE(fleet->records().empty());
+    EXPECT_THAT(fleet->records()[0].round_lost().reason(),
+                HasSubstr("the coordinator was restarted in phase"));
+    fleet->vanishes = [](const std::string& client, const v1::TaskKey&,
+                         absl::string_view phase) {
+      return client == "c107" && phase == engine::kMaskedInput;
+    };
+    const absl::Status ran = fleet->Run();
+    ASSERT_TRUE(ran.ok()) << ran;
+    const v1::RoundCommitted round = Committed(*fleet).at(0);
+    EXPECT_EQ(round.attempt(), 2u);
+    EXPECT_THAT(round.survivors(), SizeIs(14));
+    const std::vector<aggregate::IntegerSum> groups = PlainGroups(*fleet, 2);
+    ASSERT_THAT(groups, SizeIs(3));
+    EXPECT_EQ(Aggregate(round),
+              aggregate::CombineGroups(config::GroupRule::kMedian, groups)
+                  ->Encode());
+    EXPECT_EQ(MaskedBlobs(), 0);
   }
 }
 
