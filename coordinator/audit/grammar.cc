@@ -1,20 +1,11 @@
 #include "coordinator/audit/grammar.h"
 
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/saturating_add.h"
 
 namespace choir::audit {
-namespace {
-
-uint64_t AddOrMax(uint64_t a, uint64_t b) {
-  const uint64_t max = std::numeric_limits<uint64_t>::max();
-  return b > max - a ? max : a + b;
-}
-
-}  // namespace
-
 void Grammar::Wrong(absl::string_view what) {
   findings_->push_back({event_, absl::StrCat("event ", event_),
                         absl::StrCat("event ", event_, ": ", what)});
@@ -239,7 +230,7 @@ void Grammar::On(const v1::EvaluationFinished& record) {
   uint64_t tokens = 0;
   for (const auto& [client, report] : job->evaluations) {
     loss_sum += report.loss_sum();
-    tokens = AddOrMax(tokens, report.tokens());
+    tokens = base::SaturatingAdd(tokens, report.tokens());
   }
   if (record.clients() != job->evaluations.size() ||
       record.tokens() != tokens || record.loss_sum() != loss_sum) {

@@ -1,10 +1,10 @@
 // The part of the grammar that is about rounds of training.
-#include <limits>
 #include <set>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/saturating_add.h"
 #include "coordinator/audit/grammar.h"
 
 namespace choir::audit {
@@ -12,11 +12,6 @@ namespace {
 
 std::string RoundName(uint32_t round, uint32_t attempt) {
   return absl::StrCat("round ", round, ", attempt ", attempt);
-}
-
-uint64_t AddOrMax(uint64_t a, uint64_t b) {
-  const uint64_t max = std::numeric_limits<uint64_t>::max();
-  return b > max - a ? max : a + b;
 }
 
 }  // namespace
@@ -161,9 +156,10 @@ void Grammar::CheckSurvivors(const Job& job, const v1::RoundCommitted& record,
       continue;
     }
     const Accepted& accepted = it->second;
-    total = AddOrMax(total, accepted.weight);
-    bytes_up = AddOrMax(bytes_up, accepted.report.update().size());
-    bytes_down = AddOrMax(bytes_down, accepted.report.bytes_downloaded());
+    total = base::SaturatingAdd(total, accepted.weight);
+    bytes_up = base::SaturatingAdd(bytes_up, accepted.report.update().size());
+    bytes_down =
+        base::SaturatingAdd(bytes_down, accepted.report.bytes_downloaded());
     step.updates.push_back({client, accepted.report.update(), accepted.weight});
   }
   const std::set<std::string> survivors(record.survivors().begin(),

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/saturating_add.h"
 #include "base/sim_random.h"
 #include "coordinator/engine/engine_impl.h"
 #include "coordinator/selection/selection.h"
@@ -284,7 +285,7 @@ void Engine::Impl::FinishEvaluation(const Evaluating& evaluating,
   uint64_t tokens = 0;
   for (const auto& [client, report] : evaluating.accepted) {
     loss_sum += report.loss_sum();
-    tokens = SaturatingAdd(tokens, report.tokens());
+    tokens = base::SaturatingAdd(tokens, report.tokens());
   }
   finished.set_loss_sum(loss_sum);
   finished.set_tokens(tokens);
@@ -310,7 +311,8 @@ void Engine::Impl::Finish(v1::JobFinished::State state,
 void Engine::Impl::Discard(Outcome& outcome) {
   DiscardUpdates discard{UpdatesInUse()};
   // Of secure rounds too: what was sent in the open all the same.
-  if (!discard.updates.empty() || secure()) outcome.actions.push_back(std::move(discard));
+  if (discard.updates.empty() && !secure()) return;
+  outcome.actions.push_back(std::move(discard));
 }
 
 Engine::Engine(config::JobOptions options, JobFacts facts,

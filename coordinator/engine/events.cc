@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/saturating_add.h"
 #include "coordinator/engine/engine_impl.h"
 
 namespace choir::engine {
@@ -284,8 +285,9 @@ void Engine::Impl::On(const AggregateDone& event, Outcome& outcome) {
   uint64_t bytes_down = 0;
   for (const auto& [client, update] : aggregating->round.accepted) {
     committed.add_survivors(client);
-    bytes_up = SaturatingAdd(bytes_up, update.report.update().size());
-    bytes_down = SaturatingAdd(bytes_down, update.report.bytes_downloaded());
+    bytes_up = base::SaturatingAdd(bytes_up, update.report.update().size());
+    bytes_down =
+        base::SaturatingAdd(bytes_down, update.report.bytes_downloaded());
   }
   *committed.mutable_server_state_before() = state_.server_state();
   *committed.mutable_adapter_before() = state_.adapter();

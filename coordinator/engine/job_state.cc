@@ -5,14 +5,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
+#include "base/saturating_add.h"
 
 namespace choir::engine {
 namespace {
-
-absl::Status Broken(absl::string_view record, absl::string_view why) {
-  return BrokenJournal(record, why);
-}
 
 v1::TaskKey MakeKey(const std::string& job, uint32_t round, uint32_t attempt,
                     v1::TaskKind kind) {
@@ -42,9 +38,12 @@ std::set<std::string, std::less<>> Keys(const Map& map) {
 // The job a record is about; empty for other kinds of records.
 absl::string_view JobOf(const v1::JournalRecord& record) {
   switch (record.record_case()) {
-    case v1::JournalRecord::kJobStarted: return record.job_started().job();
-    case v1::JournalRecord::kJobFinished: return record.job_finished().job();
-    case v1::JournalRecord::kRoundStarted: return record.round_started().job();
+    case v1::JournalRecord::kJobStarted:
+      return record.job_started().job();
+    case v1::JournalRecord::kJobFinished:
+      return record.job_finished().job();
+    case v1::JournalRecord::kRoundStarted:
+      return record.round_started().job();
     case v1::JournalRecord::kUpdateAccepted:
       return record.update_accepted().key().job();
     case v1::JournalRecord::kUpdateRefused:
@@ -53,7 +52,8 @@ absl::string_view JobOf(const v1::JournalRecord& record) {
       return record.client_lost().key().job();
     case v1::JournalRecord::kRoundCommitted:
       return record.round_committed().job();
-    case v1::JournalRecord::kRoundLost: return record.round_lost().job();
+    case v1::JournalRecord::kRoundLost:
+      return record.round_lost().job();
     case v1::JournalRecord::kSecurePhaseClosed:
       return record.secure_phase_closed().key().job();
     case v1::JournalRecord::kEvaluationStarted:
@@ -62,7 +62,8 @@ absl::string_view JobOf(const v1::JournalRecord& record) {
       return record.evaluation_accepted().key().job();
     case v1::JournalRecord::kEvaluationFinished:
       return record.evaluation_finished().job();
-    default: return "";
+    default:
+      return "";
   }
 }
 
@@ -73,10 +74,9 @@ bool SameKey(const v1::TaskKey& a, const v1::TaskKey& b) {
          a.attempt() == b.attempt() && a.job() == b.job();
 }
 
-uint64_t SaturatingAdd(uint64_t a, uint64_t b) {
-  return b > std::numeric_limits<uint64_t>::max() - a
-             ? std::numeric_limits<uint64_t>::max()
-             : a + b;
+absl::Status BrokenJournal(absl::string_view record, absl::string_view why) {
+  return absl::DataLossError(
+      absl::StrCat("journal is broken: ", record, " cannot follow, ", why));
 }
 
 JobState::JobState(config::JobOptions options, v1::JobStarted facts)
@@ -92,7 +92,7 @@ absl::Status JobState::Apply(const v1::JournalRecord& record) {
   const absl::string_view job = JobOf(record);
   if (job.empty() || job != options_.name) return absl::OkStatus();
   if (std::holds_alternative<Finished>(phase_)) {
-    return Broken("a record of the job", "the job is finished");
+    return BrokenJournal("a record of the job", "the job is finished");
   }
   switch (record.record_case()) {
     case v1::JournalRecord::kJobFinished:
@@ -119,7 +119,8 @@ absl::Status JobState::Apply(const v1::JournalRecord& record) {
       return ApplyEvaluationAccepted(record.evaluation_accepted());
     case v1::JournalRecord::kEvaluationFinished:
       return ApplyEvaluationFinished(record.evaluation_finished());
-    default: return absl::OkStatus();
+    default:
+      return absl::OkStatus();
   }
 }
 
@@ -128,22 +129,23 @@ absl::Status JobState::ApplyRoundStarted(const v1::RoundStarted& record) {
   if (waiting == nullptr || waiting->evaluate ||
       record.round() != waiting->number || record.attempt() != attempt() ||
       static_cast<int64_t>(record.round()) > options_.rounds.count) {
-    return Broken("RoundStarted",
-                  absl::StrCat("round ", round(), ", attempt ", attempt(),
-                               " would be next"));
+    return BrokenJournal(
+        "RoundStarted", absl::StrCat("round ", round(), ", attempt ", attempt(),
+                                     " would be next"));
   }
   if (!SortedAndUnique(record.cohort())) {
-    return Broken("RoundStarted", "its cohort is not sorted");
+    return BrokenJournal("RoundStarted", "its cohort is not sorted");
   }
   const bool secure = options_.secure_aggregation.enabled;
   if (secure != record.has_secure_session()) {
-    return Broken("RoundStarted", secure ? "it has no session to sum in secret"
-                                         : "this job sums in the open");
+    return BrokenJournal("RoundStarted",
+                         secure ? "it has no session to sum in secret"
+                                : "this job sums in the open");
   }
   Training training;
   if (secure) training.session = record.secure_session();
-  training.cohort.key = MakeKey(options_.name, record.round(),
-                                record.attempt(), v1::TASK_KIND_TRAIN);
+  training.cohort.key = MakeKey(options_.name, record.round(), record.attempt(),
+                                v1::TASK_KIND_TRAIN);
   training.cohort.pending.insert(record.cohort().begin(),
                                  record.cohort().end());
   training.target = training.cohort.pending.size();
@@ -160,14 +162,15 @@ absl::Status JobState::ApplyUpdateAccepted(const v1::UpdateAccepted& record) {
   if (training == nullptr || !SameKey(record.key(), training->cohort.key) ||
       record.weight() == 0 || training->session.has_value() ||
       training->cohort.pending.count(record.client()) == 0) {
-    return Broken("UpdateAccepted",
-                  absl::StrCat("no update of '", record.client(),
-                               "' is awaited for it"));
+    return BrokenJournal(
+        "UpdateAccepted",
+        absl::StrCat("no update of '", record.client(), "' is awaited for it"));
   }
   training->cohort.pending.erase(record.client());
   training->accepted[record.client()] = {record.report(), record.weight()};
-  bytes_up_ = SaturatingAdd(bytes_up_, record.report().update().size());
-  bytes_down_ = SaturatingAdd(bytes_down_, record.report().bytes_downloaded());
+  bytes_up_ = base::SaturatingAdd(bytes_up_, record.report().update().size());
+  bytes_down_ =
+      base::SaturatingAdd(bytes_down_, record.report().bytes_downloaded());
   CloseTrainingIfComplete();
   return absl::OkStatus();
 }
@@ -187,8 +190,8 @@ absl::Status JobState::ApplyOut(const v1::TaskKey& key,
   // A refused report on a task that nobody was given changes nothing.
   const bool current = cohort != nullptr && SameKey(key, cohort->key);
   if (!refused && (!current || cohort->pending.count(client) == 0)) {
-    return Broken("ClientLost",
-                  absl::StrCat("'", client, "' has no task to be lost"));
+    return BrokenJournal("ClientLost",
+                         absl::StrCat("'", client, "' has no task to be lost"));
   }
   if (!current) return absl::OkStatus();
   cohort->pending.erase(client);
@@ -220,21 +223,22 @@ absl::Status JobState::ApplyRoundCommitted(const v1::RoundCommitted& record) {
   if (aggregating == nullptr ||
       record.round() != aggregating->round.cohort.key.round() ||
       record.attempt() != aggregating->round.cohort.key.attempt()) {
-    return Broken("RoundCommitted",
-                  absl::StrCat("round ", record.round(), ", attempt ",
-                               record.attempt(), " is not being summed"));
+    return BrokenJournal(
+        "RoundCommitted",
+        absl::StrCat("round ", record.round(), ", attempt ", record.attempt(),
+                     " is not being summed"));
   }
   const auto& accepted = aggregating->round.accepted;
-  if (!std::equal(accepted.begin(), accepted.end(),
-                  record.survivors().begin(), record.survivors().end(),
-                  [](const auto& a, const std::string& b) {
-                    return a.first == b;
-                  })) {
-    return Broken("RoundCommitted",
-                  "its survivors are not those whose updates were accepted");
+  if (!std::equal(
+          accepted.begin(), accepted.end(), record.survivors().begin(),
+          record.survivors().end(),
+          [](const auto& a, const std::string& b) { return a.first == b; })) {
+    return BrokenJournal(
+        "RoundCommitted",
+        "its survivors are not those whose updates were accepted");
   }
   if (record.adapter_before().digest() != adapter_.digest()) {
-    return Broken("RoundCommitted", "it begins from another adapter");
+    return BrokenJournal("RoundCommitted", "it begins from another adapter");
   }
   RememberTraining(aggregating->round);
   return EnterCommitted(record);
@@ -251,12 +255,11 @@ absl::Status JobState::EnterCommitted(const v1::RoundCommitted& record) {
 
 absl::Status JobState::ApplyRoundLost(const v1::RoundLost& record) {
   const Training* training = round_in_progress();
-  if (training == nullptr ||
-      record.round() != training->cohort.key.round() ||
+  if (training == nullptr || record.round() != training->cohort.key.round() ||
       record.attempt() != training->cohort.key.attempt()) {
-    return Broken("RoundLost",
-                  absl::StrCat("round ", record.round(), ", attempt ",
-                               record.attempt(), " is not in progress"));
+    return BrokenJournal("RoundLost",
+                         absl::StrCat("round ", record.round(), ", attempt ",
+                                      record.attempt(), " is not in progress"));
   }
   RememberTraining(*training);
   ++rounds_lost_;
@@ -270,12 +273,12 @@ absl::Status JobState::ApplyEvaluationStarted(
   const auto* waiting = std::get_if<WaitingForClients>(&phase_);
   if (waiting == nullptr || !waiting->evaluate ||
       record.version() != waiting->number) {
-    return Broken("EvaluationStarted",
-                  absl::StrCat("version ", record.version(),
-                               " is not to be evaluated now"));
+    return BrokenJournal("EvaluationStarted",
+                         absl::StrCat("version ", record.version(),
+                                      " is not to be evaluated now"));
   }
   if (!SortedAndUnique(record.cohort())) {
-    return Broken("EvaluationStarted", "its cohort is not sorted");
+    return BrokenJournal("EvaluationStarted", "its cohort is not sorted");
   }
   Evaluating evaluating;
   evaluating.cohort.key = MakeKey(options_.name, record.version(),
@@ -291,13 +294,14 @@ absl::Status JobState::ApplyEvaluationAccepted(
   auto* evaluating = std::get_if<Evaluating>(&phase_);
   if (evaluating == nullptr || !SameKey(record.key(), evaluating->cohort.key) ||
       evaluating->cohort.pending.count(record.client()) == 0) {
-    return Broken("EvaluationAccepted",
-                  absl::StrCat("no evaluation of '", record.client(),
-                               "' is awaited for it"));
+    return BrokenJournal("EvaluationAccepted",
+                         absl::StrCat("no evaluation of '", record.client(),
+                                      "' is awaited for it"));
   }
   evaluating->cohort.pending.erase(record.client());
   evaluating->accepted[record.client()] = record.report();
-  bytes_down_ = SaturatingAdd(bytes_down_, record.report().bytes_downloaded());
+  bytes_down_ =
+      base::SaturatingAdd(bytes_down_, record.report().bytes_downloaded());
   return absl::OkStatus();
 }
 
@@ -306,14 +310,14 @@ absl::Status JobState::ApplyEvaluationFinished(
   const auto* evaluating = std::get_if<Evaluating>(&phase_);
   if (evaluating == nullptr ||
       record.version() != evaluating->cohort.key.round()) {
-    return Broken("EvaluationFinished",
-                  absl::StrCat("version ", record.version(),
-                               " is not being evaluated"));
+    return BrokenJournal(
+        "EvaluationFinished",
+        absl::StrCat("version ", record.version(), " is not being evaluated"));
   }
   if (record.clients() != evaluating->accepted.size()) {
-    return Broken("EvaluationFinished",
-                  absl::StrCat(evaluating->accepted.size(),
-                               " clients were accepted"));
+    return BrokenJournal(
+        "EvaluationFinished",
+        absl::StrCat(evaluating->accepted.size(), " clients were accepted"));
   }
   last_evaluation_ = {evaluating->cohort.key, Keys(evaluating->accepted)};
   last_was_evaluation_ = true;
@@ -327,11 +331,11 @@ absl::Status JobState::ApplyEvaluationFinished(
 
 absl::Status JobState::ApplyJobFinished(const v1::JobFinished& record) {
   const auto* waiting = std::get_if<WaitingForClients>(&phase_);
-  const bool done = waiting != nullptr && !waiting->evaluate &&
-                    static_cast<int64_t>(waiting->number) >
-                        options_.rounds.count;
+  const bool done =
+      waiting != nullptr && !waiting->evaluate &&
+      static_cast<int64_t>(waiting->number) > options_.rounds.count;
   if (record.state() == v1::JobFinished::DONE && !done) {
-    return Broken("JobFinished", "rounds or evaluations are missing");
+    return BrokenJournal("JobFinished", "rounds or evaluations are missing");
   }
   if (const Training* round = round_in_progress()) RememberTraining(*round);
   Enter(Finished{record});

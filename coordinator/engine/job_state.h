@@ -181,10 +181,6 @@ absl::string_view NextSecurePhase(
 // DATA_LOSS: "journal is broken: <record> cannot follow, <why>".
 absl::Status BrokenJournal(absl::string_view record, absl::string_view why);
 
-// Adds, and stays at the largest value instead of wrapping: byte counts are
-// what peers claim.
-uint64_t SaturatingAdd(uint64_t a, uint64_t b);
-
 }  // namespace choir::engine
 
 #endif  // CHOIR_COORDINATOR_ENGINE_JOB_STATE_H_

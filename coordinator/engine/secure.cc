@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/saturating_add.h"
 #include "base/sim_random.h"
 #include "coordinator/engine/engine_impl.h"
 #include "coordinator/selection/selection.h"
@@ -279,7 +280,7 @@ void Engine::Impl::OnSecureSum(const SecureSum& sum,
     committed.add_survivors(client);
   }
   for (const auto& [client, bytes] : downloaded_) {
-    bytes_down = SaturatingAdd(bytes_down, bytes);
+    bytes_down = base::SaturatingAdd(bytes_down, bytes);
   }
   *committed.mutable_server_state_before() = state_.server_state();
   *committed.mutable_adapter_before() = state_.adapter();

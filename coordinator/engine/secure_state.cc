@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/saturating_add.h"
 #include "coordinator/engine/job_state.h"
 #include "coordinator/engine/secure_events.h"
 
@@ -13,11 +14,6 @@ namespace {
 constexpr char kRecord[] = "SecurePhaseClosed";
 
 }  // namespace
-
-absl::Status BrokenJournal(absl::string_view record, absl::string_view why) {
-  return absl::DataLossError(
-      absl::StrCat("journal is broken: ", record, " cannot follow, ", why));
-}
 
 absl::string_view NextSecurePhase(
     absl::string_view phase, const config::SecureAggregationOptions& options) {
@@ -75,7 +71,7 @@ absl::Status JobState::ApplySecurePhase(const v1::SecurePhaseClosed& record) {
   const absl::Status accounted = CheckAccounted(round->cohort, record);
   if (!accounted.ok()) return accounted;
   for (const auto& client : record.clients()) {
-    bytes_up_ = SaturatingAdd(bytes_up_, client.bytes());
+    bytes_up_ = base::SaturatingAdd(bytes_up_, client.bytes());
   }
   if (training != nullptr) {
     CloseAdvertising(record, Training(*training));
@@ -110,7 +106,7 @@ void JobState::CloseSecure(const v1::SecurePhaseClosed& record,
     }
   }
   for (const auto& client : record.clients()) {
-    sum.bytes_up = SaturatingAdd(sum.bytes_up, client.bytes());
+    sum.bytes_up = base::SaturatingAdd(sum.bytes_up, client.bytes());
   }
   for (const auto& group : record.groups()) {
     if (group.lost().empty()) continue;
@@ -144,7 +140,7 @@ absl::Status JobState::ApplySecureCommitted(const SecureSum& sum,
   if (record.adapter_before().digest() != adapter_.digest()) {
     return BrokenJournal(kCommitted, "it begins from another adapter");
   }
-  bytes_down_ = SaturatingAdd(bytes_down_, record.bytes_down());
+  bytes_down_ = base::SaturatingAdd(bytes_down_, record.bytes_down());
   last_training_ = {sum.round.cohort.key, sum.survivors};
   last_was_evaluation_ = false;
   return EnterCommitted(record);

@@ -119,12 +119,5 @@ TEST_F(JobStateTest, NothingFollowsTheEnd) {
   ExpectBroken(Started(1, 1, {"a"}));
 }
 
-TEST(SaturatingAddTest, StaysAtTheLargestValue) {
-  const uint64_t max = std::numeric_limits<uint64_t>::max();
-  EXPECT_EQ(SaturatingAdd(2, 3), 5u);
-  EXPECT_EQ(SaturatingAdd(max, 1), max);
-  EXPECT_EQ(SaturatingAdd(max - 1, 1), max);
-}
-
 }  // namespace
 }  // namespace choir::engine
