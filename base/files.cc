@@ -14,43 +14,35 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "base/scoped_fd.h"
 #include "base/secure_random.h"
 #include "base/status_macros.h"
 
 namespace choir::base {
 namespace {
 
-// Closes a descriptor when it leaves scope, unless it was released.
-class ScopedFd {
- public:
-  explicit ScopedFd(int fd) : fd_(fd) {}
-  ~ScopedFd() {
-    if (fd_ >= 0) close(fd_);
-  }
-  ScopedFd(const ScopedFd&) = delete;
-  ScopedFd& operator=(const ScopedFd&) = delete;
-  int get() const { return fd_; }
-  int release() {
-    const int fd = fd_;
-    fd_ = -1;
-    return fd;
-  }
-
- private:
-  int fd_;
+struct RegularFile {
+  ScopedFd fd;
+  uint64_t size = 0;
 };
 
-absl::Status WriteAll(int fd, absl::string_view bytes,
-                      const std::string& path) {
-  while (!bytes.empty()) {
-    const ssize_t n = write(fd, bytes.data(), bytes.size());
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      return ErrnoStatus(errno, absl::StrCat("write ", path));
-    }
-    bytes.remove_prefix(static_cast<size_t>(n));
+// For reading. INVALID_ARGUMENT for folders, devices and the like.
+absl::StatusOr<RegularFile> OpenRegular(const std::string& path) {
+  RegularFile file;
+  file.fd = ScopedFd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file.fd.is_open()) {
+    return ErrnoStatus(errno, absl::StrCat("open ", path));
   }
-  return absl::OkStatus();
+  struct stat info;
+  if (fstat(file.fd.get(), &info) != 0) {
+    return ErrnoStatus(errno, absl::StrCat("look at ", path));
+  }
+  if (!S_ISREG(info.st_mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " is not a regular file"));
+  }
+  file.size = static_cast<uint64_t>(info.st_size);
+  return file;
 }
 
 }  // namespace
@@ -138,17 +130,15 @@ absl::Status WriteFileAtomic(const std::string& path, absl::string_view bytes,
   const std::string temporary = absl::StrCat(path, ".tmp-", random.Hex(6));
   ScopedFd fd(open(temporary.c_str(),
                    O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
-  if (fd.get() < 0) {
+  if (!fd.is_open()) {
     return ErrnoStatus(errno, absl::StrCat("create ", temporary));
   }
-  absl::Status status = WriteAll(fd.get(), bytes, temporary);
+  absl::Status status = WriteAllAt(fd.get(), 0, bytes, temporary);
   if (status.ok() && durability == Durability::kPowerLoss &&
       fsync(fd.get()) != 0) {
     status = ErrnoStatus(errno, absl::StrCat("sync ", temporary));
   }
-  if (status.ok() && close(fd.release()) != 0) {
-    status = ErrnoStatus(errno, absl::StrCat("close ", temporary));
-  }
+  if (status.ok()) status = fd.Close(temporary);
   if (status.ok() && std::rename(temporary.c_str(), path.c_str()) != 0) {
     status = ErrnoStatus(errno, absl::StrCat("rename to ", path));
   }
@@ -163,7 +153,7 @@ absl::Status WriteFileAtomic(const std::string& path, absl::string_view bytes,
 
 absl::Status SyncDirectory(const std::string& path) {
   ScopedFd fd(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (fd.get() < 0 || fsync(fd.get()) != 0) {
+  if (!fd.is_open() || fsync(fd.get()) != 0) {
     return ErrnoStatus(errno, absl::StrCat("sync folder ", path));
   }
   return absl::OkStatus();
@@ -171,18 +161,9 @@ absl::Status SyncDirectory(const std::string& path) {
 
 absl::StatusOr<std::unique_ptr<RandomAccessFile>> RandomAccessFile::Open(
     const std::string& path) {
-  ScopedFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (fd.get() < 0) return ErrnoStatus(errno, absl::StrCat("open ", path));
-  struct stat info;
-  if (fstat(fd.get(), &info) != 0) {
-    return ErrnoStatus(errno, absl::StrCat("look at ", path));
-  }
-  if (!S_ISREG(info.st_mode)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, " is not a regular file"));
-  }
-  return std::unique_ptr<RandomAccessFile>(new RandomAccessFile(
-      fd.release(), static_cast<uint64_t>(info.st_size), path));
+  CHOIR_ASSIGN_OR_RETURN(RegularFile file, OpenRegular(path));
+  return std::unique_ptr<RandomAccessFile>(
+      new RandomAccessFile(file.fd.release(), file.size, path));
 }
 
 RandomAccessFile::~RandomAccessFile() { close(fd_); }
@@ -208,25 +189,16 @@ absl::Status RandomAccessFile::ReadAt(uint64_t offset, uint64_t bytes,
 
 absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(
     const std::string& path) {
-  ScopedFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (fd.get() < 0) return ErrnoStatus(errno, absl::StrCat("open ", path));
-  struct stat info;
-  if (fstat(fd.get(), &info) != 0) {
-    return ErrnoStatus(errno, absl::StrCat("look at ", path));
-  }
-  if (!S_ISREG(info.st_mode)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, " is not a regular file"));
-  }
-  const size_t size = static_cast<size_t>(info.st_size);
+  CHOIR_ASSIGN_OR_RETURN(RegularFile file, OpenRegular(path));
   void* data = nullptr;
-  if (size > 0) {
-    data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+  if (file.size > 0) {
+    data = mmap(nullptr, file.size, PROT_READ, MAP_PRIVATE, file.fd.get(), 0);
     if (data == MAP_FAILED) {
       return ErrnoStatus(errno, absl::StrCat("map ", path));
     }
   }
-  return std::shared_ptr<const MappedFile>(new MappedFile(data, size, path));
+  return std::shared_ptr<const MappedFile>(
+      new MappedFile(data, file.size, path));
 }
 
 MappedFile::~MappedFile() {

@@ -22,6 +22,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/mutex.h"
+#include "base/scoped_fd.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 
@@ -35,21 +36,15 @@ constexpr std::ptrdiff_t kMostParts = 512;
 // A download under way: appends to the file and hashes as it goes.
 class PartFile {
  public:
-  PartFile() = default;
-  PartFile(const PartFile&) = delete;
-  PartFile& operator=(const PartFile&) = delete;
-  ~PartFile() {
-    if (fd_ >= 0) close(fd_);
-  }
-
   // Takes up what is there, if it is not longer than `max_bytes`.
   absl::Status Open(const std::string& path, uint64_t max_bytes) {
     path_ = path;
-    fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (fd_ < 0) return Errno("open ");
+    fd_ =
+        base::ScopedFd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    if (!fd_.is_open()) return Errno("open ");
     std::vector<char> buffer(kReadBytes);
     while (true) {
-      const ssize_t got = read(fd_, buffer.data(), buffer.size());
+      const ssize_t got = read(fd_.get(), buffer.data(), buffer.size());
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) return Errno("read ");
       if (got == 0) break;
@@ -82,7 +77,7 @@ class PartFile {
     while (part != end) {
       const int count = static_cast<int>(
           std::min<std::ptrdiff_t>(end - part, kMostParts));
-      ssize_t put = writev(fd_, part, count);
+      ssize_t put = writev(fd_.get(), part, count);
       if (put < 0 && errno == EINTR) continue;
       if (put < 0) return Errno("write ");
       while (part != end && static_cast<size_t>(put) >= part->iov_len) {
@@ -100,7 +95,7 @@ class PartFile {
     return base::ErrnoStatus(errno, absl::StrCat(what, path_));
   }
   absl::Status Restart() {
-    if (ftruncate(fd_, 0) != 0 || lseek(fd_, 0, SEEK_SET) != 0) {
+    if (ftruncate(fd_.get(), 0) != 0 || lseek(fd_.get(), 0, SEEK_SET) != 0) {
       return Errno("truncate ");
     }
     hash_ = base::Sha256();
@@ -109,7 +104,7 @@ class PartFile {
   }
 
   std::string path_;
-  int fd_ = -1;
+  base::ScopedFd fd_;
   uint64_t size_ = 0;
   base::Sha256 hash_;
 };

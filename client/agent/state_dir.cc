@@ -1,7 +1,5 @@
 #include "client/agent/state_dir.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,22 +20,13 @@ namespace {
 constexpr char kStateName[] = "state.json";
 constexpr int kStateFormat = 1;
 
-absl::StatusOr<int> Lock(const std::string& path, const std::string& folder) {
-  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (fd < 0) {
-    return base::ErrnoStatus(errno, absl::StrCat("open ", path));
-  }
-  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    const int error = errno;
-    close(fd);
-    if (error != EWOULDBLOCK) {
-      return base::ErrnoStatus(error, absl::StrCat("lock ", path));
-    }
-    return absl::FailedPreconditionError(absl::StrCat(
-        "another agent uses the state folder ", folder,
-        "; stop it, or give this agent a folder of its own (state)"));
-  }
-  return fd;
+absl::StatusOr<base::ScopedFd> Lock(const std::string& folder) {
+  absl::StatusOr<base::ScopedFd> lock =
+      base::LockFile(base::JoinPath(folder, "lock"), 0600);
+  if (!absl::IsFailedPrecondition(lock.status())) return lock;
+  return absl::FailedPreconditionError(absl::StrCat(
+      "another agent uses the state folder ", folder,
+      "; stop it, or give this agent a folder of its own (state)"));
 }
 
 std::string JsonText(const nlohmann::json& object, const char* key) {
@@ -58,16 +47,13 @@ absl::StatusOr<std::unique_ptr<StateDir>> StateDir::Open(
   const bool existed = base::FileExists(path);
   CHOIR_RETURN_IF_ERROR(base::MakeDirectories(path));
   if (!existed) chmod(path.c_str(), 0700);
-  CHOIR_ASSIGN_OR_RETURN(const int fd,
-                         Lock(base::JoinPath(path, "lock"), path));
-  std::unique_ptr<StateDir> state(new StateDir(path, fd));
+  CHOIR_ASSIGN_OR_RETURN(base::ScopedFd lock, Lock(path));
+  std::unique_ptr<StateDir> state(new StateDir(path, std::move(lock)));
   CHOIR_RETURN_IF_ERROR(base::MakeDirectories(state->blobs_path()));
   CHOIR_RETURN_IF_ERROR(base::MakeDirectories(state->models_path()));
   CHOIR_RETURN_IF_ERROR(state->Load());
   return state;
 }
-
-StateDir::~StateDir() { close(lock_fd_); }
 
 absl::Status StateDir::Load() {
   const std::string path = File(kStateName);

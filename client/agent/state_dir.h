@@ -16,11 +16,13 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
+#include "base/scoped_fd.h"
 #include "choir/v1/coordinator.pb.h"
 
 namespace choir::client {
@@ -34,9 +36,6 @@ class StateDir {
   // Errors: FAILED_PRECONDITION if another agent uses the folder.
   static absl::StatusOr<std::unique_ptr<StateDir>> Open(
       const std::string& path);
-  ~StateDir();
-  StateDir(const StateDir&) = delete;
-  StateDir& operator=(const StateDir&) = delete;
 
   std::string key_path() const { return File("client.key"); }
   std::string request_path() const { return File("client.csr"); }
@@ -66,16 +65,16 @@ class StateDir {
   absl::Status SetSecureSession(absl::string_view session);
 
  private:
-  StateDir(std::string path, int lock_fd)
-      : path_(std::move(path)), lock_fd_(lock_fd) {}
+  StateDir(std::string path, base::ScopedFd lock)
+      : path_(std::move(path)), lock_(std::move(lock)) {}
   std::string File(absl::string_view name) const;
   absl::Status Load();
   absl::Status Parse(absl::string_view text);
   absl::Status CheckUpdate() const;
   absl::Status Write() const;
 
-  std::string path_;
-  int lock_fd_;
+  const std::string path_;
+  const base::ScopedFd lock_;
   absl::optional<v1::ReportRequest> pending_;
   std::string adapter_digest_;
   std::string secure_session_;

@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
+#include "base/scoped_fd.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "coordinator/main/job_json.h"
@@ -30,19 +31,6 @@ constexpr int kMaxMessageBytes = 64 << 20;
 void SetDeadline(grpc::ClientContext& context, int seconds = 30) {
   context.set_deadline(std::chrono::system_clock::now() +
                        std::chrono::seconds(seconds));
-}
-
-absl::Status WriteAll(int fd, absl::string_view bytes,
-                      const std::string& path) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(fd, bytes.data(), bytes.size());
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      return base::ErrnoStatus(errno, absl::StrCat("write ", path));
-    }
-    bytes.remove_prefix(static_cast<size_t>(written));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -206,27 +194,29 @@ absl::Status AdminClient::PullFile(const v1::ModelFile& file,
                                    const std::string& out) {
   const std::string path = base::JoinPath(out, file.name());
   const std::string part = absl::StrCat(path, ".part");
-  const int fd =
-      ::open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return base::ErrnoStatus(errno, absl::StrCat("create ", part));
+  base::ScopedFd fd(
+      ::open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  if (!fd.is_open()) {
+    return base::ErrnoStatus(errno, absl::StrCat("create ", part));
+  }
   grpc::ClientContext context;
   SetDeadline(context, 24 * 3600);
   v1::DownloadRequest request;
   request.set_digest(file.blob().digest());
   auto reader = stub_->Download(&context, request);
   base::Sha256 digest;
+  uint64_t received = 0;
   absl::Status status;
   v1::DownloadChunk chunk;
   while (status.ok() && reader->Read(&chunk)) {
     digest.Update(absl::string_view(chunk.data()));
-    status = WriteAll(fd, chunk.data(), part);
+    status = base::WriteAllAt(fd.get(), received, chunk.data(), part);
+    received += chunk.data().size();
   }
   if (!status.ok()) context.TryCancel();
   const grpc::Status finished = reader->Finish();
   if (status.ok()) status = Check(finished);
-  if (::close(fd) != 0 && status.ok()) {
-    status = base::ErrnoStatus(errno, absl::StrCat("close ", part));
-  }
+  if (status.ok()) status = fd.Close(part);
   if (status.ok() && base::ToHex(digest.Finish()) != file.blob().digest()) {
     status = absl::DataLossError(
         absl::StrCat(file.name(), " arrived damaged; pull again"));

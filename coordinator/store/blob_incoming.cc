@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/scoped_fd.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 
@@ -27,10 +28,7 @@ class FileUpload final : public IncomingBlob {
         slots_(slots) {
     slot_ = slots_.Take(options_.name, generation_);
   }
-  ~FileUpload() override {
-    if (fd_ >= 0) close(fd_);
-    slots_.Release(options_.name, generation_);
-  }
+  ~FileUpload() override { slots_.Release(options_.name, generation_); }
 
   absl::Status Open();
   uint64_t received_bytes() const override { return received_; }
@@ -48,7 +46,7 @@ class FileUpload final : public IncomingBlob {
   // Shared with the upload that takes over: it locks the same mutex.
   std::shared_ptr<UploadSlots::Slot> slot_;
   uint64_t generation_ = 0;
-  int fd_ = -1;
+  base::ScopedFd fd_;
   uint64_t received_ = 0;
   base::Sha256 hash_;
   bool committed_ = false;
@@ -56,24 +54,24 @@ class FileUpload final : public IncomingBlob {
 
 absl::Status FileUpload::Open() {
   base::MutexLock lock(&slot_->mu);
-  fd_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd_ < 0) {
+  fd_ = base::ScopedFd(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!fd_.is_open()) {
     return base::ErrnoStatus(errno, absl::StrCat("create ", path_));
   }
   struct stat info;
-  if (fstat(fd_, &info) != 0) {
+  if (fstat(fd_.get(), &info) != 0) {
     return base::ErrnoStatus(errno, absl::StrCat("look at ", path_));
   }
   uint64_t present = static_cast<uint64_t>(info.st_size);
   if (present > options_.size) present = 0;  // not a beginning of this blob
-  if (ftruncate(fd_, static_cast<off_t>(present)) != 0) {
+  if (ftruncate(fd_.get(), static_cast<off_t>(present)) != 0) {
     return base::ErrnoStatus(errno, absl::StrCat("shorten ", path_));
   }
   std::string buffer;
   while (received_ < present) {
     buffer.resize(std::min(kReadBytes, present - received_));
-    const ssize_t n =
-        pread(fd_, buffer.data(), buffer.size(), static_cast<off_t>(received_));
+    const ssize_t n = pread(fd_.get(), buffer.data(), buffer.size(),
+                            static_cast<off_t>(received_));
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0) {
       return base::ErrnoStatus(n < 0 ? errno : EIO,
@@ -104,11 +102,13 @@ absl::Status FileUpload::Append(absl::string_view bytes) {
                      options_.size, " bytes; ", received_,
                      " were received and ", bytes.size(), " more came"));
   }
-  const absl::Status written = WriteAllAt(fd_, received_, bytes, path_);
+  const absl::Status written =
+      base::WriteAllAt(fd_.get(), received_, bytes, path_);
   if (!written.ok()) {
     // Gives back the space of a part that did not fit; if even that fails the
     // next opening hashes what is there, and the digest decides.
-    if (ftruncate(fd_, static_cast<off_t>(received_)) != 0) return written;
+    [[maybe_unused]] const int ignored =
+        ftruncate(fd_.get(), static_cast<off_t>(received_));
     return written;
   }
   hash_.Update(bytes);
@@ -144,7 +144,8 @@ absl::Status FileUpload::Commit() {
     return Drop(absl::StrCat("the bytes that came have the digest ", digest));
   }
   absl::Status status;
-  if (options_.durability == base::Durability::kPowerLoss && fsync(fd_) != 0) {
+  if (options_.durability == base::Durability::kPowerLoss &&
+      fsync(fd_.get()) != 0) {
     status = base::ErrnoStatus(errno, absl::StrCat("sync ", path_));
   }
   if (status.ok()) {
@@ -177,21 +178,6 @@ class NothingToSend final : public IncomingBlob {
 };
 
 }  // namespace
-
-absl::Status WriteAllAt(int fd, uint64_t offset, absl::string_view bytes,
-                        const std::string& path) {
-  while (!bytes.empty()) {
-    const ssize_t n =
-        pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      return base::ErrnoStatus(errno, absl::StrCat("write ", path));
-    }
-    bytes.remove_prefix(static_cast<size_t>(n));
-    offset += static_cast<uint64_t>(n);
-  }
-  return absl::OkStatus();
-}
 
 std::string BlobPath(const std::string& root, absl::string_view digest) {
   return absl::StrCat(root, "/blobs/", digest.substr(0, 2), "/",

@@ -17,10 +17,6 @@
 
 namespace choir::store {
 
-// Writes all of `bytes` at `offset`.
-absl::Status WriteAllAt(int fd, uint64_t offset, absl::string_view bytes,
-                        const std::string& path);
-
 // Gives the file `from` the blob's final name. Atomic; replaces what is there.
 absl::Status PublishBlob(const std::string& from, const std::string& root,
                          absl::string_view digest, base::Durability durability);

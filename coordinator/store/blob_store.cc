@@ -12,6 +12,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/scoped_fd.h"
 #include "base/secure_random.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
@@ -91,24 +92,22 @@ absl::StatusOr<std::string> FileBlobStore::Create(
   base::SystemRandom random;
   const std::string path =
       base::JoinPath(incoming(), absl::StrCat(kTemporaryPrefix, random.Hex(8)));
-  const int fd =
-      open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  if (fd < 0) return base::ErrnoStatus(errno, absl::StrCat("create ", path));
-  absl::StatusOr<std::string> digest = write(fd, path);
-  if (digest.ok() && durability_ == base::Durability::kPowerLoss &&
-      fsync(fd) != 0) {
-    digest = base::ErrnoStatus(errno, absl::StrCat("sync ", path));
+  base::ScopedFd fd(
+      open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+  if (!fd.is_open()) {
+    return base::ErrnoStatus(errno, absl::StrCat("create ", path));
   }
-  if (close(fd) != 0 && digest.ok()) {
-    digest = base::ErrnoStatus(errno, absl::StrCat("close ", path));
+  absl::StatusOr<std::string> digest = write(fd.get(), path);
+  absl::Status status = digest.status();
+  if (status.ok() && durability_ == base::Durability::kPowerLoss &&
+      fsync(fd.get()) != 0) {
+    status = base::ErrnoStatus(errno, absl::StrCat("sync ", path));
   }
-  if (digest.ok()) {
-    const absl::Status published =
-        PublishBlob(path, root_, *digest, durability_);
-    if (!published.ok()) digest = published;
-  }
-  if (!digest.ok()) unlink(path.c_str());
-  return digest;
+  if (status.ok()) status = fd.Close(path);
+  if (status.ok()) status = PublishBlob(path, root_, *digest, durability_);
+  if (status.ok()) return digest;
+  unlink(path.c_str());
+  return status;
 }
 
 absl::StatusOr<v1::BlobRef> FileBlobStore::Put(absl::string_view bytes) {
@@ -119,7 +118,7 @@ absl::StatusOr<v1::BlobRef> FileBlobStore::Put(absl::string_view bytes) {
   CHOIR_RETURN_IF_ERROR(
       Create([&](int fd,
                  const std::string& path) -> absl::StatusOr<std::string> {
-        CHOIR_RETURN_IF_ERROR(WriteAllAt(fd, 0, bytes, path));
+        CHOIR_RETURN_IF_ERROR(base::WriteAllAt(fd, 0, bytes, path));
         return ref.digest();
       }).status());
   return ref;
@@ -137,7 +136,7 @@ absl::StatusOr<v1::BlobRef> FileBlobStore::PutFile(const std::string& path) {
       buffer.resize(std::min(kCopyBytes, source->size() - at));
       CHOIR_RETURN_IF_ERROR(source->ReadAt(at, buffer.size(), buffer.data()));
       hash.Update(buffer);
-      CHOIR_RETURN_IF_ERROR(WriteAllAt(fd, at, buffer, to));
+      CHOIR_RETURN_IF_ERROR(base::WriteAllAt(fd, at, buffer, to));
     }
     return base::ToHex(hash.Finish());
   };

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "base/files.h"
 #include "base/status_macros.h"
 
 namespace choir::store {
@@ -45,18 +46,16 @@ absl::StatusOr<Head> ReadHead(const std::string& path) {
 
 absl::StatusOr<std::unique_ptr<HeadFile>> HeadFile::Open(
     const std::string& path) {
-  const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC);
-  if (fd < 0) {
+  base::ScopedFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!fd.is_open()) {
     return base::ErrnoStatus(errno, absl::StrCat("open ", path));
   }
-  return std::unique_ptr<HeadFile>(new HeadFile(fd, path));
+  return std::unique_ptr<HeadFile>(new HeadFile(std::move(fd), path));
 }
-
-HeadFile::~HeadFile() { close(fd_); }
 
 absl::Status HeadFile::Write(const Head& head) {
   const std::string bytes = RenderHead(head);
-  const ssize_t written = pwrite(fd_, bytes.data(), bytes.size(), 0);
+  const ssize_t written = pwrite(fd_.get(), bytes.data(), bytes.size(), 0);
   if (written != static_cast<ssize_t>(bytes.size())) {
     return base::ErrnoStatus(written < 0 ? errno : ENOSPC,
                              absl::StrCat("write ", path_));

@@ -13,7 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "base/files.h"
+#include "base/scoped_fd.h"
 #include "base/sha256.h"
 
 namespace choir::store {
@@ -36,13 +36,13 @@ class HeadFile {
   // The file must exist: creating it is WriteFileAtomic(RenderHead(..)).
   static absl::StatusOr<std::unique_ptr<HeadFile>> Open(
       const std::string& path);
-  ~HeadFile();
   // One pwrite, no sync.
   absl::Status Write(const Head& head);
 
  private:
-  HeadFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
-  int fd_;
+  HeadFile(base::ScopedFd fd, std::string path)
+      : fd_(std::move(fd)), path_(std::move(path)) {}
+  base::ScopedFd fd_;
   std::string path_;
 };
 

@@ -1,9 +1,6 @@
 #include "coordinator/store/store.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <utility>
@@ -11,6 +8,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "base/cli.h"
+#include "base/scoped_fd.h"
 #include "base/status_macros.h"
 #include "coordinator/store/file_system.h"
 #include "coordinator/store/journal_schema.h"
@@ -22,13 +20,8 @@ constexpr char kLockedPayload[] = "choir/store-locked";
 
 class FolderStore final : public Store {
  public:
-  FolderStore(std::string root, int lock_fd)
-      : root_(std::move(root)), lock_fd_(lock_fd) {}
-  ~FolderStore() override {
-    // The lock goes last: the journal is no longer written by then.
-    journal_.reset();
-    if (lock_fd_ >= 0) close(lock_fd_);
-  }
+  FolderStore(std::string root, base::ScopedFd lock)
+      : root_(std::move(root)), lock_(std::move(lock)) {}
 
   absl::Status OpenParts(base::Durability durability,
                          const base::Clock& clock) {
@@ -48,21 +41,16 @@ class FolderStore final : public Store {
 
  private:
   const std::string root_;
-  int lock_fd_;
+  // First, so that it goes last: the journal is no longer written by then.
+  const base::ScopedFd lock_;
   std::unique_ptr<BlobStore> blobs_;
   std::unique_ptr<Journal> journal_;
 };
 
-absl::StatusOr<int> TakeLock(const std::string& root) {
-  const std::string path = base::JoinPath(root, kLockName);
-  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd < 0) return base::ErrnoStatus(errno, absl::StrCat("open ", path));
-  if (flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
-  const int error = errno;
-  close(fd);
-  if (error != EWOULDBLOCK) {
-    return base::ErrnoStatus(error, absl::StrCat("lock ", path));
-  }
+absl::StatusOr<base::ScopedFd> TakeLock(const std::string& root) {
+  absl::StatusOr<base::ScopedFd> lock =
+      base::LockFile(base::JoinPath(root, kLockName), 0644);
+  if (!absl::IsFailedPrecondition(lock.status())) return lock;
   absl::Status locked = absl::FailedPreconditionError(
       absl::StrCat("the store ", root,
                    " is in use: another process holds its lock; stop "
@@ -84,8 +72,8 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& root,
     return base::ErrnoStatus(errno, absl::StrCat("protect ", root));
   }
   CHOIR_RETURN_IF_ERROR(CheckFileSystem(root));
-  CHOIR_ASSIGN_OR_RETURN(const int lock, TakeLock(root));
-  auto store = std::make_unique<FolderStore>(root, lock);
+  CHOIR_ASSIGN_OR_RETURN(base::ScopedFd lock, TakeLock(root));
+  auto store = std::make_unique<FolderStore>(root, std::move(lock));
   CHOIR_RETURN_IF_ERROR(store->OpenParts(durability, clock));
   return std::unique_ptr<Store>(std::move(store));
 }
