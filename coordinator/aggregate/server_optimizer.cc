@@ -13,13 +13,11 @@
 #include "coordinator/aggregate/integer_sum.h"
 #include "model/adapter/peft_folder.h"
 #include "model/checkpoint/safetensors.h"
-#include "proto/codec/layout.h"
 
 namespace choir::aggregate {
 namespace {
 
-// The momentum: "CHM1", layout digest, number of elements, float64 each;
-// little-endian.
+// The momentum's encoding: docs/wire_format.md.
 constexpr char kMagic[4] = {'C', 'H', 'M', '1'};
 constexpr size_t kHeaderBytes = 4 + 32 + 8;
 
@@ -63,18 +61,18 @@ absl::StatusOr<std::vector<double>> DecodeMomentum(
   return momentum;
 }
 
-absl::StatusOr<codec::Layout> LayoutOfAdapter(absl::string_view bytes) {
+}  // namespace
+
+absl::StatusOr<codec::Layout> LayoutOfAdapter(absl::string_view adapter) {
   CHOIR_ASSIGN_OR_RETURN(
       const model::SafetensorsFile file,
-      model::ParseSafetensors(bytes, model::kAdapterModelName));
+      model::ParseSafetensors(adapter, model::kAdapterModelName));
   std::vector<codec::TensorSpec> tensors;
   for (const model::TensorView& tensor : file.tensors()) {
     tensors.push_back({tensor.name, tensor.shape});
   }
   return codec::Layout::Create(std::move(tensors));
 }
-
-}  // namespace
 
 absl::StatusOr<ServerStepResult> ServerStep(
     absl::string_view adapter_before, absl::string_view aggregate,

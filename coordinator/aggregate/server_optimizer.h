@@ -9,9 +9,14 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "proto/codec/layout.h"
 #include "proto/config/job_options.h"
 
 namespace choir::aggregate {
+
+// Names and shapes of the tensors in adapter_model.safetensors: what a round's
+// updates are laid out by. INVALID_ARGUMENT if it cannot be parsed.
+absl::StatusOr<codec::Layout> LayoutOfAdapter(absl::string_view adapter);
 
 struct ServerStepResult {
   // adapter_model.safetensors of the new version.

@@ -1,6 +1,7 @@
 #include "coordinator/audit/history.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
@@ -18,7 +19,9 @@ class Historian {
 
  private:
   JobHistory& JobOf(const std::string& name);
-  // The open attempt that `key` names; null if there is none.
+  // The open attempt with these numbers; null if there is none.
+  Attempt* OpenAttempt(const std::string& job, uint32_t round,
+                       uint32_t attempt);
   Attempt* AttemptOf(const v1::TaskKey& key);
   Part* PartOf(const v1::TaskKey& key, const std::string& client);
   void OnRoundStarted(const v1::RoundStarted& record, absl::Time now);
@@ -45,16 +48,20 @@ JobHistory& Historian::JobOf(const std::string& name) {
   return history_.jobs.back();
 }
 
-Attempt* Historian::AttemptOf(const v1::TaskKey& key) {
-  if (key.kind() != v1::TASK_KIND_TRAIN) return nullptr;
-  JobHistory& job = JobOf(key.job());
-  if (job.attempts.empty()) return nullptr;
-  Attempt& attempt = job.attempts.back();
-  if (attempt.round != key.round() || attempt.attempt != key.attempt()) {
+Attempt* Historian::OpenAttempt(const std::string& job, uint32_t round,
+                                uint32_t attempt) {
+  std::vector<Attempt>& attempts = JobOf(job).attempts;
+  if (attempts.empty() || attempts.back().round != round ||
+      attempts.back().attempt != attempt) {
     return nullptr;
   }
-  touched_ = &attempt;
-  return &attempt;
+  touched_ = &attempts.back();
+  return touched_;
+}
+
+Attempt* Historian::AttemptOf(const v1::TaskKey& key) {
+  if (key.kind() != v1::TASK_KIND_TRAIN) return nullptr;
+  return OpenAttempt(key.job(), key.round(), key.attempt());
 }
 
 Part* Historian::PartOf(const v1::TaskKey& key, const std::string& client) {
@@ -127,12 +134,8 @@ void Historian::OnSecurePhase(const v1::SecurePhaseClosed& record) {
 }
 
 void Historian::OnRoundCommitted(const v1::RoundCommitted& record) {
-  v1::TaskKey key;
-  key.set_job(record.job());
-  key.set_round(record.round());
-  key.set_attempt(record.attempt());
-  key.set_kind(v1::TASK_KIND_TRAIN);
-  Attempt* attempt = AttemptOf(key);
+  Attempt* attempt =
+      OpenAttempt(record.job(), record.round(), record.attempt());
   if (attempt == nullptr) return;
   attempt->state = "committed";
   attempt->survivors = {record.survivors().begin(), record.survivors().end()};
@@ -151,12 +154,8 @@ void Historian::OnRoundCommitted(const v1::RoundCommitted& record) {
 }
 
 void Historian::OnRoundLost(const v1::RoundLost& record) {
-  v1::TaskKey key;
-  key.set_job(record.job());
-  key.set_round(record.round());
-  key.set_attempt(record.attempt());
-  key.set_kind(v1::TASK_KIND_TRAIN);
-  Attempt* attempt = AttemptOf(key);
+  Attempt* attempt =
+      OpenAttempt(record.job(), record.round(), record.attempt());
   if (attempt == nullptr) return;
   attempt->state = "lost";
   attempt->reason = record.reason();
@@ -176,7 +175,12 @@ void Historian::OnEvaluation(const v1::JournalRecord& record) {
     const v1::EvaluationAccepted& accepted = record.evaluation_accepted();
     JobHistory& job = JobOf(accepted.key().job());
     if (job.evaluations.empty()) return;
-    job.evaluations.back().bytes_down += accepted.report().bytes_downloaded();
+    Evaluation& evaluation = job.evaluations.back();
+    evaluation.bytes_down += accepted.report().bytes_downloaded();
+    if (accepted.report().has_correct()) {
+      evaluation.correct =
+          evaluation.correct.value_or(0) + accepted.report().correct();
+    }
     return;
   }
   if (!record.has_evaluation_finished()) return;
@@ -191,6 +195,9 @@ void Historian::OnEvaluation(const v1::JournalRecord& record) {
   if (finished.tokens() > 0) {
     job.heldout_loss[finished.version()] =
         finished.loss_sum() / static_cast<double>(finished.tokens());
+    if (evaluation.correct.has_value()) {
+      job.heldout_accuracy[finished.version()] = evaluation.accuracy();
+    }
   }
 }
 
@@ -266,6 +273,24 @@ void Historian::Next(const store::JournalEntry& entry) {
 
 }  // namespace
 
+double Evaluation::accuracy() const {
+  return tokens == 0 ? std::nan("")
+                     : static_cast<double>(correct.value_or(0)) /
+                           static_cast<double>(tokens);
+}
+
+absl::optional<double> Attempt::flops_saved() const {
+  double dense = 0.0;
+  double done = 0.0;
+  for (const Part& part : parts) {
+    if (part.outcome != "accepted" || !part.train.has_value()) continue;
+    dense += part.train->dense_flops();
+    done += part.train->done_flops();
+  }
+  if (!(dense > 0.0)) return absl::nullopt;
+  return 1.0 - done / dense;
+}
+
 double Attempt::seconds() const {
   // A wall clock that was set back must not give a negative time.
   return std::max(0.0, absl::ToDoubleSeconds(ended - started));
@@ -300,11 +325,18 @@ std::vector<const Attempt*> JobHistory::rounds() const {
   return last;
 }
 
-const JobHistory* History::Find(absl::string_view job) const {
+absl::StatusOr<std::vector<const JobHistory*>> History::Select(
+    const std::string& job) const {
+  std::vector<const JobHistory*> selected;
   for (const JobHistory& one : jobs) {
-    if (job == one.name) return &one;
+    if (job.empty() || one.name == job) selected.push_back(&one);
   }
-  return nullptr;
+  if (!job.empty() && selected.empty()) {
+    return absl::NotFoundError(
+        absl::StrCat("the store knows no job '", job,
+                     "'; 'choir-audit show STORE' lists those it knows"));
+  }
+  return selected;
 }
 
 absl::StatusOr<History> ReadHistory(const std::string& root) {

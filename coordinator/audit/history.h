@@ -48,6 +48,9 @@ struct Attempt {
   absl::optional<v1::SecureSession> session;
   std::vector<v1::SecurePhaseClosed> phases;
   double seconds() const;
+  // Share of the FLOPs that training.sparsity saved in the accepted updates;
+  // null without sparsity and in secure rounds.
+  absl::optional<double> flops_saved() const;
   int CountParts(absl::string_view outcome) const;
 };
 
@@ -60,6 +63,9 @@ struct Evaluation {
   double loss_sum = 0.0;
   uint64_t tokens = 0;
   uint64_t bytes_down = 0;
+  // Of classification: held-out examples with the right label, of `tokens`.
+  absl::optional<uint64_t> correct;
+  double accuracy() const;
 };
 
 struct JobHistory {
@@ -72,6 +78,8 @@ struct JobHistory {
   std::vector<Evaluation> evaluations;
   // The latest finished evaluation's mean loss per token, by version.
   std::map<uint32_t, double> heldout_loss;
+  // The same of classification's share of right labels.
+  std::map<uint32_t, double> heldout_accuracy;
   // Downloads for the attempt's training and for the evaluation after it; of
   // round 1 also for the one before it.
   uint64_t BytesDown(const Attempt& attempt) const;
@@ -92,7 +100,9 @@ struct History {
   std::map<std::string, uint64_t> records_by_kind;
   uint64_t events = 0;
 
-  const JobHistory* Find(absl::string_view job) const;
+  // The job of that name, or all if it is empty. NOT_FOUND for an unknown job.
+  absl::StatusOr<std::vector<const JobHistory*>> Select(
+      const std::string& job) const;
 };
 
 // Reads the whole journal of the store in folder `root`. Takes the records at

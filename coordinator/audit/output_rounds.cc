@@ -11,20 +11,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-absl::StatusOr<std::vector<const JobHistory*>> Select(const History& history,
-                                                      const std::string& job) {
-  std::vector<const JobHistory*> jobs;
-  for (const JobHistory& one : history.jobs) {
-    if (job.empty() || one.name == job) jobs.push_back(&one);
-  }
-  if (!job.empty() && jobs.empty()) {
-    return absl::NotFoundError(
-        absl::StrCat("the store knows no job '", job,
-                     "'; 'choir-audit show STORE' lists those it knows"));
-  }
-  return jobs;
-}
-
 absl::optional<double> HeldoutLoss(const JobHistory& job,
                                    const Attempt& attempt) {
   const auto it = job.heldout_loss.find(attempt.round);
@@ -51,6 +37,13 @@ Json RoundJson(const JobHistory& job, const Attempt& attempt) {
   row["seconds"] = attempt.seconds();
   row["train_loss"] = committed ? Json(attempt.mean_train_loss) : Json(nullptr);
   row["heldout_loss"] = heldout.has_value() ? Json(*heldout) : Json(nullptr);
+  const auto accuracy = job.heldout_accuracy.find(attempt.round);
+  row["heldout_accuracy"] =
+      committed && accuracy != job.heldout_accuracy.end()
+          ? Json(accuracy->second)
+          : Json(nullptr);
+  const absl::optional<double> saved = attempt.flops_saved();
+  row["flops_saved"] = saved.has_value() ? Json(*saved) : Json(nullptr);
   // No privacy mechanism ran, so there is no finite epsilon to give.
   row["epsilon"] = nullptr;
   return row;
@@ -105,7 +98,7 @@ std::string VerifyText(const VerifyReport& report) {
 
 absl::StatusOr<Json> RoundsJson(const History& history,
                                 const std::string& job) {
-  CHOIR_ASSIGN_OR_RETURN(const auto jobs, Select(history, job));
+  CHOIR_ASSIGN_OR_RETURN(const auto jobs, history.Select(job));
   Json json;
   json["rounds"] = Json::array();
   for (const JobHistory* one : jobs) {
@@ -118,7 +111,7 @@ absl::StatusOr<Json> RoundsJson(const History& history,
 
 absl::StatusOr<std::string> RoundsText(const History& history,
                                        const std::string& job) {
-  CHOIR_ASSIGN_OR_RETURN(const auto jobs, Select(history, job));
+  CHOIR_ASSIGN_OR_RETURN(const auto jobs, history.Select(job));
   std::string text = absl::StrFormat(
       "%-16s %6s %-9s %4s %8s %9s %7s %5s %12s %12s %9s %10s %10s\n", "job",
       "round", "state", "try", "selected", "survivors", "refused", "lost",
@@ -147,7 +140,8 @@ absl::StatusOr<std::string> RoundsCsv(const History& history,
   CHOIR_ASSIGN_OR_RETURN(const Json json, RoundsJson(history, job));
   std::string text =
       "job,round,state,attempt,selected,survivors,refused,lost,bytes_up,"
-      "bytes_down,seconds,train_loss,heldout_loss,epsilon\n";
+      "bytes_down,seconds,train_loss,heldout_loss,heldout_accuracy,"
+      "flops_saved,epsilon\n";
   for (const Json& row : json["rounds"]) {
     std::string line;
     for (const auto& [key, value] : row.items()) {

@@ -44,6 +44,10 @@ Json PartJson(const Part& part) {
     json["seconds"] = part.train->seconds();
     json["update_norm_l2"] = part.train->update_norm_l2();
     json["clipped"] = part.train->clipped();
+    if (part.train->dense_flops() > 0.0) {
+      json["dense_flops"] = part.train->dense_flops();
+      json["done_flops"] = part.train->done_flops();
+    }
     json["update"] = part.train->update().digest();
     json["bytes_up"] = part.train->update().size();
     json["bytes_down"] = part.train->bytes_downloaded();
@@ -185,18 +189,18 @@ Json JobJson(const JobHistory& job) {
     row["mean_loss"] =
         one.tokens > 0 ? Json(one.loss_sum / static_cast<double>(one.tokens))
                        : Json(nullptr);
+    if (one.correct.has_value()) row["accuracy"] = one.accuracy();
     json["evaluations"].push_back(std::move(row));
   }
   return json;
 }
 
-absl::StatusOr<Json> RoundDocument(const History& history,
+absl::StatusOr<Json> RoundDocument(const std::vector<const JobHistory*>& jobs,
                                    const ShowOptions& options) {
   Json json;
   json["attempts"] = Json::array();
-  for (const JobHistory& job : history.jobs) {
-    if (!options.job.empty() && job.name != options.job) continue;
-    for (const Attempt& attempt : job.attempts) {
+  for (const JobHistory* job : jobs) {
+    for (const Attempt& attempt : job->attempts) {
       if (attempt.round == options.round) {
         json["attempts"].push_back(AttemptJson(attempt));
       }
@@ -233,21 +237,13 @@ void AppendLines(const Json& json, int indent, std::string& text) {
 
 absl::StatusOr<Json> ShowJson(const History& history,
                               const ShowOptions& options) {
-  if (!options.job.empty() && history.Find(options.job) == nullptr) {
-    return absl::NotFoundError(
-        absl::StrCat("the store knows no job '", options.job,
-                     "'; 'choir-audit show STORE' lists those it knows"));
-  }
-  if (options.round > 0) return RoundDocument(history, options);
+  CHOIR_ASSIGN_OR_RETURN(const auto jobs, history.Select(options.job));
+  if (options.round > 0) return RoundDocument(jobs, options);
   Json json;
   json["events"] = history.events;
   json["records"] = history.records_by_kind;
   json["jobs"] = Json::array();
-  for (const JobHistory& job : history.jobs) {
-    if (options.job.empty() || job.name == options.job) {
-      json["jobs"].push_back(JobJson(job));
-    }
-  }
+  for (const JobHistory* job : jobs) json["jobs"].push_back(JobJson(*job));
   json["refusals"] = Json::array();
   for (const Refusal& refusal : history.refusals) {
     Json row;

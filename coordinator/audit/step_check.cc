@@ -8,30 +8,17 @@
 #include "coordinator/aggregate/group_rule.h"
 #include "coordinator/aggregate/integer_sum.h"
 #include "coordinator/aggregate/server_optimizer.h"
-#include "model/adapter/peft_folder.h"
-#include "model/checkpoint/safetensors.h"
 #include "proto/codec/flat_update.h"
-#include "proto/codec/layout.h"
 
 namespace choir::audit {
 namespace {
-
-absl::StatusOr<codec::Layout> LayoutOf(const std::string& adapter) {
-  CHOIR_ASSIGN_OR_RETURN(
-      const model::SafetensorsFile file,
-      model::ParseSafetensors(adapter, model::kAdapterModelName));
-  std::vector<codec::TensorSpec> tensors;
-  for (const model::TensorView& tensor : file.tensors()) {
-    tensors.push_back({tensor.name, tensor.shape});
-  }
-  return codec::Layout::Create(std::move(tensors));
-}
 
 // The encoded sum over the kept updates. NOT_FOUND if one was not kept.
 absl::StatusOr<std::string> SumAgain(const Step& step,
                                      const std::string& adapter,
                                      const BlobReader& read) {
-  CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout, LayoutOf(adapter));
+  CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout,
+                         aggregate::LayoutOfAdapter(adapter));
   CHOIR_ASSIGN_OR_RETURN(
       aggregate::IntegerSum sum,
       aggregate::IntegerSum::Create(layout, step.options.fixed_point_bits));
