@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "absl/strings/escaping.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -135,6 +136,21 @@ TEST(IntegerSumTest, MergesOnlyWhatBelongsTogether) {
 
 TEST(IntegerSumTest, AnEmptySumHasNoMean) {
   EXPECT_TRUE(absl::IsFailedPrecondition(Empty(2).MeanUpdate().status()));
+}
+
+TEST(IntegerSumTest, EncodesTheBytesOfTheDocumentedExample) {
+  IntegerSum sum = Empty(2);
+  ASSERT_TRUE(sum.Add({1.0f, -2.0f}, 3).ok());
+  EXPECT_EQ(absl::BytesToHexString(sum.Encode()),
+            "43485331"
+            "c3917846d4b16d17e2b14a45072ebff995eb68ca0b1cac7cf7838ec570cb2408"
+            "18000000"
+            "0100000000000000"
+            "0300000000000000"
+            "0000000600000000"
+            "0200000000000000"
+            "0000000300000000"
+            "000000faffffffff");
 }
 
 TEST(IntegerSumTest, DecodesOnlyWhatItEncodes) {
