@@ -170,6 +170,36 @@ TEST(EngineSecureTest, TooFewInAPhaseLosesTheAttemptAndTheNextIsAnother) {
   ASSERT_TRUE(world.RunToEnd(clients));
 }
 
+// Who has cost an attempt its sum is left out of the next ones of this round,
+// also after a restart, unless too few would be left; not of the next round.
+TEST(EngineSecureTest, WhoIsToBlameIsLeftOutOfTheRoundsNextAttempt) {
+  for (const int clients : {5, 3}) {
+    FakeWorld world(SecureJob(2, clients, 3));
+    const std::vector<std::string> names = ClientNames(clients);
+    world.ArriveAll(names);
+    world.lose_group_in = "unmask";
+    world.blame = "c101";
+    for (int phase = 0; phase < 5; ++phase) EachSpeaks(world, names);
+    ASSERT_TRUE(Last(world).has_round_lost());
+    world.lose_group_in = "";
+    world.Crash(world.journal().size());
+    world.ArriveAll(names);
+    const auto in_cohort = [&] {
+      for (auto it = world.journal().rbegin();; ++it) {
+        if (!it->has_round_started()) continue;
+        const auto& cohort = it->round_started().cohort();
+        return std::count(cohort.begin(), cohort.end(), "c101") > 0;
+      }
+    };
+    ASSERT_NE(world.engine().secure_session(), nullptr);
+    EXPECT_EQ(world.engine().secure_session()->attempt(), 2u);
+    EXPECT_EQ(in_cohort(), clients == 3);
+    ASSERT_TRUE(world.RunToEnd(names));
+    EXPECT_EQ(world.engine().progress().rounds_lost, 1u);
+    EXPECT_TRUE(in_cohort()) << "the second round goes without it";
+  }
+}
+
 TEST(EngineSecureTest, ARefusalCountsAtOnce) {
   FakeWorld world(SecureJob(1, 4, 3));
   const std::vector<std::string> clients = ClientNames(4);
@@ -318,6 +348,7 @@ TEST(EngineSecureTest, GroupsDependOnSeedAndNamesAlone) {
     for (const auto& one : Last(world).secure_phase_closed().clients()) {
       groups.push_back(one.client() + " " + std::to_string(one.group()));
     }
+    ASSERT_THAT(groups, SizeIs(12));
     if (backwards) {
       EXPECT_EQ(groups, first);
     }
