@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
+#include "model/device_kind.h"
 #include "model/quantize/weight_format.h"
 #include "proto/codec/layout.h"
 #include "proto/config/job_options.h"
@@ -37,9 +38,6 @@ struct Example {
   // (what users say between an assistant's turns).
   std::vector<uint8_t> loss_mask;
 };
-
-// "auto" picks CUDA if a device is there.
-enum class DeviceKind { kAuto, kCpu, kCuda };
 
 struct LoadOptions {
   DeviceKind device = DeviceKind::kAuto;

@@ -33,15 +33,6 @@ absl::Status CheckAddress(absl::string_view address) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<model::DeviceKind> ParseDevice(absl::string_view kind) {
-  if (kind == "auto") return model::DeviceKind::kAuto;
-  if (kind == "cpu") return model::DeviceKind::kCpu;
-  if (kind == "cuda") return model::DeviceKind::kCuda;
-  return absl::InvalidArgumentError(
-      absl::StrCat("device.kind = \"", kind,
-                   "\" must be \"auto\", \"cpu\" or \"cuda\""));
-}
-
 }  // namespace
 
 v1::ClientConfig WithDefaults(v1::ClientConfig config) {
@@ -97,7 +88,9 @@ absl::StatusOr<ClientOptions> ResolveClient(const v1::ClientConfig& given) {
         " must be from ", kLeastClients, " to ", kMostClients));
   }
   ClientOptions options;
-  CHOIR_ASSIGN_OR_RETURN(options.device, ParseDevice(config.device().kind()));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.device,
+      model::ParseDeviceKind(config.device().kind(), "device.kind"));
   CHOIR_ASSIGN_OR_RETURN(options.precision,
                          model::ParsePrecision(config.device().precision(),
                                                "device.precision"));

@@ -28,17 +28,6 @@ uint64_t MemoryMib() {
          20;
 }
 
-absl::string_view DeviceName(model::DeviceKind kind) {
-  switch (kind) {
-    case model::DeviceKind::kCpu:
-      return "cpu";
-    case model::DeviceKind::kCuda:
-      return "cuda";
-    default:
-      return "auto";
-  }
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<LocalTaskRunner>> LocalTaskRunner::Create(
@@ -57,7 +46,7 @@ LocalTaskRunner::LocalTaskRunner(const ClientOptions& options,
       clock_(clock),
       data_(std::move(data)) {
   capabilities_.set_software_version(base::kVersion);
-  capabilities_.set_device(std::string(DeviceName(device_)));
+  capabilities_.set_device(std::string(model::DeviceKindName(device_)));
   capabilities_.set_memory_mib(memory_mib_ > 0
                                    ? static_cast<uint64_t>(memory_mib_)
                                    : MemoryMib());

@@ -8,17 +8,6 @@
 #include "model/loaded_adapter.h"
 
 namespace choir::model {
-namespace {
-
-absl::StatusOr<DeviceKind> ParseDevice(const std::string& name) {
-  if (name == "auto") return DeviceKind::kAuto;
-  if (name == "cpu") return DeviceKind::kCpu;
-  if (name == "cuda") return DeviceKind::kCuda;
-  return absl::InvalidArgumentError(absl::StrCat(
-      "--device is \"", name, "\"; one of auto, cpu, cuda"));
-}
-
-}  // namespace
 
 void PrintJson(const Json& json) {
   // Text that is cut inside a character is shown with replacement characters.
@@ -34,7 +23,8 @@ absl::StatusOr<Adapted> LoadAdapted(const CommonOptions& common,
   }
   ConfigureCompute(common.threads);
   LoadOptions options;
-  CHOIR_ASSIGN_OR_RETURN(options.device, ParseDevice(common.device));
+  CHOIR_ASSIGN_OR_RETURN(options.device,
+                         ParseDeviceKind(common.device, "--device"));
   CHOIR_ASSIGN_OR_RETURN(options.precision,
                          ParsePrecision(common.precision, "--precision"));
   options.experts = common.experts;

@@ -22,23 +22,6 @@ absl::Status OutOfRange(absl::string_view field, double value,
       absl::StrCat(field, " is ", value, "; it must be ", limit));
 }
 
-absl::StatusOr<model::DeviceKind> ParseDevice(absl::string_view name) {
-  if (name == "auto") return model::DeviceKind::kAuto;
-  if (name == "cpu") return model::DeviceKind::kCpu;
-  if (name == "cuda") return model::DeviceKind::kCuda;
-  return absl::InvalidArgumentError(
-      absl::StrCat("simulation.device.kind is \"", name,
-                   "\"; it must be \"auto\", \"cpu\" or \"cuda\""));
-}
-
-absl::string_view DeviceName(model::DeviceKind kind) {
-  switch (kind) {
-    case model::DeviceKind::kCpu: return "cpu";
-    case model::DeviceKind::kCuda: return "cuda";
-    default: return "auto";
-  }
-}
-
 absl::Status ResolvePartition(const v1::PopulationConfig& config,
                               uint64_t job_seed, PopulationOptions& options) {
   PartitionOptions& partition = options.partition;
@@ -142,7 +125,9 @@ absl::StatusOr<ExperimentOptions> ResolveExperiment(
   options.keep_updates = simulation.keep_updates();
   const v1::DeviceConfig& device = simulation.device();
   CHOIR_ASSIGN_OR_RETURN(
-      options.device, ParseDevice(device.has_kind() ? device.kind() : "auto"));
+      options.device,
+      model::ParseDeviceKind(device.has_kind() ? device.kind() : "auto",
+                             "simulation.device.kind"));
   if (device.has_threads()) {
     if (device.threads() < 1 || device.threads() > kMaxWorkers) {
       return OutOfRange("simulation.device.threads", device.threads(),
@@ -192,7 +177,7 @@ v1::ExperimentConfig ToProto(const ExperimentOptions& options) {
   simulation.set_dropout_rate(options.dropout_rate);
   simulation.set_keep_updates(options.keep_updates);
   simulation.mutable_device()->set_kind(
-      std::string(DeviceName(options.device)));
+      std::string(model::DeviceKindName(options.device)));
   simulation.mutable_device()->set_threads(options.device_threads);
   simulation.mutable_device()->set_precision(
       std::string(model::PrecisionName(options.precision)));
