@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Checks who includes whom, how long files and functions are, and that foreign
-headers stay with their owners. Run by ctest under the label "lint".
+"""Checks who includes whom, between rooms and inside of them, that foreign headers
+stay with their owners, that parts without I/O stay so, and how long files and
+functions are. Run by ctest under the label "lint".
 
     tools/check_layers.py [REPOSITORY]       exit 0: clean, 1: findings
     tools/check_layers.py --self-test        every rule must catch a known-bad case
@@ -21,6 +22,31 @@ LAYERS = {
     "sim": ["base", "proto", "model", "privacy", "client", "coordinator"],
     "tests": ["base", "proto", "model", "privacy", "client", "coordinator", "sim"],
 }
+# The same inside of rooms: part -> parts of its own room that it may include.
+PARTS = {
+    "client/agent": ["client", "client/data", "client/session"],
+    "client/data": [],
+    "client/main": ["client/agent", "client/rpc"],
+    "client/rpc": ["client"],
+    "client/session": [],
+    "coordinator/aggregate": [],
+    "coordinator/audit": ["coordinator/aggregate", "coordinator/selection", "coordinator/store"],
+    "coordinator/engine": ["coordinator/selection"],
+    "coordinator/main": ["coordinator/audit", "coordinator/rpc", "coordinator/store"],
+    "coordinator/registry": [],
+    "coordinator/rpc": ["coordinator/registry", "coordinator/runner", "coordinator/store"],
+    "coordinator/runner": ["coordinator/aggregate", "coordinator/engine", "coordinator/store"],
+    "coordinator/selection": [],
+    "coordinator/store": [],
+    "privacy/crypto": [],
+    "privacy/secagg": ["privacy/crypto"],
+    "sim/experiment": ["sim/partition"],
+    "sim/main": ["sim/experiment"],
+    "sim/partition": [],
+}
+# Parts without I/O, and headers that would bring it in.
+PURE = ["coordinator/aggregate", "coordinator/engine", "coordinator/registry", "coordinator/selection", "proto/codec"]
+IMPURE = r"base/(clock|files|log|process|scoped_fd|thread_pool)\.h|(fstream|thread|unistd\.h|sys/.*)$"
 # Header prefix -> path patterns of the files that may include it.
 OWNERS = {
     r"(torch|ATen|c10|caffe2)/": [r"^model/", r"^tests/(unit|integration|bench)/model/"],
@@ -63,6 +89,11 @@ def check_file(path, text):
         target = header.split("/")[0]
         if target in LAYERS and target != room and target not in LAYERS[room]:
             findings.append(f"{path}:{number}: {room}/ must not include {header}")
+        part, target_part = os.path.dirname(path), os.path.dirname(header)
+        if part in PARTS and target == room and target_part not in [part] + PARTS[part]:
+            findings.append(f"{path}:{number}: {part}/ must not include {header}")
+        if part in PURE and re.match(IMPURE, header):
+            findings.append(f"{path}:{number}: {part}/ does no I/O, hence not {header}")
         for prefix, owners in OWNERS.items():
             if re.match(prefix, header) and not any(re.search(o, path) for o in owners):
                 findings.append(f"{path}:{number}: {header} belongs to {', '.join(owners)}")
@@ -100,6 +131,9 @@ def self_test():
         "model/a.cc": '#include "sim/x.h"\n',
         "sim/a.cc": "#include <torch/torch.h>\n",
         "coordinator/engine/a.cc": "#include <sqlite3.h>\n",
+        "coordinator/engine/c.cc": '#include "coordinator/store/journal.h"\n',
+        "coordinator/engine/d.cc": '#include "base/clock.h"\n',
+        "coordinator/selection/a.cc": "#include <fstream>\n",
         "coordinator/b.cc": "#include <openssl/evp.h>\n",
         "coordinator/engine/b.cc": "#include <grpcpp/grpcpp.h>\n",
         "base/long.h": guard + "\n" * HEADER_LINES,
@@ -110,6 +144,7 @@ def self_test():
     good = {
         "sim/a.cc": '#include "client/data/dataset.h"\n#include "coordinator/engine/engine.h"\n',
         "coordinator/store/a.cc": "#include <sqlite3.h>\n",
+        "coordinator/rpc/a.cc": '#include "coordinator/runner/job_runner.h"\n#include "base/clock.h"\n',
         "base/a.h": guard,
         "base/b.cc": "int F() {\n" + "  x();\n" * 50 + "}\n",
     }
