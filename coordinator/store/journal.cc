@@ -52,6 +52,8 @@ class SqliteJournal final : public Journal {
     return base::JoinPath(root_, name);
   }
   absl::StatusOr<bool> Exists() const;
+  // DATA_LOSS if it is gone.
+  absl::StatusOr<Head> KnownHead() const;
   absl::Status CheckAndRemoveSeal();
   absl::Status OpenDatabase(bool exists);
   absl::Status VerifyChain();
@@ -92,6 +94,17 @@ absl::StatusOr<bool> SqliteJournal::Exists() const {
                    head->sequence, " events; restore it from a backup"));
 }
 
+absl::StatusOr<Head> SqliteJournal::KnownHead() const {
+  auto head = ReadHead(PathOf(kHeadName));
+  if (absl::IsNotFound(head.status())) {
+    return absl::DataLossError(absl::StrCat(
+        "the file 'head' beside ", kDatabaseName,
+        " is gone: without it a shortened journal cannot be told from a whole "
+        "one; restore it from a backup"));
+  }
+  return head;
+}
+
 absl::Status SqliteJournal::CheckAndRemoveSeal() {
   const std::string seal = PathOf(kSealName);
   if (!base::FileExists(seal)) return absl::OkStatus();
@@ -122,6 +135,10 @@ absl::Status SqliteJournal::OpenDatabase(bool exists) {
                               SQLITE_OPEN_NOMUTEX));
   sqlite3_busy_timeout(db_.get(), 5000);
   sqlite3_db_config(db_.get(), SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
+  // Until the chain is verified, closing must not fold the log into the file
+  // and remove it: SQLite ignores what follows a damaged frame, and it may
+  // still be rescued.
+  sqlite3_db_config(db_.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
   CHOIR_RETURN_IF_ERROR(db_.Run("PRAGMA page_size = 4096"));
   CHOIR_ASSIGN_OR_RETURN(const std::string mode,
                          db_.Text("PRAGMA journal_mode = WAL"));
@@ -140,8 +157,14 @@ absl::Status SqliteJournal::OpenDatabase(bool exists) {
               "PRAGMA journal_size_limit = 67108864"));
   CHOIR_ASSIGN_OR_RETURN(const std::string objects,
                          db_.Text("SELECT count(*) FROM sqlite_schema"));
-  // An empty database is one whose creation a crash cut off.
-  if (objects == "0") CHOIR_RETURN_IF_ERROR(CreateSchema(db_));
+  if (objects == "0") {
+    // Its creation was cut off by a crash, unless the head knows of more.
+    CHOIR_ASSIGN_OR_RETURN(const Head head, KnownHead());
+    const std::string problem =
+        ChainVerifier::CompareHead(head, 0, ChainStart());
+    if (!problem.empty()) return absl::DataLossError(problem);
+    CHOIR_RETURN_IF_ERROR(CreateSchema(db_));
+  }
   return CheckSchemaVersion(db_);
 }
 
@@ -151,7 +174,7 @@ absl::Status SqliteJournal::VerifyChain() {
     return absl::DataLossError(
         absl::StrCat("the journal was tampered with: ", differences[0]));
   }
-  CHOIR_ASSIGN_OR_RETURN(const Head anchor, ReadHead(PathOf(kHeadName)));
+  CHOIR_ASSIGN_OR_RETURN(const Head anchor, KnownHead());
   ChainVerifier chain;
   base::Sha256Digest hash_at_anchor = ChainStart();
   CHOIR_ASSIGN_OR_RETURN(Statement rows, Statement::Prepare(db_, kSelectRows));
@@ -177,15 +200,8 @@ absl::Status SqliteJournal::OpenAndVerify() {
   CHOIR_ASSIGN_OR_RETURN(const bool exists, Exists());
   if (exists) CHOIR_RETURN_IF_ERROR(CheckAndRemoveSeal());
   CHOIR_RETURN_IF_ERROR(OpenDatabase(exists));
-  const absl::Status chain = VerifyChain();
-  if (absl::IsNotFound(chain)) {
-    return absl::DataLossError(absl::StrCat(
-        "the file 'head' beside ", kDatabaseName,
-        " is gone: without it a "
-        "shortened journal cannot be told from a whole one; restore it from a "
-        "backup"));
-  }
-  CHOIR_RETURN_IF_ERROR(chain);
+  CHOIR_RETURN_IF_ERROR(VerifyChain());
+  sqlite3_db_config(db_.get(), SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, nullptr);
   CHOIR_ASSIGN_OR_RETURN(head_file_, HeadFile::Open(PathOf(kHeadName)));
   CHOIR_RETURN_IF_ERROR(head_file_->Write(head_));
   CHOIR_ASSIGN_OR_RETURN(

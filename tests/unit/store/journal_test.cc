@@ -260,6 +260,38 @@ TEST_F(JournalTest, KillLosesNothingThatWasAcknowledged) {
   EXPECT_EQ(entries.back().record.round_started().round(), entries.size());
 }
 
+// What a crash left in the write-ahead log may be all there is of an event:
+// who finds the log damaged must not throw the rest of it away.
+TEST_F(JournalTest, ADamagedLogIsRefusedAndLeftAsItIs) {
+  const pid_t child = fork();
+  if (child == 0) {
+    auto journal = Journal::Open(root_, Durability::kProcessCrash, clock_);
+    for (uint32_t round = 1; journal.ok() && round <= 30; ++round) {
+      if (!(*journal)->Append({Started(round, 3000)}).ok()) _exit(2);
+    }
+    _exit(0);  // closes nothing
+  }
+  int wait_status = 0;
+  waitpid(child, &wait_status, 0);
+  ASSERT_EQ(wait_status, 0);
+  const std::string log = root_ + "/choir.db-wal";
+  const std::string whole = base::ReadFile(log).value();
+  // In the log's header, near its beginning, and in its middle.
+  for (const size_t at : {size_t{9}, size_t{200}, whole.size() / 2}) {
+    std::string damaged = whole;
+    damaged[at] = static_cast<char>(damaged[at] ^ 4);
+    ASSERT_TRUE(
+        base::WriteFileAtomic(log, damaged, Durability::kProcessCrash).ok());
+    const absl::Status status = OpenStatus();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << at << status;
+    ASSERT_TRUE(base::FileExists(log)) << at;
+    EXPECT_TRUE(base::ReadFile(log).value() == damaged) << at;
+    ASSERT_TRUE(
+        base::WriteFileAtomic(log, whole, Durability::kProcessCrash).ok());
+  }
+  EXPECT_EQ(Entries(*OpenOrDie()).size(), 30u);
+}
+
 TEST_F(JournalTest, AReaderSeesTheJournalWhileItIsWritten) {
   auto journal = OpenOrDie();
   ASSERT_TRUE(journal->Append({Started(1), Started(2)}).ok());
