@@ -19,8 +19,10 @@ namespace choir::audit {
 // A client's part in a round or an evaluation.
 struct Part {
   std::string client;
-  std::string outcome;  // "accepted", "refused", "lost" or "waiting"
-  std::string reason;   // of a refusal or a loss
+  // "accepted", "refused", "lost" or "waiting"; in a secure round that was not
+  // committed also "masked": its vector came.
+  std::string outcome;
+  std::string reason;  // of a refusal or a loss
   uint64_t weight = 0;
   absl::optional<v1::TrainReport> train;
 };

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/blocking_counter.h"
 #include "base/status_macros.h"
+#include "privacy/secagg/masked_vector.h"
 #include "proto/codec/flat_update.h"
 
 namespace choir::runner {
@@ -39,9 +40,6 @@ absl::Status AddUpdate(const engine::WeightedUpdate& update,
   return sum.Add(values, update.weight);
 }
 
-// As masked_vector.h says.
-constexpr char kMaskedMagic[4] = {'C', 'H', 'V', '1'};
-
 bool BeginsWith(const store::BlobStore& blobs, absl::string_view digest,
                 const char (&expected)[4]) {
   const auto blob = blobs.OpenBlob(digest);
@@ -58,7 +56,7 @@ bool IsUpdateBlob(const store::BlobStore& blobs, absl::string_view digest) {
 }
 
 bool IsMaskedBlob(const store::BlobStore& blobs, absl::string_view digest) {
-  return BeginsWith(blobs, digest, kMaskedMagic);
+  return BeginsWith(blobs, digest, secagg::kMaskedVectorMagic);
 }
 
 absl::StatusOr<IntegerSum> SumUpdates(

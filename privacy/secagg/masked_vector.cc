@@ -18,7 +18,6 @@ namespace {
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
               "words and masks are the machine's own byte order");
 
-constexpr char kMagic[4] = {'C', 'H', 'V', '1'};
 // Twice this fits into the first-level cache of any processor in use.
 constexpr size_t kBufferBytes = 8192;
 
@@ -240,7 +239,8 @@ void Unpack(absl::string_view packed, int bits, uint64_t length,
 absl::StatusOr<absl::string_view> CheckEncoding(absl::string_view bytes,
                                                 int* bits, uint64_t* length) {
   if (bytes.size() < kMaskedVectorHeaderBytes ||
-      std::memcmp(bytes.data(), kMagic, sizeof(kMagic)) != 0) {
+      std::memcmp(bytes.data(), kMaskedVectorMagic,
+                  sizeof(kMaskedVectorMagic)) != 0) {
     return absl::InvalidArgumentError(
         "not a masked vector: it does not begin with \"CHV1\"");
   }
@@ -379,7 +379,7 @@ absl::Status MaskedVector::AddEncoded(absl::string_view bytes) {
 std::string MaskedVector::Encode() const {
   std::string out(EncodedMaskedBytes(modulus_bits_, length_), '\0');
   const uint32_t bits = static_cast<uint32_t>(modulus_bits_);
-  std::memcpy(out.data(), kMagic, sizeof(kMagic));
+  std::memcpy(out.data(), kMaskedVectorMagic, sizeof(kMaskedVectorMagic));
   std::memcpy(out.data() + 4, &bits, 4);
   std::memcpy(out.data() + 8, &length_, 8);
   char* at = out.data() + kMaskedVectorHeaderBytes;

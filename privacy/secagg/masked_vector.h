@@ -22,6 +22,7 @@ namespace choir::secagg {
 
 inline constexpr int kMinModulusBits = 8;
 inline constexpr int kMaxModulusBits = 64;
+inline constexpr char kMaskedVectorMagic[4] = {'C', 'H', 'V', '1'};
 inline constexpr uint64_t kMaskedVectorHeaderBytes = 16;
 
 // Size of the encoding.
