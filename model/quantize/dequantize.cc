@@ -4,16 +4,8 @@
 #include <array>
 #include <cstring>
 
+#include "model/processor_clones.h"
 #include "model/quantize/weight_format.h"
-
-// One binary, the best instructions of the processor it runs on.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define CHOIR_KERNEL \
-  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", \
-                               "default")))
-#else
-#define CHOIR_KERNEL
-#endif
 
 namespace choir::model {
 namespace {

@@ -8,14 +8,8 @@
 
 #include <cstdint>
 
-// One binary, the best instructions of the processor it runs on.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define CHOIR_KERNEL \
-  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", \
-                               "default")))
-#else
-#define CHOIR_KERNEL
-#endif
+#include "model/processor_clones.h"
+
 #define CHOIR_INLINE inline __attribute__((always_inline))
 
 namespace choir::model {
