@@ -28,10 +28,11 @@ function(choir_program name)
   target_link_libraries(${name} PRIVATE ${arg_LIBS})
 endfunction()
 
-# Code that includes LibTorch: C++17 (clang 14 reads LibTorch 1.13 only so) and
-# the shared precompiled header.
+# Code that includes LibTorch: the C++ that its version asks for, and the shared
+# precompiled header.
 function(choir_uses_torch target)
-  set_target_properties(${target} PROPERTIES CXX_STANDARD 17)
+  set_target_properties(${target} PROPERTIES CXX_STANDARD
+                                           ${CHOIR_TORCH_CXX_STANDARD})
   target_link_libraries(${target} PUBLIC choir_torch_import)
   target_precompile_headers(${target} REUSE_FROM choir_torch_pch)
 endfunction()
@@ -63,6 +64,7 @@ endfunction()
 
 # A test that itself includes LibTorch.
 function(choir_uses_torch_headers target)
-  set_target_properties(${target} PROPERTIES CXX_STANDARD 17)
+  set_target_properties(${target} PROPERTIES CXX_STANDARD
+                                           ${CHOIR_TORCH_CXX_STANDARD})
   target_link_libraries(${target} PRIVATE choir_torch_import)
 endfunction()

@@ -17,25 +17,32 @@
 namespace choir::model {
 namespace {
 
+// `type`: what the model computes in where `device` is.
 absl::StatusOr<at::Tensor> ToTensor(
     const std::shared_ptr<const SafetensorsFile>& file, const TensorView& view,
-    at::Device device) {
+    at::Device device, at::ScalarType type) {
   const auto address = reinterpret_cast<uintptr_t>(view.bytes.data());
+  const bool as_stored =
+      (view.dtype == DType::kF32 && address % alignof(float) == 0) ||
+      (view.dtype == DType::kBf16 && address % 2 == 0 && device.is_cuda());
   at::Tensor tensor;
-  if (view.dtype == DType::kF32 && address % alignof(float) == 0) {
+  if (as_stored) {
     // The mapping is private and read-only; the tensor keeps the file open and
     // is never written.
     tensor = at::from_blob(
-        const_cast<char*>(view.bytes.data()), view.shape,
-        [file](void*) {}, at::TensorOptions().dtype(at::kFloat));
+        const_cast<char*>(view.bytes.data()), view.shape, [file](void*) {},
+        at::TensorOptions().dtype(view.dtype == DType::kF32 ? at::kFloat
+                                                            : at::kBFloat16));
   } else {
     tensor = at::empty(view.shape, at::kFloat);
     CHOIR_RETURN_IF_ERROR(ReadFloatsInto(
         view, absl::MakeSpan(tensor.data_ptr<float>(), tensor.numel())));
   }
-  if (device.is_cuda()) tensor = tensor.to(device, at::kBFloat16);
+  if (device.is_cuda()) tensor = tensor.to(device, type);
   // A copy needs the file no longer.
-  if (view.dtype != DType::kF32) base::ReleasePages(view.bytes);
+  if (view.dtype != DType::kF32 || device.is_cuda()) {
+    base::ReleasePages(view.bytes);
+  }
   return tensor;
 }
 
@@ -74,7 +81,8 @@ absl::StatusOr<at::Tensor> ToHalf(const TensorFiles& files,
 
 absl::StatusOr<DecoderWeights> LoadWeights(
     const ModelConfig& config, const TensorFiles& files,
-    absl::optional<WeightFormat> format, at::Device device) {
+    absl::optional<WeightFormat> format, at::Device device,
+    at::ScalarType type) {
   const TensorNames names = ModelTensorNames(config);
   const FindTensor find =
       [&](const codec::TensorSpec& spec) -> absl::StatusOr<at::Tensor> {
@@ -83,7 +91,7 @@ absl::StatusOr<DecoderWeights> LoadWeights(
       return ToHalf(files, spec.name, spec.shape);
     }
     const TensorFiles::Found found = files.Find(spec.name);
-    return ToTensor(found.file, *found.view, device);
+    return ToTensor(found.file, *found.view, device, type);
   };
   const PackLinear pack = [&](const LinearSpec& linear)
       -> absl::StatusOr<std::shared_ptr<const PackedWeight>> {
@@ -144,8 +152,13 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadFolder(
       [&]() -> absl::StatusOr<std::shared_ptr<const LoadedModel>> {
         CHOIR_ASSIGN_OR_RETURN(const at::Device where,
                                PickDevice(options.device));
-        CHOIR_ASSIGN_OR_RETURN(DecoderWeights weights,
-                               LoadWeights(config, files, format, where));
+        // CUDA computes in bfloat16, unless float32 was asked for by name.
+        const bool wide = where.is_cpu() ||
+                          options.precision == WeightFormat::kFloat32;
+        CHOIR_ASSIGN_OR_RETURN(
+            DecoderWeights weights,
+            LoadWeights(config, files, format, where,
+                        wide ? at::kFloat : at::kBFloat16));
         return std::make_shared<const LoadedModel>(
             std::move(tokenizer),
             std::make_unique<const Decoder>(config, std::move(weights)));

@@ -17,7 +17,8 @@ namespace choir::model {
 class LoadedModel final : public BaseModel {
  public:
   // As BaseModel::Load. float32 weights stay in the mapped file on the CPU;
-  // others are converted, to float32 on the CPU and bfloat16 on CUDA.
+  // others are converted, to float32 on the CPU and bfloat16 on CUDA (float32
+  // there, too, with precision kFloat32).
   // `with_tokenizer` false: tokenizer() must not be called.
   static absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadFolder(
       const std::string& directory, const LoadOptions& options,

@@ -1,7 +1,8 @@
 # What needs LibTorch: everything that computes with a model.
 add_library(choir_torch_pch STATIC ${CMAKE_CURRENT_LIST_DIR}/torch_pch.cc)
 choir_compile_options(choir_torch_pch)
-set_target_properties(choir_torch_pch PROPERTIES CXX_STANDARD 17)
+set_target_properties(choir_torch_pch PROPERTIES CXX_STANDARD
+                                           ${CHOIR_TORCH_CXX_STANDARD})
 target_link_libraries(choir_torch_pch PUBLIC choir_torch_import)
 target_precompile_headers(
   choir_torch_pch PRIVATE <ATen/ATen.h> <torch/csrc/autograd/autograd.h>
@@ -23,7 +24,8 @@ target_compile_options(
 choir_library(
   choir_model_attention
   SOURCES transformer/attention.cc transformer/attention_blockwise.cc
-          transformer/attention_reference.cc
+          transformer/attention_reference.cc transformer/ops_device.cc
+          transformer/packed_weight.cc
   LIBS choir_model_kernels)
 choir_uses_torch(choir_model_attention)
 
@@ -31,6 +33,7 @@ choir_library(
   choir_model
   SOURCES generate.cc
           bank_trainer.cc
+          device_optimizer.cc
           loaded_adapter.cc
           loaded_model.cc
           local_optimizer.cc
@@ -47,6 +50,7 @@ choir_library(
           transformer/decoder.cc
           transformer/decoder_weights.cc
           transformer/adapter_ops.cc
+          transformer/blas_torch.cc
           transformer/linear.cc
           transformer/linear_nll.cc
           transformer/lora_runs.cc
@@ -54,7 +58,6 @@ choir_library(
           transformer/moe.cc
           transformer/ops.cc
           transformer/ops_reference.cc
-          transformer/packed_weight.cc
           transformer/remake.cc
           transformer/rotary.cc
   LIBS choir_model_core choir_model_attention choir_model_kernels)

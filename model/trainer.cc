@@ -9,11 +9,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
 #include "model/adapter/lofit.h"
 #include "model/adapter/lora_layout.h"
 #include "model/bank_trainer.h"
+#include "model/device_optimizer.h"
 #include "model/loaded_adapter.h"
 #include "model/loaded_model.h"
 #include "model/local_optimizer.h"
@@ -24,6 +26,7 @@
 #include "model/torch_guard.h"
 #include "model/transformer/adapter_ops.h"
 #include "model/transformer/blas.h"
+#include "model/transformer/blas_torch.h"
 
 namespace choir::model {
 namespace {
@@ -123,6 +126,15 @@ class LoraTrainer final : public Trainer {
   void Measure(absl::Span<const Example* const> examples,
                const config::TrainingOptions& options, SparsityPlan& plan);
   void Upload(absl::Span<const float> parameters);
+  // Whether the optimiser works where the model is. LoFiT's penalty and what it
+  // keeps untrained are the CPU's.
+  bool on_device() const {
+    return !flat_.is_cpu() && adapter_.kind != config::AdapterKind::kLofit;
+  }
+  absl::Status Optimize(const config::TrainingOptions& options);
+  // What a call of training begins with, and ends with: the values.
+  void Begin(absl::Span<const float> parameters);
+  absl::Status Finish(absl::Span<float> parameters);
   // What of the kind of adapter follows from the values that a call begins
   // with: which heads LoFiT tunes.
   void PrepareKind(absl::Span<const float> parameters);
@@ -146,7 +158,9 @@ class LoraTrainer final : public Trainer {
   at::Tensor score_;                 // view into flat_, or undefined
   LofitState lofit_;
   const LofitTraining lofit_training_;
+  bool said_alone_ = false;  // that clients do not share a pass, and why
   LocalOptimizer optimizer_;
+  DeviceOptimizer device_optimizer_;
 };
 
 absl::Status LoraTrainer::Check(size_t num_parameters,
@@ -214,6 +228,9 @@ absl::StatusOr<double> LoraTrainer::Step(
     routers.Prepare(forward);
     const at::Tensor part =
         ObjectiveLoss(context, forward, part_examples, 1.0 / units);
+    const double share = static_cast<double>(part_units) / units;
+    torch::autograd::backward({routers.AddLosses(part, share)}, {});
+    // Only now: a GPU would have stood still between the passes.
     const double value = part.item<double>();
     if (!std::isfinite(value)) {
       return absl::AbortedError(
@@ -221,9 +238,8 @@ absl::StatusOr<double> LoraTrainer::Step(
           "rate or set max_grad_norm");
     }
     loss += value;
-    const double share = static_cast<double>(part_units) / units;
-    torch::autograd::backward({routers.AddLosses(part, share)}, {});
   }
+  if (on_device()) return loss * static_cast<double>(units);
   std::vector<float>& gradient = optimizer_.gradient;
   const at::Tensor host = flat_gradient_.cpu();
   std::memcpy(gradient.data(), host.data_ptr<float>(),
@@ -231,6 +247,31 @@ absl::StatusOr<double> LoraTrainer::Step(
   lofit_training_.AddPenalty(lofit_, optimizer_.values,
                              absl::MakeSpan(gradient));
   return loss * static_cast<double>(units);
+}
+
+absl::Status LoraTrainer::Optimize(const config::TrainingOptions& options) {
+  return on_device() ? device_optimizer_.Step(options, flat_gradient_, flat_)
+                     : optimizer_.Step(options);
+}
+
+void LoraTrainer::Begin(absl::Span<const float> parameters) {
+  PrepareKind(parameters);
+  optimizer_.Reset(parameters);
+  Upload(parameters);
+  if (on_device()) device_optimizer_.Reset(flat_);
+}
+
+absl::Status LoraTrainer::Finish(absl::Span<float> parameters) {
+  std::vector<float>& values = optimizer_.values;
+  if (on_device()) {
+    const at::Tensor host = flat_.cpu();
+    std::memcpy(values.data(), host.data_ptr<float>(),
+                values.size() * sizeof(float));
+  }
+  CHOIR_RETURN_IF_ERROR(optimizer_.CheckValues());
+  lofit_training_.KeepUntrained(lofit_, parameters, absl::MakeSpan(values));
+  std::copy(values.begin(), values.end(), parameters.begin());
+  return absl::OkStatus();
 }
 
 void LoraTrainer::Measure(absl::Span<const Example* const> examples,
@@ -248,8 +289,7 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
     const config::TrainingOptions& options, uint64_t seed,
     const ProgressFn& progress) {
   CHOIR_RETURN_IF_ERROR(Check(parameters.size(), examples, options));
-  PrepareKind(parameters);
-  optimizer_.Reset(parameters);
+  Begin(parameters);
   const TrainingLength length(options, examples.size());
   const int steps = length.steps;
   const uint64_t dropout_seed = base::DeriveSeed(seed, {"dropout"});
@@ -277,7 +317,7 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
     result.examples_seen += n;
     ++result.steps;
     if (units > 0) {
-      Upload(optimizer_.values);
+      if (!on_device()) Upload(optimizer_.values);
       forward.dropout_seed =
           dropout_seed + static_cast<uint64_t>(step) * 0x51ed2701;
       if (sparsity) {
@@ -289,17 +329,13 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
                              Step(chosen, options, units, forward, routers));
       loss_sum += loss;
       result.tokens += static_cast<uint64_t>(units);
-      CHOIR_RETURN_IF_ERROR(optimizer_.Step(options));
+      CHOIR_RETURN_IF_ERROR(Optimize(options));
       routers.StepDone();
     }
     if (progress) CHOIR_RETURN_IF_ERROR(progress(step + 1, steps));
   }
-  CHOIR_RETURN_IF_ERROR(optimizer_.CheckValues());
-  lofit_training_.KeepUntrained(lofit_, parameters,
-                                absl::MakeSpan(optimizer_.values));
+  CHOIR_RETURN_IF_ERROR(Finish(parameters));
   Complete(loss_sum, routers, sparsity.get(), result);
-  std::copy(optimizer_.values.begin(), optimizer_.values.end(),
-            parameters.begin());
   return result;
 }
 
@@ -310,10 +346,16 @@ absl::StatusOr<std::vector<TrainResult>> LoraTrainer::TrainBankImpl(
     CHOIR_RETURN_IF_ERROR(
         Check(member.parameters.size(), member.examples, options));
   }
-  if (members.size() > 1 &&
-      CheckSharedPass(*base_, adapter_, options).ok()) {
-    return TrainInOnePass(*base_, adapter_, layout_, members, options,
-                          progress);
+  if (members.size() > 1) {
+    const absl::Status shared = CheckSharedPass(*base_, adapter_, options);
+    if (shared.ok()) {
+      return TrainInOnePass(*base_, adapter_, layout_, members, options,
+                            progress);
+    }
+    if (!said_alone_) {
+      base::LogInfo(shared.message(), "; they are trained one after another");
+    }
+    said_alone_ = true;
   }
   // Results are handed over together, so that an error leaves none.
   std::vector<TrainResult> results;
@@ -390,6 +432,7 @@ void ConfigureCompute(int threads) {
   // heap, instead of having the kernel map and clear it each time.
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  SetFallbackSgemm(&TorchSgemm);
   SetBlasThreads(threads);
   at::set_num_threads(threads);
   // LibTorch lets this be set only once.

@@ -48,7 +48,8 @@ struct LoadOptions {
   // How the frozen weights are held: the linear layers of the blocks in this
   // format, embedding and head in 16 bits but for kFloat32. No value: as the
   // folder has them (a quantised one as it is, others in float32). On the CPU
-  // the model computes in float32 whatever it is.
+  // the model computes in float32 whatever it is; on CUDA in bfloat16, but for
+  // kFloat32.
   absl::optional<WeightFormat> precision;
 };
 
@@ -136,7 +137,8 @@ class Trainer {
 
   // Trains every member as Train() would, all in one forward and backward pass
   // where the settings allow it (LoRA or frozen A, a dense model, next-token
-  // objectives, no sparsity), else one after another. Results equal those of
+  // objectives, no sparsity), else, after saying so once in the log, one after
+  // another. Results equal those of
   // Train() up to rounding (within 1e-5 for well-behaved training), not bit for
   // bit. `progress` counts the longest member's steps.
   // Errors: as Train(); every member's parameters are then unchanged.

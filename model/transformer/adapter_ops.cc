@@ -8,9 +8,10 @@
 namespace choir::model {
 namespace {
 
-// One value per row of W, as an autograd-visible float32 vector times y.
+// One value per row of W, as an autograd-visible float32 vector times y. In
+// float32 whatever y is: factors near one differ by less than bfloat16 can say.
 at::Tensor ScaleColumns(const at::Tensor& y, const at::Tensor& factors) {
-  return y * factors.to(y.scalar_type());
+  return (y * factors).to(y.scalar_type());
 }
 
 // What the layer sees of x.
@@ -32,8 +33,7 @@ at::Tensor ThinProduct(Kernels kernels, const Linear& layer,
   LinearParts parts;
   parts.weight = layer.weight;
   parts.packed = layer.packed.get();
-  // The CPU computes in float32 whatever a weight is stored in.
-  const at::ScalarType type = layer.weight.defined() && !a.is_cpu()
+  const at::ScalarType type = layer.weight.defined()
                                   ? layer.weight.scalar_type()
                                   : a.scalar_type();
   return LinearGroup(kernels, a.to(type), {parts}, LoraUse())[0].to(at::kFloat);

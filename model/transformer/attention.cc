@@ -192,10 +192,13 @@ at::Tensor RotaryAttention(Kernels kernels, const at::Tensor& q,
                            const at::Tensor& cosine, const at::Tensor& sine,
                            const SequenceStarts& starts,
                            const AttentionSizes& sizes,
-                           const AttentionMethod& method) {
+                           const AttentionMethod& method,
+                           const SequencePlan* plan) {
   if (!UseFused(kernels, q)) {
-    return RotaryAttentionReference(q, k, v, cosine, sine, starts, sizes,
-                                    method);
+    SequencePlan made;
+    if (plan == nullptr) made = PlanSequences(starts, cosine, sine, q.device());
+    return RotaryAttentionReference(q, k, v, plan == nullptr ? made : *plan,
+                                    sizes, method, kernels);
   }
   int64_t longest = 0;
   for (size_t i = 0; i + 1 < starts.size(); ++i) {

@@ -49,14 +49,32 @@ AttentionKind ChooseAttention(const AttentionMethod& method, Kernels kernels,
                               const at::Tensor& q, int64_t longest,
                               int64_t window);
 
+// What attention by LibTorch's operations needs to know of the sequences, where
+// the tokens are; the same for all blocks of a pass.
+struct SequencePlan {
+  int64_t batch = 0;
+  int64_t longest = 0;
+  bool whole = false;    // all are equally long: nothing to pad
+  at::Tensor pad;        // int64 [batch * longest]: token in each slot
+  at::Tensor unpad;      // int64 [tokens]: slot of each token
+  at::Tensor positions;  // int64 [tokens]: of each in its sequence
+  // Of each token, float32 [tokens, 1, head_dim / 2]; or undefined.
+  at::Tensor cosine, sine;
+};
+SequencePlan PlanSequences(const SequenceStarts& starts,
+                           const at::Tensor& cosine, const at::Tensor& sine,
+                           at::Device device);
+
 // Rotary position embedding, then causal attention within each sequence.
 // cosine, sine: float32 [positions, head_dim / 2]; undefined: no rotation.
+// `plan` may be null; then it is made, where it is needed.
 at::Tensor RotaryAttention(Kernels kernels, const at::Tensor& q,
                            const at::Tensor& k, const at::Tensor& v,
                            const at::Tensor& cosine, const at::Tensor& sine,
                            const SequenceStarts& starts,
                            const AttentionSizes& sizes,
-                           const AttentionMethod& method = {});
+                           const AttentionMethod& method = {},
+                           const SequencePlan* plan = nullptr);
 
 // Keys (rotated) and values of one block, so far: [capacity, kv_heads *
 // head_dim], of which `length` are filled.
@@ -81,14 +99,12 @@ at::Tensor RotateReference(const at::Tensor& x, const at::Tensor& cosine,
                            const at::Tensor& sine, const at::Tensor& positions,
                            int64_t heads);
 
-// RotaryAttention by LibTorch's operations.
-at::Tensor RotaryAttentionReference(const at::Tensor& q, const at::Tensor& k,
-                                    const at::Tensor& v,
-                                    const at::Tensor& cosine,
-                                    const at::Tensor& sine,
-                                    const SequenceStarts& starts,
-                                    const AttentionSizes& sizes,
-                                    const AttentionMethod& method = {});
+// RotaryAttention by LibTorch's operations. With Kernels::kFused the rotation
+// is one autograd node.
+at::Tensor RotaryAttentionReference(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const SequencePlan& plan, const AttentionSizes& sizes,
+    const AttentionMethod& method = {}, Kernels kernels = Kernels::kReference);
 
 }  // namespace choir::model
 

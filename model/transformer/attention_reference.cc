@@ -4,26 +4,21 @@
 
 #include "model/transformer/attention.h"
 #include "model/transformer/attention_blockwise.h"
+#include "model/transformer/ops_device.h"
 
 namespace choir::model {
-namespace {
 
-// Sequences padded on the right to one length; the causal mask keeps padding
+// Sequences are padded on the right to one length; the causal mask keeps padding
 // out of sight.
-struct Padding {
-  int64_t batch = 0;
-  int64_t longest = 0;
-  at::Tensor pad;        // [batch * longest]: token in each slot
-  at::Tensor unpad;      // [tokens]: slot of each token
-  at::Tensor positions;  // [tokens]
-};
-
-Padding PadTo(const SequenceStarts& starts, at::Device device) {
-  Padding p;
+SequencePlan PlanSequences(const SequenceStarts& starts,
+                           const at::Tensor& cosine, const at::Tensor& sine,
+                           at::Device device) {
+  SequencePlan p;
   p.batch = static_cast<int64_t>(starts.size()) - 1;
   for (int64_t i = 0; i < p.batch; ++i) {
     p.longest = std::max(p.longest, starts[i + 1] - starts[i]);
   }
+  p.whole = p.batch * p.longest == starts.back();
   p.pad = at::zeros({p.batch * p.longest}, at::kLong);
   p.unpad = at::empty({starts.back()}, at::kLong);
   p.positions = at::empty({starts.back()}, at::kLong);
@@ -38,16 +33,17 @@ Padding PadTo(const SequenceStarts& starts, at::Device device) {
   p.pad = p.pad.to(device);
   p.unpad = p.unpad.to(device);
   p.positions = p.positions.to(device);
+  if (cosine.defined()) {
+    p.cosine = cosine.index_select(0, p.positions).unsqueeze(1);
+    p.sine = sine.index_select(0, p.positions).unsqueeze(1);
+  }
   return p;
 }
 
-}  // namespace
+namespace {
 
-at::Tensor RotateReference(const at::Tensor& x, const at::Tensor& cosine,
-                           const at::Tensor& sine, const at::Tensor& positions,
-                           int64_t heads) {
-  const at::Tensor c = cosine.index_select(0, positions).unsqueeze(1);
-  const at::Tensor s = sine.index_select(0, positions).unsqueeze(1);
+at::Tensor RotateByToken(const at::Tensor& x, const at::Tensor& c,
+                         const at::Tensor& s, int64_t heads) {
   const at::Tensor split =
       x.view({x.size(0), heads, -1}).to(at::kFloat);
   const int64_t half = split.size(2) / 2;
@@ -58,22 +54,28 @@ at::Tensor RotateReference(const at::Tensor& x, const at::Tensor& cosine,
       .to(x.scalar_type());
 }
 
+}  // namespace
+
+at::Tensor RotateReference(const at::Tensor& x, const at::Tensor& cosine,
+                           const at::Tensor& sine, const at::Tensor& positions,
+                           int64_t heads) {
+  return RotateByToken(x, cosine.index_select(0, positions).unsqueeze(1),
+                       sine.index_select(0, positions).unsqueeze(1), heads);
+}
+
 at::Tensor RotaryAttentionReference(const at::Tensor& q, const at::Tensor& k,
-                                    const at::Tensor& v,
-                                    const at::Tensor& cosine,
-                                    const at::Tensor& sine,
-                                    const SequenceStarts& starts,
+                                    const at::Tensor& v, const SequencePlan& p,
                                     const AttentionSizes& sizes,
-                                    const AttentionMethod& method) {
-  const Padding p = PadTo(starts, q.device());
-  const bool whole = p.batch * p.longest == q.size(0);  // nothing to pad
+                                    const AttentionMethod& method,
+                                    Kernels kernels) {
   const auto rotated = [&](const at::Tensor& x, int64_t heads) {
-    return cosine.defined()
-               ? RotateReference(x, cosine, sine, p.positions, heads)
-               : x;
+    if (!p.cosine.defined()) return x;
+    return kernels == Kernels::kFused
+               ? RotateDevice(x, p.cosine, p.sine, heads)
+               : RotateByToken(x, p.cosine, p.sine, heads);
   };
   const auto split = [&](const at::Tensor& x, int64_t heads) {
-    return (whole ? x : x.index_select(0, p.pad))
+    return (p.whole ? x : x.index_select(0, p.pad))
         .view({p.batch, p.longest, heads, sizes.head_dim})
         .transpose(1, 2);
   };
@@ -85,11 +87,7 @@ at::Tensor RotaryAttentionReference(const at::Tensor& q, const at::Tensor& k,
                                              p.longest, sizes.window);
   at::Tensor out;
   if (kind == AttentionKind::kExact) {
-    const int64_t group = sizes.heads / sizes.kv_heads;
-    const auto spread = [&](const at::Tensor& x) {
-      return group == 1 ? x : x.repeat_interleave(group, 1);
-    };
-    out = compat::CausalSdpa(qs, spread(ks), spread(vs), window);
+    out = compat::CausalSdpa(qs, ks, vs, window);
   } else {
     BlockwiseOptions options;
     options.chunk = method.chunk;
@@ -100,7 +98,7 @@ at::Tensor RotaryAttentionReference(const at::Tensor& q, const at::Tensor& k,
   }
   out = out.transpose(1, 2).reshape(
       {p.batch * p.longest, sizes.heads * sizes.head_dim});
-  return whole ? out : out.index_select(0, p.unpad);
+  return p.whole ? out : out.index_select(0, p.unpad);
 }
 
 }  // namespace choir::model

@@ -3,17 +3,12 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <atomic>
 
 namespace choir::model {
 namespace {
 
-using SgemmFn = void (*)(const char* transa, const char* transb, const int* m,
-                         const int* n, const int* k, const float* alpha,
-                         const float* a, const int* lda, const float* b,
-                         const int* ldb, const float* beta, float* c,
-                         const int* ldc);
-
-// A LibTorch that hides its BLAS still works, slowly.
+// The last resort.
 void PlainSgemm(const char* transa, const char* transb, const int* m,
                 const int* n, const int* k, const float* alpha, const float* a,
                 const int* lda, const float* b, const int* ldb,
@@ -33,11 +28,22 @@ void PlainSgemm(const char* transa, const char* transb, const int* m,
   }
 }
 
+std::atomic<SgemmFn> fallback_sgemm{&PlainSgemm};
+
+void FallbackSgemm(const char* transa, const char* transb, const int* m,
+                   const int* n, const int* k, const float* alpha,
+                   const float* a, const int* lda, const float* b,
+                   const int* ldb, const float* beta, float* c,
+                   const int* ldc) {
+  fallback_sgemm.load(std::memory_order_relaxed)(
+      transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
 SgemmFn FindSgemm() {
   // The symbol is found at run time, in whatever LibTorch brought with it:
   // OpenBLAS, MKL or the reference BLAS.
   void* symbol = dlsym(RTLD_DEFAULT, "sgemm_");
-  return symbol == nullptr ? &PlainSgemm : reinterpret_cast<SgemmFn>(symbol);
+  return symbol == nullptr ? &FallbackSgemm : reinterpret_cast<SgemmFn>(symbol);
 }
 
 }  // namespace
@@ -58,6 +64,11 @@ void MatMul(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, float alpha,
   const int lb = std::max(1, static_cast<int>(lda));
   const int lc = std::max(1, static_cast<int>(ldc));
   kSgemm(&ta, &tb, &mi, &ni, &ki, &alpha, b, &la, a, &lb, &beta, c, &lc);
+}
+
+void SetFallbackSgemm(SgemmFn fallback) {
+  fallback_sgemm.store(fallback == nullptr ? &PlainSgemm : fallback,
+                       std::memory_order_relaxed);
 }
 
 void SetBlasThreads(int threads) {

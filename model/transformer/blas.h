@@ -19,6 +19,15 @@ void MatMul(Op op_a, Op op_b, int64_t m, int64_t n, int64_t k, float alpha,
             const float* a, int64_t lda, const float* b, int64_t ldb,
             float beta, float* c, int64_t ldc);
 
+// BLAS's sgemm. Where LibTorch keeps its BLAS to itself (MKL within some of its
+// builds), MatMul() uses `fallback` instead; without one a plain loop.
+using SgemmFn = void (*)(const char* transa, const char* transb, const int* m,
+                         const int* n, const int* k, const float* alpha,
+                         const float* a, const int* lda, const float* b,
+                         const int* ldb, const float* beta, float* c,
+                         const int* ldc);
+void SetFallbackSgemm(SgemmFn fallback);
+
 // Limits the BLAS to `threads` threads in this process, whichever BLAS it is.
 void SetBlasThreads(int threads);
 

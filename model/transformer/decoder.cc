@@ -330,8 +330,8 @@ at::Tensor Decoder::Blocks(const at::Tensor& ids, const at::Tensor& positions,
                            const Attend& attend) const {
   Stream stream;
   stream.x = at::embedding(weights_.embedding, ids);
-  // The CPU computes in float32 whatever the weights are stored in.
-  if (device().is_cpu()) stream.x = stream.x.to(at::kFloat);
+  // The embedding may be stored in less than the model computes in.
+  stream.x = stream.x.to(weights_.norm.weight.scalar_type());
   if (weights_.positions.defined()) {
     stream.x = stream.x + at::embedding(weights_.positions, positions);
   }
@@ -373,15 +373,21 @@ at::Tensor Decoder::Hidden(const PackedBatch& batch,
   if (weights_.positions.defined()) {
     positions = PositionsOf(batch.starts, device());
   }
+  // Once for all blocks: each copy to a device would wait for it.
+  std::shared_ptr<const SequencePlan> plan;
+  if (!device().is_cpu()) {
+    plan = std::make_shared<const SequencePlan>(PlanSequences(
+        batch.starts, angles.cosine, angles.sine, device()));
+  }
   // By value: checkpointing calls it again after this function is left.
   return Blocks(batch.ids, positions, batch.rows, options,
-                [this, angles, starts = batch.starts, kernels = options.kernels,
-                 method = options.attention](
+                [this, angles, plan, starts = batch.starts,
+                 kernels = options.kernels, method = options.attention](
                     size_t block, const at::Tensor& q, const at::Tensor& k,
                     const at::Tensor& v) {
                   return RotaryAttention(kernels, q, k, v, angles.cosine,
                                          angles.sine, starts, SizesOf(block),
-                                         method);
+                                         method, plan.get());
                 });
 }
 

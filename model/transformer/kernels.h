@@ -6,8 +6,9 @@
 
 namespace choir::model {
 
-// kFused: hand-written passes where there are any (CPU, float32), else
-// LibTorch's operations. kReference: always LibTorch's.
+// kFused: hand-written passes where there are any (CPU in float32: ours; other
+// devices: over LibTorch's kernels), else LibTorch's operations.
+// kReference: always LibTorch's.
 enum class Kernels { kFused, kReference };
 
 // True if `x` can go through the fused kernels.

@@ -7,6 +7,8 @@
 #include "model/quantize/quantized_matmul.h"
 #include "model/transformer/blas.h"
 #include "model/transformer/cpu_kernels.h"
+#include "model/transformer/linear_parts.h"
+#include "model/transformer/ops_device.h"
 #include "model/transformer/ops_reference.h"
 
 namespace choir::model {
@@ -38,23 +40,6 @@ at::Tensor Merged(const LinearParts& layer, double scale) {
          Data(layer.lora_b), rank, Data(layer.lora_a), in, 1.0f,
          Mutable(merged), in);
   return merged;
-}
-
-// An autograd node takes only tensors that are defined: x first, then the
-// parts' tensors that `mask` has a bit for, four bits for each part.
-std::vector<LinearParts> Parts(at::TensorList tensors, int64_t mask,
-                               const std::vector<int64_t>& packed) {
-  std::vector<LinearParts> parts(packed.size());
-  size_t next = 1;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    parts[i].packed = reinterpret_cast<const PackedWeight*>(packed[i]);
-    int bit = 4 * static_cast<int>(i);
-    for (at::Tensor* tensor : {&parts[i].weight, &parts[i].bias,
-                               &parts[i].lora_a, &parts[i].lora_b}) {
-      if ((mask >> bit++ & 1) != 0) *tensor = tensors[next++];
-    }
-  }
-  return parts;
 }
 
 // The low-rank term that is merged into a packed weight as it is read.
@@ -167,7 +152,7 @@ class LinearGroupFn : public Function<LinearGroupFn> {
     const at::Tensor& x = tensors[0];
     const LoraUse lora{scale, dropout, static_cast<uint64_t>(seed)};
     const bool merge = dropout <= 0.0 && x.size(0) >= kMergeRows;
-    const std::vector<LinearParts> parts = Parts(tensors, mask, packed);
+    const std::vector<LinearParts> parts = Unflatten(tensors, mask, packed);
     bool adapted = false;
     for (const LinearParts& part : parts) adapted |= part.lora_a.defined();
     const at::Tensor dropped = adapted && !merge ? Dropped(x, lora) : x;
@@ -189,7 +174,7 @@ class LinearGroupFn : public Function<LinearGroupFn> {
     const at::Tensor& x = saved[0];
     const int64_t mask = ctx->saved_data["mask"].toInt();
     const std::vector<LinearParts> parts =
-        Parts(saved, mask, ctx->saved_data["packed"].toIntVector());
+        Unflatten(saved, mask, ctx->saved_data["packed"].toIntVector());
     const LoraUse lora{
         ctx->saved_data["scale"].toDouble(),
         ctx->saved_data["dropout"].toDouble(),
@@ -232,10 +217,8 @@ class LinearGroupFn : public Function<LinearGroupFn> {
     }
     AdapterGradients(x, parts, grads, lora,
                      merge || !grad_x.defined() ? nullptr : &grad_x, results);
-    variable_list defined = {grad_x};
-    for (size_t i = 1; i < results.size(); ++i) {
-      if ((mask >> (i - 1) & 1) != 0) defined.push_back(results[i]);
-    }
+    results[0] = grad_x;
+    variable_list defined = DefinedGradients(results, mask);
     defined.resize(defined.size() + 5);  // mask, packed, scale, dropout, seed
     return defined;
   }
@@ -377,25 +360,15 @@ class LinearCrossEntropyFn : public Function<LinearCrossEntropyFn> {
 std::vector<at::Tensor> LinearGroup(Kernels kernels, const at::Tensor& x,
                                     const std::vector<LinearParts>& layers,
                                     const LoraUse& lora) {
-  if (!UseFused(kernels, x)) return LinearGroupReference(x, layers, lora);
-  std::vector<at::Tensor> flat = {x};
-  std::vector<int64_t> packed;
-  int64_t mask = 0;
-  int bit = 0;
-  for (const LinearParts& layer : layers) {
-    packed.push_back(reinterpret_cast<int64_t>(layer.packed));
-    for (const at::Tensor* tensor :
-         {&layer.weight, &layer.bias, &layer.lora_a, &layer.lora_b}) {
-      if (tensor->defined()) {
-        flat.push_back(*tensor);
-        mask |= int64_t{1} << bit;
-      }
-      ++bit;
-    }
+  if (!UseFused(kernels, x)) {
+    return kernels == Kernels::kFused && lora.dropout <= 0.0 && Frozen(layers)
+               ? LinearGroupDevice(x, layers, lora.scale)
+               : LinearGroupReference(x, layers, lora);
   }
-  at::TensorList list(flat);
-  return LinearGroupFn::apply(list, mask, packed, lora.scale, lora.dropout,
-                              static_cast<int64_t>(lora.seed));
+  const FlatLinears flat = Flatten(x, layers);
+  const at::TensorList list(flat.tensors);
+  return LinearGroupFn::apply(list, flat.mask, flat.packed, lora.scale,
+                              lora.dropout, static_cast<int64_t>(lora.seed));
 }
 
 std::pair<at::Tensor, at::Tensor> AddRmsNorm(Kernels kernels,
@@ -404,7 +377,9 @@ std::pair<at::Tensor, at::Tensor> AddRmsNorm(Kernels kernels,
                                              const at::Tensor& weight,
                                              double epsilon) {
   if (!UseFused(kernels, x)) {
-    return AddRmsNormReference(x, delta, weight, epsilon);
+    return kernels == Kernels::kFused && !weight.requires_grad()
+               ? AddRmsNormDevice(x, delta, weight, epsilon)
+               : AddRmsNormReference(x, delta, weight, epsilon);
   }
   std::vector<at::Tensor> inputs = {x, weight};
   if (delta.defined()) inputs.push_back(delta);
@@ -415,7 +390,10 @@ std::pair<at::Tensor, at::Tensor> AddRmsNorm(Kernels kernels,
 
 at::Tensor SwiGlu(Kernels kernels, const at::Tensor& gate,
                   const at::Tensor& up) {
-  if (!UseFused(kernels, gate)) return at::silu(gate) * up;
+  if (!UseFused(kernels, gate)) {
+    return kernels == Kernels::kFused ? SwiGluDevice(gate, up)
+                                      : at::silu(gate) * up;
+  }
   return SwiGluFn::apply(gate, up);
 }
 
@@ -439,7 +417,9 @@ at::Tensor LinearCrossEntropy(Kernels kernels, const at::Tensor& hidden,
                               const at::Tensor& head,
                               const at::Tensor& targets, double weight) {
   if (!UseFused(kernels, hidden)) {
-    return LinearCrossEntropyReference(hidden, head, targets, weight);
+    return kernels == Kernels::kFused && !head.requires_grad()
+               ? LinearCrossEntropyDevice(hidden, head, targets, weight)
+               : LinearCrossEntropyReference(hidden, head, targets, weight);
   }
   const bool grad = at::GradMode::is_enabled();
   return LinearCrossEntropyFn::apply(hidden, head, targets, weight,

@@ -1,7 +1,8 @@
 // The differentiable parts of a decoder block. On the CPU in float32 each is
 // one autograd node with hand-written, fused forward and backward passes;
-// elsewhere (CUDA, bfloat16), and with Kernels::kReference, the same formula in
-// LibTorch's own operations.
+// elsewhere (CUDA, bfloat16) one with a hand-written gradient over LibTorch's
+// kernels (ops_device.h), where the weights are frozen; and with
+// Kernels::kReference the same formula in LibTorch's own operations.
 //
 // Shapes:  tokens of all sequences are packed: activations are [tokens, width].
 // Threads: safe on distinct tensors.
