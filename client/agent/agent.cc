@@ -86,8 +86,10 @@ absl::Status Agent::Step() {
   if (!response.ok()) return Pause("check-in", response.status());
   if (response->has_task()) return DoTask(response->task());
   backoff_.Reset();
-  const absl::Duration wait = absl::Milliseconds(response->retry_after_ms());
-  deps_.sleeper.Sleep(std::clamp(wait, kMinRetry, kMaxRetry));
+  const absl::Duration wait = std::clamp(
+      absl::Milliseconds(response->retry_after_ms()), kMinRetry, kMaxRetry);
+  base::LogDebug("no task yet; asking again in ", absl::FormatDuration(wait));
+  deps_.sleeper.Sleep(wait);
   return absl::OkStatus();
 }
 
@@ -171,8 +173,9 @@ absl::Status Agent::Work(const v1::TaskPlan& plan, absl::Time expires,
   };
   base::LogInfo(label, ": ", verb, " begins");
   CHOIR_ASSIGN_OR_RETURN(
-      *result, deps_.runner.Run(plan, folder, ModelDigest(plan.base_model()),
-                                adapter, progress));
+      *result,
+      deps_.runner.Run(plan, folder, BaseModelDigest(plan.base_model()),
+                       adapter, progress));
   if (result->report.has_train()) {
     const v1::TrainReport& train = result->report.train();
     base::LogInfo(label, ": trained ", train.steps(), " steps on ",
@@ -190,6 +193,8 @@ absl::StatusOr<std::string> Agent::Fetch(const v1::BlobRef& blob,
     absl::StatusOr<std::string> path =
         cache_.Fetch(blob, deps_.transport, keep);
     if (path.ok()) {
+      base::LogDebug("blob ", blob.digest(), " of ", blob.size(),
+                     " bytes is here");
       backoff_.Reset();
       return path;
     }

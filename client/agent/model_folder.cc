@@ -56,7 +56,7 @@ absl::Status CheckModelFiles(const ModelFiles& files) {
   return absl::OkStatus();
 }
 
-std::string ModelDigest(const ModelFiles& files) {
+std::string BaseModelDigest(const ModelFiles& files) {
   std::map<std::string, std::string> sorted;
   for (const v1::ModelFile& file : files) {
     sorted[file.name()] = file.blob().digest();
@@ -71,7 +71,7 @@ std::string ModelDigest(const ModelFiles& files) {
 absl::StatusOr<std::string> LinkModelFolder(const std::string& models,
                                             const ModelFiles& files) {
   CHOIR_RETURN_IF_ERROR(CheckModelFiles(files));
-  const std::string digest = ModelDigest(files);
+  const std::string digest = BaseModelDigest(files);
   CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> others,
                          base::ListDirectory(models));
   for (const std::string& other : others) {

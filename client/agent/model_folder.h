@@ -18,10 +18,10 @@ using ModelFiles = google::protobuf::RepeatedPtrField<v1::ModelFile>;
 absl::Status CheckModelFiles(const ModelFiles& files);
 
 // Names the contents: SHA-256, hexadecimal, of the sorted names and digests.
-std::string ModelDigest(const ModelFiles& files);
+std::string BaseModelDigest(const ModelFiles& files);
 
-// Makes <models>/<ModelDigest>/ with a link for each file to its blob, which
-// must lie in <models>/../blobs, and removes the folders of other models.
+// Makes <models>/<BaseModelDigest>/ with a link for each file to its blob,
+// which must lie in <models>/../blobs, and removes the folders of other models.
 // Returns the folder's path.
 absl::StatusOr<std::string> LinkModelFolder(const std::string& models,
                                             const ModelFiles& files);

@@ -171,7 +171,7 @@ int main(int argc, char** argv) {
   app.add_flag("--check", options.check,
                "check configuration and data, print both, and leave");
   app.add_flag("--json", options.json, "one JSON document on stdout");
-  app.add_flag("--verbose", options.verbose, "log more");
+  app.add_flag("--verbose", options.verbose, "log each check-in and blob, too");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -83,7 +83,7 @@ int Main(int argc, char** argv) {
   app.add_flag("--check", flags.check,
                "Print the resolved configuration and leave");
   app.add_flag("--json", flags.json, "One JSON document on stdout");
-  app.add_flag("--verbose", flags.verbose, "Log more");
+  app.add_flag("--verbose", flags.verbose, "Log each task and report, too");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

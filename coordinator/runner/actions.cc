@@ -59,6 +59,9 @@ absl::Status JobRunnerImpl::Perform(engine::Action& action) {
         std::max(absl::ZeroDuration(), send->deadline - clock_.Now());
     send->plan.set_deadline_ms(
         static_cast<uint64_t>(absl::ToInt64Milliseconds(left)));
+    base::LogDebug("job ", send->plan.key().job(), ", round ",
+                   send->plan.key().round(), ": task for ", send->client,
+                   ", due in ", absl::FormatDuration(left));
     hooks_.send_task(send->client, std::move(send->plan));
   } else if (const auto* timer = std::get_if<engine::SetTimer>(&action)) {
     timer_ = *timer;

@@ -30,6 +30,22 @@ std::string Comparable(v1::JobConfig config) {
   return config.SerializeAsString();
 }
 
+// Of reports alone; other events have no answer.
+void LogAnswer(const engine::Event& event, const v1::ReportResponse& response) {
+  if (response.verdict() == v1::ReportResponse::VERDICT_UNSPECIFIED) return;
+  std::visit(
+      [&response](const auto& report) {
+        if constexpr (requires { report.client, report.key; }) {
+          base::LogDebug(
+              "job ", report.key.job(), ", round ", report.key.round(),
+              ": report of ", report.client, ": ",
+              v1::ReportResponse::Verdict_Name(response.verdict()),
+              response.reason().empty() ? "" : ", ", response.reason());
+        }
+      },
+      event);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<JobRunner>> JobRunner::Start(
@@ -47,10 +63,10 @@ absl::StatusOr<std::unique_ptr<JobRunner>> JobRunner::Start(
 }
 
 absl::Status JobRunnerImpl::Begin(const config::JobOptions& options) {
-  CHOIR_RETURN_IF_ERROR(ReplayJournal(options));
+  CHOIR_ASSIGN_OR_RETURN(const bool submitted, ReplayJournal(options));
   if (engine_ == nullptr) {
     CHOIR_RETURN_IF_ERROR(CheckSecureJob(options));
-    CHOIR_RETURN_IF_ERROR(StartJob(options));
+    CHOIR_RETURN_IF_ERROR(StartJob(options, submitted));
   }
   CHOIR_ASSIGN_OR_RETURN(
       layout_, LayoutOfJob(options, engine_->facts(), store_.blobs()));
@@ -65,7 +81,8 @@ absl::Status JobRunnerImpl::Begin(const config::JobOptions& options) {
   return absl::OkStatus();
 }
 
-absl::Status JobRunnerImpl::ReplayJournal(const config::JobOptions& options) {
+absl::StatusOr<bool> JobRunnerImpl::ReplayJournal(
+    const config::JobOptions& options) {
   absl::optional<v1::JobConfig> submitted;
   std::vector<std::string> round;  // digests of the round in progress
   const absl::Status read = store_.journal().ForEach(
@@ -103,20 +120,13 @@ absl::Status JobRunnerImpl::ReplayJournal(const config::JobOptions& options) {
         " with another configuration; give the job another name or use "
         "another store"));
   }
-  return absl::OkStatus();
+  return submitted.has_value();
 }
 
-absl::Status JobRunnerImpl::StartJob(const config::JobOptions& options) {
+absl::Status JobRunnerImpl::StartJob(const config::JobOptions& options,
+                                     bool submitted) {
   CHOIR_ASSIGN_OR_RETURN(v1::JobStarted facts,
                          ImportBaseModel(options, store_.blobs()));
-  bool submitted = false;
-  CHOIR_RETURN_IF_ERROR(store_.journal().ForEach(
-      [&](const store::JournalEntry& entry) {
-        submitted |= entry.record.has_job_submitted() &&
-                     entry.record.job_submitted().config().name() ==
-                         options.name;
-        return absl::OkStatus();
-      }));
   std::vector<v1::JournalRecord> records;
   if (!submitted) {
     v1::JournalRecord record;
@@ -218,6 +228,7 @@ absl::StatusOr<v1::ReportResponse> JobRunnerImpl::Post(engine::Event event) {
   }
   engine::Outcome outcome = engine_->Handle(event, clock_.Now());
   const v1::ReportResponse response = outcome.response;
+  LogAnswer(event, response);
   if (const auto* update = std::get_if<engine::UpdateReceived>(&event)) {
     if (response.verdict() != v1::ReportResponse::ACCEPTED &&
         strays_.size() < kMaxStrays) {

@@ -44,10 +44,11 @@ class JobRunnerImpl final : public JobRunner {
   }
 
  private:
-  // Rebuilds the engine from the journal; leaves engine_ null for a new job.
-  absl::Status ReplayJournal(const config::JobOptions& options);
+  // Rebuilds the engine from the journal; leaves engine_ null for a job that
+  // was not started. Whether it was submitted.
+  absl::StatusOr<bool> ReplayJournal(const config::JobOptions& options);
   // Makes the job's beginning durable.
-  absl::Status StartJob(const config::JobOptions& options);
+  absl::Status StartJob(const config::JobOptions& options, bool submitted);
   // A crash may have come between the end of a round and this.
   absl::Status DiscardLeftovers();
   absl::Status DiscardMasked();

@@ -280,6 +280,17 @@ TEST_F(JobRunnerTest, TheBaseModelIsNotNeededAgain) {
   EXPECT_TRUE(fleet.Run().ok());
 }
 
+TEST_F(JobRunnerTest, AtDebugLevelTheLogFollowsEachTask) {
+  base::SetLogLevel(base::LogLevel::kDebug);
+  testing::internal::CaptureStderr();
+  const std::unique_ptr<FakeFleet> fleet = Training();
+  Report(*fleet, "no update");
+  const std::string log = testing::internal::GetCapturedStderr();
+  base::SetLogLevel(base::LogLevel::kOff);
+  EXPECT_THAT(log, HasSubstr("round 1: task for a, due in"));
+  EXPECT_THAT(log, HasSubstr("round 1: report of a: REFUSED, "));
+}
+
 TEST_F(JobRunnerTest, PlansCarryTheTimeLeft) {
   auto fleet = Training();
   EXPECT_EQ(fleet->tasks().at("a").deadline_ms(), 600000u);
