@@ -94,10 +94,6 @@ absl::Status CheckConversations(const model::Tokenizer& tokenizer,
 std::vector<model::Example> EncodeExamples(
     const model::Tokenizer& tokenizer, absl::Span<const RawExample> examples,
     const config::TrainingOptions& training);
-// The same for kSupervised and kCausalLm.
-std::vector<model::Example> EncodeExamples(
-    const model::Tokenizer& tokenizer, absl::Span<const RawExample> examples,
-    config::Objective objective, int max_sequence_length);
 
 }  // namespace choir::client
 

@@ -162,13 +162,4 @@ std::vector<model::Example> EncodeExamples(
   return encoded;
 }
 
-std::vector<model::Example> EncodeExamples(
-    const model::Tokenizer& tokenizer, absl::Span<const RawExample> examples,
-    config::Objective objective, int max_sequence_length) {
-  config::TrainingOptions training;
-  training.objective = objective;
-  training.max_sequence_length = max_sequence_length;
-  return EncodeExamples(tokenizer, examples, training);
-}
-
 }  // namespace choir::client

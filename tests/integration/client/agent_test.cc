@@ -26,18 +26,6 @@ constexpr int kRounds = 3;
 // is written on the way.
 struct Killed {};
 
-absl::Time Start() { return absl::FromUnixSeconds(1800000000); }
-
-const crypto::CertificateAuthority& TestCa() {
-  static const auto* const ca = [] {
-    SeededRandom random(1);
-    return new crypto::CertificateAuthority(
-        *crypto::CertificateAuthority::Create("test", absl::Hours(90000),
-                                              Start(), random));
-  }();
-  return *ca;
-}
-
 // A coordinator with three rounds of work, and the disk of one agent.
 struct World {
   World() {
@@ -47,7 +35,7 @@ struct World {
     options.token_file = base::JoinPath(tests::NewTempDir(), "token");
     std::ofstream(options.token_file) << "secret-token\n";
     options.ca_certificate = base::JoinPath(tests::NewTempDir(), "ca.crt");
-    std::ofstream(options.ca_certificate) << TestCa().certificate_pem();
+    std::ofstream(options.ca_certificate) << FakeCa().certificate_pem();
     for (int round = 1; round <= kRounds; ++round) {
       AddTask(round, v1::TASK_KIND_TRAIN);
       AddTask(round, v1::TASK_KIND_EVALUATE);
@@ -114,8 +102,8 @@ struct World {
     ASSERT_EQ(keys.size(), 2u * kRounds) << where;
   }
 
-  base::ManualClock clock{Start()};
-  FakeCoordinator coordinator{TestCa(), clock};
+  base::ManualClock clock{FakeStart()};
+  FakeCoordinator coordinator{FakeCa(), clock};
   FakeRunner runner;
   ClientOptions options;
   FakeSleeper* current_sleeper = nullptr;

@@ -285,6 +285,7 @@ TEST(SplitHoldoutTest, DependsOnTheTextAlone) {
 
 TEST(SplitHoldoutTest, KeepsOrderAndHonoursTheEnds) {
   const DatasetSplit split = SplitHoldout(Numbered(100), 0.3);
+  ASSERT_GT(split.train.size(), 1u);
   for (size_t i = 1; i < split.train.size(); ++i) {
     EXPECT_LT(std::stoi(split.train[i - 1].text),
               std::stoi(split.train[i].text));
@@ -300,6 +301,7 @@ TEST(SplitHoldoutTest, AGrowingShareOnlyAdds) {
     for (const auto& example : SplitHoldout(Numbered(300), share).heldout) {
       now.insert(example.text);
     }
+    EXPECT_GT(now.size(), before.size());
     EXPECT_TRUE(std::includes(now.begin(), now.end(), before.begin(),
                               before.end()));
     before = now;

@@ -38,6 +38,17 @@ class SeededRandom final : public base::SecureRandom {
   base::SimRandom random_;
 };
 
+// When tests begin, and a certificate authority of that time.
+inline absl::Time FakeStart() { return absl::FromUnixSeconds(1800000000); }
+inline const crypto::CertificateAuthority& FakeCa() {
+  static const auto& ca = *new crypto::CertificateAuthority([] {
+    SeededRandom random(1);
+    return *crypto::CertificateAuthority::Create("test", absl::Hours(90000),
+                                                 FakeStart(), random);
+  }());
+  return ca;
+}
+
 // Moves a manual clock instead of waiting. Stops after `max_sleeps`, so that a
 // broken agent fails its test instead of hanging.
 class FakeSleeper final : public Sleeper {

@@ -1,0 +1,52 @@
+#include "client/agent/client_options.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace choir::client {
+namespace {
+
+using ::testing::HasSubstr;
+
+v1::ClientConfig GoodConfig() {
+  v1::ClientConfig config;
+  config.set_name("alice");
+  config.set_coordinator("localhost:7443");
+  config.set_state("/s");
+  config.set_ca_certificate("/ca.pem");
+  config.mutable_data()->set_path("/d.jsonl");
+  return config;
+}
+
+TEST(ClientOptionsTest, FillsDefaultsAndNamesTheField) {
+  const auto options = ResolveClient(GoodConfig());
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->holdout, 0.1);
+  EXPECT_EQ(options->threads, 1);
+  EXPECT_EQ(options->cache_bytes, 16384ull << 20);
+  const auto refusal = [](auto&& change) {
+    v1::ClientConfig config = GoodConfig();
+    change(config);
+    return std::string(ResolveClient(config).status().message());
+  };
+  using C = v1::ClientConfig;
+  EXPECT_THAT(refusal([](C& c) { c.clear_name(); }), HasSubstr("name"));
+  EXPECT_THAT(refusal([](C& c) { c.set_name("a/b"); }), HasSubstr("a/b"));
+  EXPECT_THAT(refusal([](C& c) { c.set_coordinator("host"); }),
+              HasSubstr("host:port"));
+  EXPECT_THAT(refusal([](C& c) { c.set_coordinator("h:0"); }),
+              HasSubstr("host:port"));
+  EXPECT_THAT(refusal([](C& c) { c.mutable_data()->set_holdout(0.95); }),
+              HasSubstr("data.holdout"));
+  EXPECT_THAT(refusal([](C& c) { c.mutable_data()->set_holdout(NAN); }),
+              HasSubstr("data.holdout"));
+  EXPECT_THAT(refusal([](C& c) { c.mutable_device()->set_threads(0); }),
+              HasSubstr("device.threads"));
+  EXPECT_THAT(refusal([](C& c) { c.mutable_device()->set_kind("tpu"); }),
+              HasSubstr("device.kind"));
+  EXPECT_THAT(refusal([](C& c) { c.set_cache_mib(0); }),
+              HasSubstr("cache_mib"));
+}
+
+}  // namespace
+}  // namespace choir::client
