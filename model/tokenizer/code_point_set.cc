@@ -77,8 +77,18 @@ std::optional<CodePointSet> CodePointSet::Named(absl::string_view name) {
   if (lower == "space") return Whitespace();
   if (lower == "digit") return Named("Nd");
   if (lower == "word") {
-    CodePointSet set = *Named("L");
-    for (const char* more : {"M", "N", "Pc"}) set.Add(*Named(more));
+    // Oniguruma's: what is alphabetic, marks, decimal digits, connectors and,
+    // of the other numbers, those of Latin-1.
+    CodePointSet set({{0xB2, 0xB3},
+                      {0xB9, 0xB9},
+                      {0xBC, 0xBE},
+                      {0x24B6, 0x24E9},
+                      {0x1F130, 0x1F149},
+                      {0x1F150, 0x1F169},
+                      {0x1F170, 0x1F189}});
+    for (const char* more : {"L", "M", "Nd", "Nl", "Pc"}) {
+      set.Add(*Named(more));
+    }
     return set;
   }
   return std::nullopt;

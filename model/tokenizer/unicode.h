@@ -45,7 +45,8 @@ bool IsLetter(uint32_t code_point);      // \p{L}
 bool IsNumber(uint32_t code_point);      // \p{N}
 bool IsWhitespace(uint32_t code_point);  // \s, property White_Space
 // Letters, marks, decimal digits, "_" and its like, and what joins letters: \w
-// of Unicode Technical Standard 18 (Oniguruma's differs a little).
+// of Unicode Technical Standard 18 (Oniguruma's, that of our regular
+// expressions, differs a little).
 bool IsWord(uint32_t code_point);
 
 // Appends the lower case of a valid code point, character by character.

@@ -1,4 +1,5 @@
-// Made by tools/make_unicode_tables.py from Unicode 14.0.0; do not edit.
+// Made by tools/make_unicode_tables.py from unicode-16.0.0 and Unicode 14.0.0;
+// do not edit.
 #include "model/tokenizer/unicode_tables.h"
 
 namespace choir::model {

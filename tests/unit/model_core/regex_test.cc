@@ -55,6 +55,17 @@ TEST(RegexTest, CasesThatUnicodeFoldsTogetherMatch) {
   EXPECT_THAT(Matches("a(?i)b|c", "aB aC ab"), ElementsAre("aB", "aC", "ab"));
 }
 
+TEST(RegexTest, ClassesAreThoseOfHuggingFacesMatcher) {
+  // Letters and digits that Unicode 15 and 16 added.
+  EXPECT_THAT(Matches("\\p{L}+", "\U00016D40'\u1C8A-\U0001E4D0"),
+              ElementsAre("\U00016D40", "\u1C8A", "\U0001E4D0"));
+  EXPECT_THAT(Matches("\\d", "\U00010D40x\U0001E4F0"),
+              ElementsAre("\U00010D40", "\U0001E4F0"));
+  // Of numbers that are not digits, \w has Latin-1's alone.
+  EXPECT_THAT(Matches("\\w+", "½²-৴-Ⅷ-ⓐ-①"),
+              ElementsAre("½²", "Ⅷ", "ⓐ"));
+}
+
 TEST(RegexTest, InvalidBytesAreCharactersOfNoClass) {
   EXPECT_THAT(Matches("[^a]", "a\xff\xc3"), ElementsAre("\xff", "\xc3"));
   EXPECT_THAT(Matches("\\p{L}+|\\S", "a\xff"), ElementsAre("a", "\xff"));
