@@ -3,69 +3,44 @@
 #define CHOIR_COORDINATOR_RPC_ADMIN_SERVICE_H_
 
 #include <cstdint>
-#include <functional>
+#include <string>
 
 #include "base/secure_random.h"
-#include "choir/v1/admin.grpc.pb.h"
+#include "choir/v1/admin.pb.h"
 #include "coordinator/registry/registry.h"
-#include "coordinator/rpc/gate.h"
+#include "coordinator/rpc/front.h"
 #include "coordinator/rpc/job_loop.h"
 
 namespace choir::rpc {
 
 // Threads: safe.
-class AdminService final : public v1::Admin::WithRawCallbackMethod_Download<
-                               v1::Admin::CallbackService> {
+class AdminService {
  public:
   // The references outlive the service.
-  AdminService(Gate& gate, JobLoop& loop, registry::Registry& registry,
+  AdminService(JobLoop& loop, registry::Registry& registry,
                const JobTable& jobs, const store::BlobStore& blobs,
                const base::Clock& clock, base::SecureRandom& random,
                uint64_t chunk_bytes);
 
-  grpc::ServerUnaryReactor* CreateToken(
-      grpc::CallbackServerContext* context,
-      const v1::CreateTokenRequest* request,
-      v1::CreateTokenResponse* response) override;
-  grpc::ServerUnaryReactor* SubmitJob(grpc::CallbackServerContext* context,
-                                      const v1::SubmitJobRequest* request,
-                                      v1::SubmitJobResponse* response) override;
-  grpc::ServerUnaryReactor* ListJobs(grpc::CallbackServerContext* context,
-                                     const v1::ListJobsRequest* request,
-                                     v1::ListJobsResponse* response) override;
-  grpc::ServerUnaryReactor* ShowJob(grpc::CallbackServerContext* context,
-                                    const v1::ShowJobRequest* request,
-                                    v1::JobStatus* response) override;
-  grpc::ServerUnaryReactor* StopJob(grpc::CallbackServerContext* context,
-                                    const v1::StopJobRequest* request,
-                                    v1::JobStatus* response) override;
-  grpc::ServerUnaryReactor* ListClients(
-      grpc::CallbackServerContext* context,
-      const v1::ListClientsRequest* request,
-      v1::ListClientsResponse* response) override;
-  grpc::ServerUnaryReactor* ApproveClient(
-      grpc::CallbackServerContext* context,
-      const v1::ApproveClientRequest* request,
-      v1::ClientStatus* response) override;
-  grpc::ServerUnaryReactor* RevokeClient(grpc::CallbackServerContext* context,
-                                         const v1::RevokeClientRequest* request,
-                                         v1::ClientStatus* response) override;
-  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
-                                     const v1::GetModelRequest* request,
-                                     v1::GetModelResponse* response) override;
-  grpc::ServerWriteReactor<grpc::ByteBuffer>* Download(
-      grpc::CallbackServerContext* context,
-      const grpc::ByteBuffer* request) override;
+  // Adds its methods; the service outlives `front`'s calls.
+  void AddTo(Front& front);
 
  private:
-  // Admits an operator, then runs `work(operator's name)` on the loop.
-  template <typename Request, typename Work>
-  grpc::ServerUnaryReactor* Serve(grpc::CallbackServerContext* context,
-                                  absl::string_view method,
-                                  const Request& request, Work work);
+  void AddJobMethods(Front& front);
+  void AddClientMethods(Front& front);
+  absl::Status CreateToken(const std::string& by,
+                           const v1::CreateTokenRequest& request,
+                           v1::CreateTokenResponse* response);
+  absl::Status ListJobs(v1::ListJobsResponse* response);
+  absl::Status ListClients(v1::ListClientsResponse* response);
+  absl::Status ApproveClient(const std::string& by,
+                             const v1::ApproveClientRequest& request,
+                             v1::ClientStatus* response);
+  absl::Status RevokeClient(const std::string& by,
+                            const v1::RevokeClientRequest& request,
+                            v1::ClientStatus* response);
   v1::ClientStatus StatusOf(const registry::Client& client) const;
 
-  Gate& gate_;
   JobLoop& loop_;
   registry::Registry& registry_;
   const JobTable& jobs_;

@@ -5,53 +5,36 @@
 #include <atomic>
 #include <cstdint>
 
-#include "choir/v1/coordinator.grpc.pb.h"
+#include "choir/v1/coordinator.pb.h"
+#include "coordinator/rpc/call.h"
 #include "coordinator/rpc/enrolment.h"
+#include "coordinator/rpc/front.h"
 #include "coordinator/rpc/gate.h"
 #include "coordinator/rpc/job_loop.h"
 #include "coordinator/rpc/transfers.h"
 
 namespace choir::rpc {
 
-// Callback handlers: no call holds a thread while it waits. Threads: safe.
-class AgentService final
-    : public v1::Coordinator::WithRawCallbackMethod_Download<
-          v1::Coordinator::CallbackService> {
+// No call holds a thread while it waits. Threads: safe.
+class AgentService {
  public:
   // The references outlive the service.
   AgentService(Gate& gate, JobLoop& loop, Enrolment& enrolment,
                Uploads& uploads, const WorkBoard& board,
                const store::BlobStore& blobs, uint64_t chunk_bytes);
 
-  grpc::ServerUnaryReactor* Enroll(grpc::CallbackServerContext* context,
-                                   const v1::EnrollRequest* request,
-                                   v1::EnrollResponse* response) override;
-  grpc::ServerUnaryReactor* RenewCertificate(
-      grpc::CallbackServerContext* context,
-      const v1::RenewCertificateRequest* request,
-      v1::RenewCertificateResponse* response) override;
-  grpc::ServerUnaryReactor* CheckIn(grpc::CallbackServerContext* context,
-                                    const v1::CheckInRequest* request,
-                                    v1::CheckInResponse* response) override;
-  grpc::ServerWriteReactor<grpc::ByteBuffer>* Download(
-      grpc::CallbackServerContext* context,
-      const grpc::ByteBuffer* request) override;
-  grpc::ServerUnaryReactor* GetUploadStatus(
-      grpc::CallbackServerContext* context,
-      const v1::UploadStatusRequest* request,
-      v1::UploadStatusResponse* response) override;
-  grpc::ServerReadReactor<v1::UploadChunk>* Upload(
-      grpc::CallbackServerContext* context,
-      v1::UploadStatusResponse* response) override;
-  grpc::ServerUnaryReactor* SecureExchange(
-      grpc::CallbackServerContext* context,
-      const v1::SecureExchangeRequest* request,
-      v1::SecureExchangeResponse* response) override;
-  grpc::ServerUnaryReactor* Report(grpc::CallbackServerContext* context,
-                                   const v1::ReportRequest* request,
-                                   v1::ReportResponse* response) override;
+  // Adds its methods; the service outlives `front`'s calls.
+  void AddTo(Front& front);
 
  private:
+  void Enroll(const CallPtr<v1::EnrollRequest, v1::EnrollResponse>& call);
+  void Renew(const CallPtr<v1::RenewCertificateRequest,
+                           v1::RenewCertificateResponse>& call);
+  void CheckIn(const CallPtr<v1::CheckInRequest, v1::CheckInResponse>& call);
+  void SecureExchange(const CallPtr<v1::SecureExchangeRequest,
+                                    v1::SecureExchangeResponse>& call);
+  void Report(const CallPtr<v1::ReportRequest, v1::ReportResponse>& call);
+
   Gate& gate_;
   JobLoop& loop_;
   Enrolment& enrolment_;

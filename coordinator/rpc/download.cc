@@ -4,7 +4,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "base/mutex.h"
-#include "coordinator/rpc/grpc_status.h"
+#include "base/status_macros.h"
+#include "choir/v1/coordinator.grpc.pb.h"
 #include "coordinator/rpc/transfers.h"
 
 namespace choir::rpc {
@@ -31,35 +32,59 @@ grpc::ByteBuffer Encode(const v1::DownloadChunk& head,
 
 // Reads one chunk ahead while gRPC passes the last one on, so that a slow peer
 // holds two chunks and no more.
-class DownloadStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+class DownloadStream final : public MessageStream {
  public:
-  explicit DownloadStream(const absl::Status& status) {
-    Finish(ToGrpc(status));
-  }
-  DownloadStream(std::unique_ptr<base::RandomAccessFile> file, uint64_t offset,
-                 uint64_t chunk_bytes)
-      : file_(std::move(file)), offset_(offset), chunk_bytes_(chunk_bytes) {
-    {
-      base::MutexLock lock(&mu_);
-      ReadAhead();
-    }
-    Next();
-  }
+  DownloadStream(CallInfo info, const store::BlobStore& blobs,
+                 uint64_t chunk_bytes, const MayDownload& may_download)
+      : MessageStream(std::move(info)),
+        blobs_(blobs),
+        chunk_bytes_(chunk_bytes),
+        may_download_(may_download) {}
 
   void OnWriteDone(bool ok) override {
     if (!ok) {
-      Finish(ToGrpc(absl::CancelledError("the peer hung up")));
+      Close(absl::CancelledError("the peer hung up"));
       return;
     }
     Next();
   }
-  void OnDone() override { delete this; }
 
  private:
+  void OnMessage(grpc::ByteBuffer message) override {
+    v1::DownloadRequest request;
+    if (!ParseMessage(message, &request)) {
+      Refuse(UndecodableError());
+      return;
+    }
+    if (const absl::Status open = OpenBlob(request); !open.ok()) {
+      Close(open);
+      return;
+    }
+    Next();
+  }
+  void OnEnd() override {
+    Close(absl::CancelledError("the call ended before its request"));
+  }
+
+  absl::Status OpenBlob(const v1::DownloadRequest& request)
+      ABSL_LOCKS_EXCLUDED(mu_) {
+    CHOIR_RETURN_IF_ERROR(may_download_(peer(), request.digest()));
+    base::MutexLock lock(&mu_);
+    CHOIR_ASSIGN_OR_RETURN(file_, blobs_.OpenBlob(request.digest()));
+    offset_ = request.offset();
+    if (offset_ > file_->size()) {
+      return absl::OutOfRangeError(
+          absl::StrCat("offset ", offset_, " lies behind the end of a blob of ",
+                       file_->size(), " bytes"));
+    }
+    ReadAhead();
+    return absl::OkStatus();
+  }
+
   // Sends what was read ahead, then reads ahead again. That write may be done,
   // on another thread, before the reading is: hence the lock.
   void Next() ABSL_LOCKS_EXCLUDED(mu_) {
-    grpc::Status end;
+    absl::Status end;
     {
       base::MutexLock lock(&mu_);
       if (read_.ok() && !ended_) {
@@ -69,9 +94,9 @@ class DownloadStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
         ReadAhead();
         return;
       }
-      end = ToGrpc(read_);
+      end = read_;
     }
-    Finish(end);
+    Close(end);
   }
 
   void ReadAhead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -89,10 +114,12 @@ class DownloadStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     read_any_ = true;
   }
 
+  const store::BlobStore& blobs_;
+  const uint64_t chunk_bytes_;
+  const MayDownload& may_download_;
   base::Mutex mu_;
-  std::unique_ptr<base::RandomAccessFile> file_;
+  std::unique_ptr<base::RandomAccessFile> file_ ABSL_GUARDED_BY(mu_);
   uint64_t offset_ ABSL_GUARDED_BY(mu_) = 0;
-  uint64_t chunk_bytes_ = 0;
   bool read_any_ ABSL_GUARDED_BY(mu_) = false;
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status read_ ABSL_GUARDED_BY(mu_);
@@ -102,30 +129,15 @@ class DownloadStream final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
 }  // namespace
 
-v1::DownloadRequest ParseDownload(const grpc::ByteBuffer& request) {
-  grpc::ByteBuffer bytes = request;  // shares them
-  v1::DownloadRequest parsed;
-  const bool good = grpc::SerializationTraits<v1::DownloadRequest>::Deserialize(
-                        &bytes, &parsed)
-                        .ok();
-  return good ? parsed : v1::DownloadRequest();
-}
-
-grpc::ServerWriteReactor<grpc::ByteBuffer>* StartDownload(
-    const absl::Status& status, const store::BlobStore& blobs,
-    const v1::DownloadRequest& request, uint64_t chunk_bytes) {
-  if (!status.ok()) return new DownloadStream(status);
-  absl::StatusOr<std::unique_ptr<base::RandomAccessFile>> file =
-      blobs.OpenBlob(request.digest());
-  if (!file.ok()) return new DownloadStream(file.status());
-  if (request.offset() > (*file)->size()) {
-    return new DownloadStream(
-        absl::OutOfRangeError(absl::StrCat("offset ", request.offset(),
-                                           " lies behind the end of a "
-                                           "blob of ",
-                                           (*file)->size(), " bytes")));
-  }
-  return new DownloadStream(*std::move(file), request.offset(), chunk_bytes);
+void AddDownload(Front& front, const std::string& method, MethodRules rules,
+                 const store::BlobStore& blobs, uint64_t chunk_bytes,
+                 MayDownload may_download) {
+  front.Add(method, std::move(rules),
+            [&blobs, chunk_bytes,
+             may_download = std::move(may_download)](CallInfo info) {
+              return std::make_shared<DownloadStream>(
+                  std::move(info), blobs, chunk_bytes, may_download);
+            });
 }
 
 }  // namespace choir::rpc

@@ -279,11 +279,12 @@ void JobLoop::OnTask(const std::string& client, v1::TaskPlan plan) {
   if (peer == peers_.end()) return;
   // Whoever has not come back some time after the deadline is gone.
   const uint64_t deadline_ms = std::min(plan.deadline_ms(), kMostDeadlineMs);
+  const absl::Time until =
+      clock_.Now() + absl::Milliseconds(deadline_ms) + options_.absence;
   v1::CheckInResponse response;
   *response.mutable_task() = std::move(plan);
   Answer(peer->second, response);
-  peer->second.until =
-      clock_.Now() + absl::Milliseconds(deadline_ms) + options_.absence;
+  peer->second.until = until;
   next_peer_timer_ = std::min(next_peer_timer_, peer->second.until);
 }
 

@@ -16,15 +16,22 @@
 #include "base/status_macros.h"
 #include "coordinator/rpc/admin_service.h"
 #include "coordinator/rpc/agent_service.h"
+#include "coordinator/rpc/connections.h"
+#include "coordinator/rpc/front.h"
+#include "coordinator/rpc/listener.h"
 #include "coordinator/rpc/registered_peers.h"
 #include "coordinator/runner/update_sum.h"
 
 namespace choir::rpc {
 namespace {
 
-// Beyond a chunk: room for the fields around its bytes, and for telling a peer
-// whose chunk is a bit too large what the limit is, which gRPC cannot.
-constexpr uint64_t kMessageSlackBytes = 4u << 20;
+// Calls of one connection at a time; agents have one or two.
+constexpr int kMostStreams = 16;
+constexpr int kHandshakeTimeoutMs = 20000;
+// What a call may send before anybody waits for it.
+constexpr int kStreamWindowBytes = 1 << 20;
+// Descriptors that are not connections; the rest is two for each.
+constexpr int kOtherDescriptors = 256;
 
 std::shared_ptr<grpc::ServerCredentials> TlsCredentials(
     const ServerOptions& options) {
@@ -99,9 +106,13 @@ class ServerImpl final : public CoordinatorServer {
     agents_ = std::make_unique<AgentService>(*gate_, *loop_, *enrolment_,
                                              *uploads_, board_,
                                              store_.blobs(), chunk);
-    admin_ = std::make_unique<AdminService>(*gate_, *loop_, registry_, jobs_,
+    admin_ = std::make_unique<AdminService>(*loop_, registry_, jobs_,
                                             store_.blobs(), clock_, random_,
                                             chunk);
+    BoundConnections();
+    front_ = std::make_unique<Front>(*gate_, *connections_);
+    agents_->AddTo(*front_);
+    admin_->AddTo(*front_);
     v1::JournalRecord started;
     started.mutable_coordinator_started()->set_software_version(
         base::kVersion);
@@ -110,13 +121,14 @@ class ServerImpl final : public CoordinatorServer {
     return Listen();
   }
 
-  int port() const override { return port_; }
+  int port() const override { return listener_->port(); }
   JobLoop& loop() override { return *loop_; }
   std::vector<v1::JobStatus> jobs() const override { return jobs_.All(); }
 
   void Shutdown(absl::Duration grace) override {
     // First the loop: it answers the calls that wait for it.
     if (loop_ != nullptr) loop_->Stop();
+    if (listener_ != nullptr) listener_->Stop();
     if (server_ != nullptr) {
       server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
       server_.reset();
@@ -162,34 +174,71 @@ class ServerImpl final : public CoordinatorServer {
     return absl::OkStatus();
   }
 
+  void BoundConnections() {
+    ConnectionLimits limits = options_.connections;
+    const int descriptors =
+        RaiseDescriptorLimit(2 * limits.most + kOtherDescriptors);
+    limits.most = std::clamp((descriptors - kOtherDescriptors) / 2, 1,
+                             std::max(1, limits.most));
+    if (limits.most < options_.connections.most) {
+      base::LogInfo("the system's limit of ", descriptors,
+                    " descriptors (ulimit -n) leaves room for ", limits.most,
+                    " connections");
+    }
+    connections_ = std::make_unique<Connections>(limits, forward_);
+  }
+
   absl::Status Listen() {
+    CHOIR_ASSIGN_OR_RETURN(listener_,
+                           Listener::Bind(options_.listen, *connections_));
     grpc::ServerBuilder builder;
-    builder.AddListeningPort(options_.listen, TlsCredentials(options_),
-                             &port_);
-    builder.RegisterService(agents_.get());
-    builder.RegisterService(admin_.get());
-    builder.SetMaxReceiveMessageSize(
-        static_cast<int>(options_.transfers.chunk_bytes + kMessageSlackBytes));
-    // Two coordinators on one port would share its clients by chance.
-    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    acceptor_ = builder.experimental().AddExternalConnectionAcceptor(
+        grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+        TlsCredentials(options_));
+    builder.RegisterCallbackGenericService(front_.get());
+    // gRPC compares a message's size with a limit only when all of it is in
+    // memory; and it tells nobody. Connections and MessageStream do.
+    builder.SetMaxReceiveMessageSize(-1);
+    SetArguments(builder);
+    // The loop must run before the first call comes in.
+    loop_->Start();
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr) {
+      return absl::UnavailableError(
+          "cannot serve: the certificate or its key is not usable");
+    }
+    // Only what it names: the key is gRPC's now.
+    options_.private_key_pem = crypto::SecretString();
+    listener_->Start(
+        {[this](int listener_fd, int fd) {
+           grpc::experimental::ExternalConnectionAcceptor::
+               NewConnectionParameters parameters;
+           parameters.listener_fd = listener_fd;
+           parameters.fd = fd;
+           acceptor_->HandleNewConnection(&parameters);
+         },
+         [this](const std::string& peer, const absl::Status& why) {
+           refusals_->Refused(peer, "connect", "connections", why.message());
+         }});
+    return absl::OkStatus();
+  }
+
+  static void SetArguments(grpc::ServerBuilder& builder) {
+    // Packed messages would grow in memory: they stay packed, and nobody can
+    // decode them.
+    builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMostStreams);
+    builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
+                               kHandshakeTimeoutMs);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES,
+                               kStreamWindowBytes);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     builder.AddChannelArgument(
         GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-    // The loop must run before the first call comes in.
-    loop_->Start();
-    server_ = builder.BuildAndStart();
-    if (server_ == nullptr || port_ == 0) {
-      return absl::UnavailableError(absl::StrCat(
-          "cannot listen on ", options_.listen,
-          ": the address is not ours, the port is taken, or the certificate "
-          "is not usable"));
-    }
-    // Only what it names: the key is gRPC's now.
-    options_.private_key_pem = crypto::SecretString();
-    return absl::OkStatus();
   }
 
   ServerOptions options_;
@@ -214,7 +263,10 @@ class ServerImpl final : public CoordinatorServer {
   std::unique_ptr<Uploads> uploads_;
   std::unique_ptr<AgentService> agents_;
   std::unique_ptr<AdminService> admin_;
-  int port_ = 0;
+  std::unique_ptr<Connections> connections_;
+  std::unique_ptr<Front> front_;
+  std::unique_ptr<Listener> listener_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::Server> server_;
 };
 

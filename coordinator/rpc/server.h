@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/secure_random.h"
 #include "choir/v1/admin.pb.h"
+#include "coordinator/rpc/connections.h"
 #include "coordinator/rpc/enrolment.h"
 #include "coordinator/rpc/job_loop.h"
 #include "coordinator/rpc/transfers.h"
@@ -31,6 +32,8 @@ struct ServerOptions {
   std::string crl_path;
   EnrolmentOptions enrolment;
   TransferOptions transfers;
+  // Fewer if the system gives fewer descriptors.
+  ConnectionLimits connections;
   // make_runner empty: runner::JobRunner over the store.
   JobLoopOptions loop;
   runner::RunnerOptions runner;

@@ -4,10 +4,8 @@
 #ifndef CHOIR_COORDINATOR_RPC_TRANSFERS_H_
 #define CHOIR_COORDINATOR_RPC_TRANSFERS_H_
 
-#include <grpcpp/support/byte_buffer.h>
-#include <grpcpp/support/server_callback.h>
-
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,7 +16,8 @@
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
 #include "base/thread_pool.h"
-#include "choir/v1/coordinator.grpc.pb.h"
+#include "choir/v1/coordinator.pb.h"
+#include "coordinator/rpc/front.h"
 #include "coordinator/rpc/gate.h"
 #include "coordinator/rpc/work_board.h"
 #include "coordinator/store/blob_store.h"
@@ -30,15 +29,16 @@ struct TransferOptions {
   uint64_t chunk_bytes = 1u << 20;
 };
 
-// An empty request, which names no blob, for bytes that are none.
-v1::DownloadRequest ParseDownload(const grpc::ByteBuffer& request);
+// Whether the peer may have the blob of this digest.
+using MayDownload = std::function<absl::Status(const PeerIdentity& peer,
+                                               const std::string& digest)>;
 
-// Sends the blob from the offset on; the reactor deletes itself. `status` not
-// OK: only that is sent. NOT_FOUND, OUT_OF_RANGE for an offset past the end.
-// Chunks are sent as encoded bytes, which saves copying them into a message.
-grpc::ServerWriteReactor<grpc::ByteBuffer>* StartDownload(
-    const absl::Status& status, const store::BlobStore& blobs,
-    const v1::DownloadRequest& request, uint64_t chunk_bytes);
+// Adds a method that sends a blob from the offset on. NOT_FOUND, OUT_OF_RANGE
+// for an offset past the end. Chunks are sent as encoded bytes, which saves
+// copying them into a message.
+void AddDownload(Front& front, const std::string& method, MethodRules rules,
+                 const store::BlobStore& blobs, uint64_t chunk_bytes,
+                 MayDownload may_download);
 
 // One payload of one client while it arrives. A newer stream for the same
 // payload takes over from an older one, which may hang on a dead connection.
@@ -82,9 +82,8 @@ class Uploads {
   Uploads(TransferOptions options, store::BlobStore& blobs,
           WorkBoard& board, Gate& gate);
 
-  // Receives a stream; the reactor deletes itself.
-  grpc::ServerReadReactor<v1::UploadChunk>* StartUpload(
-      absl::StatusOr<PeerIdentity> peer, v1::UploadStatusResponse* response);
+  // Adds the method Upload; this outlives `front`'s calls.
+  void AddTo(Front& front);
 
   // How much of the blob is there. Gives a blob its name whose last byte
   // arrived without the end of its stream.
@@ -99,7 +98,6 @@ class Uploads {
   std::shared_ptr<UploadSlot> Slot(const PeerIdentity& peer,
                                    const v1::BlobRef& blob);
   absl::StatusOr<uint64_t> Finish(UploadSlot& slot, uint64_t turn);
-  Gate& gate() { return gate_; }
   base::ThreadPool& pool() { return pool_; }
 
  private:

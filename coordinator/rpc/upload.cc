@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
+#include "choir/v1/coordinator.grpc.pb.h"
 #include "coordinator/rpc/grpc_status.h"
 #include "coordinator/rpc/transfers.h"
 
@@ -11,68 +12,74 @@ namespace choir::rpc {
 namespace {
 
 constexpr char kMethod[] = "/choir.v1.Coordinator/Upload";
+// Beyond a chunk's data: room for the fields around it, and for saying of which
+// chunk it is that is a bit too large.
+constexpr uint64_t kChunkSlackBytes = 1u << 20;
 
-class UploadStream final : public grpc::ServerReadReactor<v1::UploadChunk> {
+class UploadStream final : public MessageStream {
  public:
-  explicit UploadStream(const absl::Status& status) {
-    Finish(ToGrpc(status));
-  }
-  UploadStream(Uploads& uploads, PeerIdentity peer,
-               v1::UploadStatusResponse* response)
-      : uploads_(&uploads), peer_(std::move(peer)), response_(response) {
-    StartRead(&chunk_);
-  }
-
-  void OnReadDone(bool ok) override {
-    if (!ok) {
-      End();
-      return;
-    }
-    const absl::Status taken = Take();
-    if (!taken.ok()) {
-      Finish(ToGrpc(taken));
-      return;
-    }
-    StartRead(&chunk_);
-  }
-  void OnDone() override { delete this; }
+  UploadStream(CallInfo info, Uploads& uploads)
+      : MessageStream(std::move(info)), uploads_(uploads) {}
 
  private:
+  void OnMessage(grpc::ByteBuffer message) override {
+    if (!ParseMessage(message, &chunk_)) {
+      Refuse(UndecodableError());
+      return;
+    }
+    message.Clear();
+    if (const absl::Status taken = Take(); !taken.ok()) {
+      Close(taken);
+      return;
+    }
+    Read();
+  }
+
   absl::Status Take() {
     if (slot_ == nullptr) {
       CHOIR_RETURN_IF_ERROR(
-          uploads_->Check(peer_, chunk_.key(), chunk_.blob()));
-      slot_ = uploads_->Slot(peer_, chunk_.blob());
+          uploads_.Check(peer(), chunk_.key(), chunk_.blob()));
+      slot_ = uploads_.Slot(peer(), chunk_.blob());
       CHOIR_ASSIGN_OR_RETURN(turn_, slot_->Begin());
     }
-    CHOIR_RETURN_IF_ERROR(uploads_->CheckChunk(peer_, chunk_));
+    CHOIR_RETURN_IF_ERROR(uploads_.CheckChunk(peer(), chunk_));
     if (chunk_.data().empty()) return absl::OkStatus();
     return slot_->Append(turn_, chunk_.offset(), chunk_.data());
   }
 
   // The peer has sent all it wanted (or is gone, which does not matter).
-  void End() {
+  void OnEnd() override {
     if (slot_ == nullptr) {
-      Finish(ToGrpc(absl::InvalidArgumentError("an upload without a chunk")));
+      Close(absl::InvalidArgumentError("an upload without a chunk"));
       return;
     }
-    uploads_->pool().Add([this](int) {
-      absl::StatusOr<uint64_t> received = uploads_->Finish(*slot_, turn_);
-      absl::Status status = received.status();
-      if (received.ok()) response_->set_received_bytes(*received);
-      if (absl::IsDataLoss(status)) {
-        status = uploads_->gate().Refuse(peer_, kMethod, status);
-      }
-      Finish(ToGrpc(status));
-    });
+    uploads_.pool().Add(
+        [this, self = shared_from_this()](int) { Answer(); });
   }
 
-  Uploads* uploads_ = nullptr;
-  PeerIdentity peer_;
-  v1::UploadStatusResponse* response_ = nullptr;
+  void Answer() {
+    const absl::StatusOr<uint64_t> received = uploads_.Finish(*slot_, turn_);
+    if (absl::IsDataLoss(received.status())) {
+      Refuse(received.status());
+      return;
+    }
+    if (!received.ok()) {
+      Close(received.status());
+      return;
+    }
+    v1::UploadStatusResponse response;
+    response.set_received_bytes(*received);
+    const grpc::Slice encoded(response.SerializeAsString());
+    outgoing_ = grpc::ByteBuffer(&encoded, 1);
+    if (!TakeEnd()) return;
+    StartWriteAndFinish(&outgoing_, grpc::WriteOptions(), grpc::Status::OK);
+  }
+
+  Uploads& uploads_;
   v1::UploadChunk chunk_;
   std::shared_ptr<UploadSlot> slot_;  // shared with the table of slots
   uint64_t turn_ = 0;
+  grpc::ByteBuffer outgoing_;
 };
 
 }  // namespace
@@ -212,10 +219,14 @@ std::shared_ptr<UploadSlot> Uploads::Slot(const PeerIdentity& peer,
   return chosen;
 }
 
-grpc::ServerReadReactor<v1::UploadChunk>* Uploads::StartUpload(
-    absl::StatusOr<PeerIdentity> peer, v1::UploadStatusResponse* response) {
-  if (!peer.ok()) return new UploadStream(peer.status());
-  return new UploadStream(*this, *std::move(peer), response);
+void Uploads::AddTo(Front& front) {
+  front.Add(kMethod,
+            {Access::kAgents, options_.chunk_bytes + kChunkSlackBytes,
+             absl::StrCat("; send chunks of at most ", options_.chunk_bytes,
+                          " (limits.chunk_kib)")},
+            [this](CallInfo info) {
+              return std::make_shared<UploadStream>(std::move(info), *this);
+            });
 }
 
 absl::StatusOr<uint64_t> Uploads::Finish(UploadSlot& slot, uint64_t turn) {
