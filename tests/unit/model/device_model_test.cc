@@ -85,14 +85,16 @@ TEST(DeviceModelTest, Logits) {
     const auto half = AsOnCuda(*model);
     const at::Tensor logits = Logits(*half);
     EXPECT_EQ(logits.scalar_type(), at::kFloat);
-    EXPECT_LT(Apart(logits, truth), kHalf);
+    // By a hair a router chooses another expert for a token.
+    const double most = config.moe.num_experts > 0 ? 4 * kHalf : kHalf;
+    EXPECT_LT(Apart(logits, truth), most);
     EXPECT_GT(Apart(logits, truth), 1e-4);  // it did compute in bfloat16
     for (const AttentionKind kind :
          {AttentionKind::kExact, AttentionKind::kBlockwise}) {
       ForwardOptions options;
       options.attention.kind = kind;
       options.attention.chunk = 16;
-      EXPECT_LT(Apart(Logits(*half, options), truth), kHalf);
+      EXPECT_LT(Apart(Logits(*half, options), truth), most);
     }
   }
 }
@@ -118,13 +120,13 @@ TEST(DeviceModelTest, CachedDecoding) {
     EXPECT_EQ(cache.keys[0].scalar_type(), at::kBFloat16);
     at::Tensor last = half->decoder().Decode(
         absl::MakeConstSpan(ids).first(12), {}, cache);
-    EXPECT_LT(Apart(last, whole[11]), kHalf);
+    // As above.
+    const double most = config.moe.num_experts > 0 ? 20 * kHalf : 2 * kHalf;
+    EXPECT_LT(Apart(last, whole[11]), most);
     for (size_t i = 12; i < ids.size(); ++i) {
       last = half->decoder().Decode(absl::MakeConstSpan(ids).subspan(i, 1), {},
                                     cache);
-      // By a hair a router takes another expert for a token.
-      if (config.moe.num_experts > 0) continue;
-      EXPECT_LT(Apart(last, whole[static_cast<int64_t>(i)]), 2 * kHalf) << i;
+      EXPECT_LT(Apart(last, whole[static_cast<int64_t>(i)]), most) << i;
     }
   }
 }
