@@ -126,7 +126,9 @@ std::string Some(const std::vector<std::string>& names) {
 
 // What Hugging Face writes, or wrote, beside the weights.
 bool IsHarmless(const ModelConfig& config, absl::string_view name) {
-  if (absl::EndsWith(name, "rotary_emb.inv_freq")) return true;
+  for (const char* buffer : {"inv_freq", "cos_cached", "sin_cached"}) {
+    if (absl::EndsWith(name, absl::StrCat("rotary_emb.", buffer))) return true;
+  }
   if (config.tie_word_embeddings && name == "lm_head.weight") return true;
   return IsGpt2(config) && (absl::EndsWith(name, ".attn.bias") ||
                             absl::EndsWith(name, ".attn.masked_bias"));
@@ -174,6 +176,7 @@ TensorNames ModelTensorNames(const ModelConfig& config) {
     names.norm = "model.norm.weight";
   }
   if (!config.tie_word_embeddings) names.head = "lm_head.weight";
+  if (config.num_labels > 0) names.score = "score.weight";
   return names;
 }
 
@@ -211,6 +214,7 @@ std::vector<codec::TensorSpec> ModelTensors(const ModelConfig& config) {
   add(names.norm, {hidden});
   add(names.norm_bias, {hidden});
   add(names.head, {config.vocab_size, hidden});
+  add(names.score, {config.num_labels, hidden});
   const bool whole = config.qk_norm == QkNorm::kWhole;
   for (int64_t i = 0; i < config.num_layers; ++i) {
     const BlockTensorNames block = BlockNames(config, i);

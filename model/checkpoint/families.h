@@ -54,6 +54,7 @@ bool TargetMatches(absl::string_view target, absl::string_view module);
 // number; those that the model does not have are empty.
 struct TensorNames {
   std::string embedding, positions, norm, norm_bias, head;
+  std::string score;  // a classifier's head
 };
 struct BlockTensorNames {
   std::string input_norm, input_norm_bias, post_norm, post_norm_bias;
@@ -76,7 +77,7 @@ struct StoredTensor {
 // Compares what a checkpoint has with what the model needs.
 //
 // Accepted though not needed: what Hugging Face writes besides (rotary
-// inv_freq, GPT-2's attention masks, a tied head's copy), tensors of experts
+// inv_freq and its like, GPT-2's attention masks, a tied head's copy), tensors of experts
 // that are not held, and one missing prefix ("model." or "transformer.") of a
 // headless checkpoint.
 // Errors: INVALID_ARGUMENT naming `source`, one message that lists missing,

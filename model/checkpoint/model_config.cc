@@ -1,14 +1,18 @@
 #include "model/checkpoint/model_config.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/config_reader.h"
 #include "model/checkpoint/json_text.h"
+#include "model/checkpoint/rope_config.h"
 
 namespace choir::model {
 namespace {
@@ -24,18 +28,21 @@ struct FamilyFacts {
   int64_t kv_heads;  // 0: as many as heads
   double norm_eps;
   double rope_theta;
+  int64_t num_experts;  // 0: no experts
 };
 
 constexpr FamilyFacts kFamilies[] = {
-    {Family::kGpt2, "gpt2", "GPT2LMHeadModel", 1024, 0, 1e-5, 1e4},
-    {Family::kLlama, "llama", "LlamaForCausalLM", 2048, 0, 1e-6, 1e4},
-    {Family::kMistral, "mistral", "MistralForCausalLM", 131072, 8, 1e-6, 1e4},
-    {Family::kQwen2, "qwen2", "Qwen2ForCausalLM", 32768, 32, 1e-6, 1e4},
-    {Family::kQwen3, "qwen3", "Qwen3ForCausalLM", 32768, 32, 1e-6, 1e4},
-    {Family::kMixtral, "mixtral", "MixtralForCausalLM", 131072, 8, 1e-5, 1e6},
-    {Family::kOlmoe, "olmoe", "OlmoeForCausalLM", 4096, 0, 1e-5, 1e4},
+    {Family::kGpt2, "gpt2", "GPT2LMHeadModel", 1024, 0, 1e-5, 1e4, 0},
+    {Family::kLlama, "llama", "LlamaForCausalLM", 2048, 0, 1e-6, 1e4, 0},
+    {Family::kMistral, "mistral", "MistralForCausalLM", 131072, 8, 1e-6, 1e4,
+     0},
+    {Family::kQwen2, "qwen2", "Qwen2ForCausalLM", 32768, 32, 1e-6, 1e4, 0},
+    {Family::kQwen3, "qwen3", "Qwen3ForCausalLM", 32768, 32, 1e-6, 1e4, 0},
+    {Family::kMixtral, "mixtral", "MixtralForCausalLM", 131072, 8, 1e-5, 1e6,
+     8},
+    {Family::kOlmoe, "olmoe", "OlmoeForCausalLM", 4096, 0, 1e-5, 1e4, 64},
     {Family::kQwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM", 32768, 4, 1e-6,
-     1e4},
+     1e4, 128},
 };
 
 const FamilyFacts& FactsOf(Family family) {
@@ -49,6 +56,59 @@ std::string KnownArchitectures() {
                        });
 }
 
+// "LlamaModel": a model that was saved without its language-model head.
+std::string HeadlessName(absl::string_view architecture) {
+  if (!absl::ConsumeSuffix(&architecture, "LMHeadModel")) {
+    absl::ConsumeSuffix(&architecture, "ForCausalLM");
+  }
+  return absl::StrCat(architecture, "Model");
+}
+
+// "LlamaForSequenceClassification": a model with a classifier's head.
+constexpr int64_t kMostLabels = 1 << 20;
+constexpr char kClassifierSuffix[] = "ForSequenceClassification";
+
+std::string ClassifierName(absl::string_view architecture) {
+  if (!absl::ConsumeSuffix(&architecture, "LMHeadModel")) {
+    absl::ConsumeSuffix(&architecture, "ForCausalLM");
+  }
+  return absl::StrCat(architecture, kClassifierSuffix);
+}
+
+bool IsClassifier(const json& document) {
+  const auto list = document.find("architectures");
+  return list != document.end() && list->is_array() && list->size() == 1 &&
+         (*list)[0].is_string() &&
+         absl::EndsWith((*list)[0].get<std::string>(), kClassifierSuffix);
+}
+
+// {"0": "bad", "1": "good"}; Hugging Face leaves out two labels without names.
+void ReadLabels(const json& document, ConfigReader& reader,
+                ModelConfig& config) {
+  const std::string type = reader.Text("problem_type", "");
+  if (!type.empty() && type != "single_label_classification") {
+    reader.Complain("problem_type",
+                    absl::StrCat("is '", type,
+                                 "'; known is single_label_classification"));
+  }
+  config.tie_word_embeddings = true;
+  config.num_labels = reader.OptionalSize("num_labels", 2, kMostLabels);
+  const auto found = document.find("id2label");
+  if (found == document.end() || found->is_null()) return;
+  bool good = found->is_object() && !found->empty() &&
+              found->size() <= static_cast<size_t>(kMostLabels);
+  for (size_t i = 0; good && i < found->size(); ++i) {
+    const auto label = found->find(std::to_string(i));
+    good = label != found->end() && label->is_string();
+    if (good) config.labels.push_back(label->get<std::string>());
+  }
+  if (!good) {
+    reader.Complain("id2label", "does not name the labels 0, 1, ..");
+    return;
+  }
+  config.num_labels = static_cast<int64_t>(config.labels.size());
+}
+
 // The family, or null after a complaint.
 const FamilyFacts* FindFamily(const json& document, ConfigReader& reader) {
   const auto list = document.find("architectures");
@@ -56,7 +116,11 @@ const FamilyFacts* FindFamily(const json& document, ConfigReader& reader) {
       (*list)[0].is_string()) {
     const std::string name = (*list)[0].get<std::string>();
     for (const FamilyFacts& facts : kFamilies) {
-      if (name == facts.architecture) return &facts;
+      if (name == facts.architecture ||
+          name == HeadlessName(facts.architecture) ||
+          name == ClassifierName(facts.architecture)) {
+        return &facts;
+      }
     }
     reader.Complain("architectures", absl::StrCat("is '", name, "'; known are ",
                                                   KnownArchitectures()));
@@ -73,66 +137,6 @@ const FamilyFacts* FindFamily(const json& document, ConfigReader& reader) {
   return nullptr;
 }
 
-// Other models rotate only a part of each head.
-void CheckWholeHeads(ConfigReader& reader) {
-  if (reader.Positive("partial_rotary_factor", 1.0) != 1.0) {
-    reader.Complain("partial_rotary_factor", "is not 1, the only one known");
-  }
-}
-
-void ReadRopeScaling(const json& object, const char* name,
-                     const ModelConfig& config, ConfigReader& reader,
-                     RopeScaling& scaling) {
-  if (!object.is_object()) {
-    reader.Complain(name, "is not a JSON object");
-    return;
-  }
-  ConfigReader rope(object, absl::StrCat(name, "."));
-  const char* key = rope.Has("rope_type") ? "rope_type" : "type";
-  const std::string type = rope.Text(key, "default");
-  if (type == "linear") {
-    scaling.kind = RopeScalingKind::kLinear;
-    scaling.factor = rope.Positive("factor", 1.0);
-  } else if (type == "llama3") {
-    scaling.kind = RopeScalingKind::kLlama3;
-    scaling.factor = rope.Positive("factor", 1.0);
-    scaling.low_freq_factor = rope.Positive("low_freq_factor", 1.0);
-    scaling.high_freq_factor = rope.Positive("high_freq_factor", 4.0);
-    scaling.original_max_positions = rope.OptionalSize(
-        "original_max_position_embeddings", config.max_positions);
-    if (scaling.high_freq_factor <= scaling.low_freq_factor) {
-      rope.Complain("high_freq_factor", "must be above low_freq_factor");
-    }
-  } else if (type != "default") {
-    rope.Complain(key, absl::StrCat("is '", type,
-                                    "'; known are default, linear, llama3"));
-  }
-  if (type != "default" && !rope.Has("factor")) {
-    rope.Complain("factor", "is missing");
-  }
-  CheckWholeHeads(rope);
-  reader.Adopt(rope);
-}
-
-void ReadRope(const json& document, ConfigReader& reader, ModelConfig& config) {
-  config.rope_theta = reader.Positive("rope_theta", config.rope_theta);
-  CheckWholeHeads(reader);
-  // Newer files keep theta and scaling together in rope_parameters.
-  if (reader.Has("rope_parameters")) {
-    const json& parameters = document["rope_parameters"];
-    ReadRopeScaling(parameters, "rope_parameters", config, reader,
-                    config.rope_scaling);
-    if (parameters.is_object()) {
-      ConfigReader rope(parameters, "rope_parameters.");
-      config.rope_theta = rope.Positive("rope_theta", config.rope_theta);
-      reader.Adopt(rope);
-    }
-  } else if (reader.Has("rope_scaling")) {
-    ReadRopeScaling(document["rope_scaling"], "rope_scaling", config, reader,
-                    config.rope_scaling);
-  }
-}
-
 Activation ReadActivation(ConfigReader& reader, const char* key,
                           const char* fallback, bool gated) {
   const std::string name = reader.Text(key, fallback);
@@ -142,11 +146,11 @@ Activation ReadActivation(ConfigReader& reader, const char* key,
     }
     return Activation::kSilu;
   }
-  if (name == "gelu_new" || name == "gelu_pytorch_tanh" ||
-      name == "gelu_fast") {
-    return Activation::kGeluTanh;
+  for (const char* tanh : {"gelu_new", "gelu_pytorch_tanh", "gelu_fast",
+                           "gelu_accurate", "gelu_python_tanh"}) {
+    if (name == tanh) return Activation::kGeluTanh;
   }
-  if (name == "gelu") return Activation::kGelu;
+  if (name == "gelu" || name == "gelu_python") return Activation::kGelu;
   if (name == "relu") return Activation::kRelu;
   if (name == "silu" || name == "swish") return Activation::kSilu;
   reader.Complain(key, absl::StrCat("is '", name,
@@ -210,15 +214,14 @@ void ReadWindow(const json& document, ConfigReader& reader,
   }
 }
 
-void ReadMoe(ConfigReader& reader, ModelConfig& config) {
+void ReadMoe(const FamilyFacts& facts, ConfigReader& reader,
+             ModelConfig& config) {
   MoeConfig& moe = config.moe;
   const bool mixtral = config.family == Family::kMixtral;
   const char* count = "num_experts";
   if (mixtral || !reader.Has(count)) count = "num_local_experts";
   if (!mixtral && !reader.Has(count)) count = "num_experts";
-  const int64_t most = 1 << 12;
-  moe.num_experts = mixtral ? reader.OptionalSize(count, 8, most)
-                            : reader.Size(count, most);
+  moe.num_experts = reader.OptionalSize(count, facts.num_experts, 1 << 12);
   moe.experts_per_token = reader.OptionalSize(
       "num_experts_per_tok", mixtral ? 2 : 8, kLargestSize);
   if (moe.experts_per_token > moe.num_experts) {
@@ -297,13 +300,9 @@ void ReadGpt2(ConfigReader& reader, ModelConfig& config) {
   config.gated_mlp = false;
   config.activation =
       ReadActivation(reader, "activation_function", "gelu_new", false);
-  if (!reader.Flag("scale_attn_weights", true)) {
-    reader.Complain("scale_attn_weights", "is false; known is true");
-  }
-  if (reader.Flag("scale_attn_by_inverse_layer_idx", false)) {
-    reader.Complain("scale_attn_by_inverse_layer_idx",
-                    "is true; known is false");
-  }
+  config.scale_attention = reader.Flag("scale_attn_weights", true);
+  config.scale_by_layer =
+      reader.Flag("scale_attn_by_inverse_layer_idx", false);
   if (reader.Flag("add_cross_attention", false)) {
     reader.Complain("add_cross_attention", "is true; known is false");
   }
@@ -356,7 +355,7 @@ void ReadLlamaLike(const json& document, const FamilyFacts& facts,
   ReadWindow(document, reader, config);
   if (config.family == Family::kMixtral || config.family == Family::kOlmoe ||
       config.family == Family::kQwen3Moe) {
-    ReadMoe(reader, config);
+    ReadMoe(facts, reader, config);
   }
 }
 
@@ -366,6 +365,11 @@ absl::string_view FamilyName(Family family) { return FactsOf(family).type; }
 
 absl::string_view ArchitectureName(Family family) {
   return FactsOf(family).architecture;
+}
+
+std::string ArchitectureName(const ModelConfig& config) {
+  const std::string name(ArchitectureName(config.family));
+  return config.num_labels > 0 ? ClassifierName(name) : name;
 }
 
 std::vector<int64_t> MoeConfig::HeldExperts() const {
@@ -378,6 +382,12 @@ std::vector<int64_t> MoeConfig::HeldExperts() const {
 int64_t ModelConfig::WindowOf(int64_t layer) const {
   if (!sliding_layers.empty() && !sliding_layers[layer]) return 0;
   return sliding_window;
+}
+
+double ModelConfig::ScoreFactor(int64_t layer) const {
+  const double base =
+      scale_attention ? 1.0 : std::sqrt(static_cast<double>(head_dim));
+  return scale_by_layer ? base / static_cast<double>(layer + 1) : base;
 }
 
 bool ModelConfig::IsMoe(int64_t layer) const {
@@ -406,6 +416,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json_text,
   }
   config.tie_word_embeddings = reader.Flag("tie_word_embeddings",
                                            config.family == Family::kGpt2);
+  if (IsClassifier(document)) ReadLabels(document, reader, config);
   config.torch_dtype =
       reader.Text(reader.Has("dtype") ? "dtype" : "torch_dtype", "float32");
   const std::vector<int32_t> bos = reader.TokenIds("bos_token_id");
@@ -419,10 +430,33 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json_text,
   return config;
 }
 
+absl::Status ApplyGenerationConfig(absl::string_view json_text,
+                                   absl::string_view source,
+                                   ModelConfig& config) {
+  CHOIR_ASSIGN_OR_RETURN(const json document,
+                         ParseJsonObject(json_text, source, JsonLimits()));
+  ConfigReader reader(document);
+  const std::vector<int32_t> eos = reader.TokenIds("eos_token_id");
+  if (!reader.problems().empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": ", absl::StrJoin(reader.problems(), "; ")));
+  }
+  if (!eos.empty()) config.eos_token_ids = eos;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path) {
   CHOIR_ASSIGN_OR_RETURN(const std::string text,
                          base::ReadFile(path, JsonLimits().max_bytes));
-  return ParseModelConfig(text, path);
+  CHOIR_ASSIGN_OR_RETURN(ModelConfig config, ParseModelConfig(text, path));
+  const std::string beside =
+      base::JoinPath(path.substr(0, path.rfind('/') + 1),
+                     "generation_config.json");
+  if (!base::FileExists(beside)) return config;
+  CHOIR_ASSIGN_OR_RETURN(const std::string generation,
+                         base::ReadFile(beside, JsonLimits().max_bytes));
+  CHOIR_RETURN_IF_ERROR(ApplyGenerationConfig(generation, beside, config));
+  return config;
 }
 
 absl::Status HoldExperts(const std::vector<int64_t>& experts,

@@ -105,6 +105,10 @@ struct ModelConfig {
   bool qkv_bias = false;      // q, k, v have biases
   bool output_bias = false;   // the attention's output layer has one
   bool fused_qkv = false;     // one layer makes q, k and v (GPT-2's c_attn)
+  // Attention scores are divided by sqrt(head_dim), and by a block's number
+  // (from 1) as well; GPT-2 has switches for both.
+  bool scale_attention = true;
+  bool scale_by_layer = false;
   bool mlp_bias = false;      // the MLP's layers have biases
   bool gated_mlp = true;      // act(gate(x)) * up(x); else act(up(x))
   Activation activation = Activation::kSilu;
@@ -118,6 +122,11 @@ struct ModelConfig {
   // none is.
   std::vector<bool> dense_layers;
   bool tie_word_embeddings = false;
+  // Of a ...ForSequenceClassification: outputs of its head "score", which is
+  // there instead of the language model's (that one is then called tied), and
+  // their names (config.json's id2label). 0: a language model.
+  int64_t num_labels = 0;
+  std::vector<std::string> labels;
 
   int32_t bos_token_id = -1;  // -1: not given
   std::vector<int32_t> eos_token_ids;
@@ -125,6 +134,9 @@ struct ModelConfig {
 
   // The window of one block; 0: none.
   int64_t WindowOf(int64_t layer) const;
+  // What one block's attention scores are multiplied with beside
+  // 1 / sqrt(head_dim); mostly 1.
+  double ScoreFactor(int64_t layer) const;
   // True if the block has experts.
   bool IsMoe(int64_t layer) const;
   // Number of parameters, with a tied head counted once (and, with
@@ -134,13 +146,22 @@ struct ModelConfig {
   int64_t num_active_parameters() const;
 };
 
+// The name in config.json: a classifier's is not the family's.
+std::string ArchitectureName(const ModelConfig& config);
+
 // Errors: INVALID_ARGUMENT, one message that names `source` and lists
 // everything that is wrong: a missing or impossible value, another
 // architecture (with those known), an activation or rope scaling that Choir
 // does not compute.
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json_text,
                                              absl::string_view source);
+// Reads `path`, and generation_config.json beside it if it is there.
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path);
+// What generation_config.json says over config.json: the tokens that end a
+// text. Errors: INVALID_ARGUMENT naming `source`.
+absl::Status ApplyGenerationConfig(absl::string_view json_text,
+                                   absl::string_view source,
+                                   ModelConfig& config);
 
 // config.json text that ParseModelConfig and Hugging Face read back.
 std::string ModelConfigJson(const ModelConfig& config);

@@ -46,6 +46,8 @@ void WriteGpt2(const ModelConfig& config, Json& out) {
   out["n_positions"] = config.max_positions;
   out["layer_norm_epsilon"] = config.norm_eps;
   out["activation_function"] = ActivationName(config.activation);
+  if (!config.scale_attention) out["scale_attn_weights"] = false;
+  if (config.scale_by_layer) out["scale_attn_by_inverse_layer_idx"] = true;
 }
 
 void WriteWindow(const ModelConfig& config, Json& out) {
@@ -131,7 +133,7 @@ void WriteLlamaLike(const ModelConfig& config, Json& out) {
 
 std::string ModelConfigJson(const ModelConfig& config) {
   Json out;
-  out["architectures"] = {std::string(ArchitectureName(config.family))};
+  out["architectures"] = {ArchitectureName(config)};
   out["model_type"] = std::string(FamilyName(config.family));
   out["vocab_size"] = config.vocab_size;
   if (config.family == Family::kGpt2) {
@@ -140,6 +142,13 @@ std::string ModelConfigJson(const ModelConfig& config) {
     WriteLlamaLike(config, out);
   }
   out["tie_word_embeddings"] = config.tie_word_embeddings;
+  if (config.num_labels > 0) {
+    for (int64_t i = 0; i < config.num_labels; ++i) {
+      out["id2label"][std::to_string(i)] =
+          config.labels.empty() ? "LABEL_" + std::to_string(i)
+                                : config.labels[i];
+    }
+  }
   if (config.bos_token_id >= 0) out["bos_token_id"] = config.bos_token_id;
   if (config.eos_token_ids.size() == 1) {
     out["eos_token_id"] = config.eos_token_ids[0];

@@ -43,6 +43,13 @@ const DTypeInfo& InfoOf(DType dtype) {
   return kDTypes[0];
 }
 
+void SortByName(std::vector<TensorView>& tensors) {
+  std::sort(tensors.begin(), tensors.end(),
+            [](const TensorView& a, const TensorView& b) {
+              return a.name < b.name;
+            });
+}
+
 absl::Status Bad(absl::string_view source, absl::string_view problem) {
   return absl::InvalidArgumentError(absl::StrCat(source, ": ", problem));
 }
@@ -235,11 +242,16 @@ absl::StatusOr<SafetensorsFile> ParseSafetensors(absl::string_view bytes,
                            ParseTensor(name, entry, source, data));
     file.tensors_.push_back(std::move(tensor));
   }
-  std::sort(file.tensors_.begin(), file.tensors_.end(),
-            [](const TensorView& a, const TensorView& b) {
-              return a.name < b.name;
-            });
+  SortByName(file.tensors_);
   CHOIR_RETURN_IF_ERROR(CheckCoverage(file.tensors_, source, data));
+  return file;
+}
+
+SafetensorsFile SafetensorsFile::WithTensors(
+    std::vector<TensorView> tensors) const {
+  SafetensorsFile file = *this;
+  file.tensors_ = std::move(tensors);
+  SortByName(file.tensors_);
   return file;
 }
 
@@ -326,10 +338,7 @@ std::string FloatsToBytes(absl::Span<const float> values, DType dtype) {
 std::string EncodeSafetensors(
     std::vector<TensorView> tensors,
     const std::map<std::string, std::string>& metadata) {
-  std::sort(tensors.begin(), tensors.end(),
-            [](const TensorView& a, const TensorView& b) {
-              return a.name < b.name;
-            });
+  SortByName(tensors);
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   uint64_t end = 0;

@@ -57,6 +57,9 @@ class SafetensorsFile {
   }
   // Path or name for error messages.
   const std::string& source() const { return source_; }
+  // The same bytes under another table of contents, whose tensors must borrow
+  // them.
+  SafetensorsFile WithTensors(std::vector<TensorView> tensors) const;
 
   // Null if there is none of this name.
   const TensorView* Find(absl::string_view name) const;

@@ -12,6 +12,7 @@
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/families.h"
+#include "model/checkpoint/fused_experts.h"
 #include "model/checkpoint/json_text.h"
 #include "model/quantize/packed_checkpoint.h"
 
@@ -131,6 +132,7 @@ absl::StatusOr<TensorFiles> TensorFiles::Open(const std::string& directory,
     CHOIR_ASSIGN_OR_RETURN(
         SafetensorsFile file,
         SafetensorsFile::Open(base::JoinPath(directory, name)));
+    file = file.WithTensors(SplitFusedExperts(config, file.tensors()));
     for (const TensorView& tensor : file.tensors()) {
       const auto [other, fresh] = where.emplace(tensor.name, name);
       if (!fresh) {

@@ -21,7 +21,8 @@ class TensorFiles {
  public:
   // Opens model.safetensors, or the files that model.safetensors.index.json
   // names, or (without either) every *.safetensors file of the folder but an
-  // adapter's; and checks that they hold the tensors of `config`.
+  // adapter's; and checks that they hold the tensors of `config`. Experts may
+  // be fused (fused_experts.h).
   //
   // Errors: INVALID_ARGUMENT for an unreadable file or index, a tensor in two
   //   files, and all that CheckTensorTable lists; those of base/files.h.

@@ -200,6 +200,8 @@ at::Tensor Decoder::Attention(size_t b, const at::Tensor& sum,
       part = at::clamp(part, -config_.clip_qkv, config_.clip_qkv);
     }
   }
+  const double factor = config_.ScoreFactor(static_cast<int64_t>(b));
+  if (factor != 1.0) qkv[0] = qkv[0] * factor;
   return pass.attend(b, qkv[0], qkv[1], qkv[2]);
 }
 

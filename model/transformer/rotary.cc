@@ -11,8 +11,13 @@ std::vector<double> RotaryFrequencies(const ModelConfig& config) {
   std::vector<double> frequencies(half);
   const RopeScaling& scaling = config.rope_scaling;
   for (int64_t i = 0; i < half; ++i) {
-    double f = std::pow(config.rope_theta,
-                        -2.0 * static_cast<double>(i) / config.head_dim);
+    // Rounded as in the code that trained the models, which shows thousands
+    // of tokens on: an angle is a position times this.
+    const float exponent =
+        static_cast<float>(2 * i) / static_cast<float>(config.head_dim);
+    const auto power = static_cast<float>(std::pow(
+        static_cast<float>(config.rope_theta), double{exponent}));
+    double f = 1.0f / power;
     if (scaling.kind == RopeScalingKind::kLinear) {
       f /= scaling.factor;
     } else if (scaling.kind == RopeScalingKind::kLlama3) {
@@ -27,7 +32,7 @@ std::vector<double> RotaryFrequencies(const ModelConfig& config) {
         f = (1.0 - smooth) * f / scaling.factor + smooth * f;
       }
     }
-    frequencies[i] = f;
+    frequencies[i] = static_cast<float>(f);
   }
   return frequencies;
 }
@@ -51,8 +56,10 @@ RotaryAngles RotaryTable::Get(int64_t positions) const {
   float* s = sine.data_ptr<float>();
   for (int64_t p = 0; p < rows; ++p) {
     for (int64_t i = 0; i < half; ++i) {
-      c[p * half + i] = static_cast<float>(std::cos(p * frequencies_[i]));
-      s[p * half + i] = static_cast<float>(std::sin(p * frequencies_[i]));
+      const auto angle =
+          static_cast<float>(static_cast<double>(p) * frequencies_[i]);
+      c[p * half + i] = static_cast<float>(std::cos(double{angle}));
+      s[p * half + i] = static_cast<float>(std::sin(double{angle}));
     }
   }
   angles_ = {cosine.to(device_), sine.to(device_)};

@@ -1,6 +1,7 @@
 // Every family against a plain decoder in double precision: logits, packing,
 // decoding with a cache, gradients of adapters, checkpoints that are read back.
 #include <cmath>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -263,10 +264,51 @@ TEST_P(FamilyTest, HarmlessExtrasAndAMissingPrefixAreAccepted) {
       5e-5);
 }
 
+TEST_P(FamilyTest, FusedExpertsLoadLikeSeparateOnes) {
+  if (config().moe.num_experts == 0) GTEST_SKIP() << "no experts";
+  const bool mixtral = config().family == Family::kMixtral;
+  tests::PlainTensors stored;
+  std::map<std::string, std::vector<at::Tensor>> fused[3];  // gate, up, down
+  const std::string kinds[3] = {mixtral ? "w1" : "gate_proj",
+                                mixtral ? "w3" : "up_proj",
+                                mixtral ? "w2" : "down_proj"};
+  for (const auto& [name, tensor] : tensors_) {
+    const size_t folder = name.find(mixtral ? "block_sparse_moe." : "mlp.");
+    if (folder == std::string::npos ||
+        !config().IsMoe(name[std::string("model.layers.").size()] - '0')) {
+      stored[name] = tensor;
+      continue;
+    }
+    const std::string mlp = name.substr(0, folder) + "mlp.";
+    if (name.find(".experts.") == std::string::npos) {
+      stored[mlp + "gate.weight"] = tensor;
+    }
+    for (int kind = 0; kind < 3; ++kind) {
+      // The names go through the experts in order.
+      if (name.find("." + kinds[kind] + ".weight") != std::string::npos) {
+        fused[kind][mlp].push_back(tensor);
+      }
+    }
+  }
+  for (const auto& [mlp, gates] : fused[0]) {
+    stored[mlp + "experts.gate_up_proj"] =
+        at::cat({at::stack(gates), at::stack(fused[1][mlp])}, 1);
+    stored[mlp + "experts.down_proj"] = at::stack(fused[2][mlp]);
+  }
+  ASSERT_LT(stored.size(), tensors_.size());
+  const auto model = Load(tests::WritePlainModel(config(), stored));
+  ASSERT_NE(model, nullptr);
+  const std::vector<int32_t> ids = RandomIds(6, config().vocab_size, 8);
+  EXPECT_LT(Difference(model->decoder().Logits(PackWhole(ids, at::kCPU), {}),
+                       tests::PlainLogits(config(), tensors_, ids)),
+            5e-5);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     All, FamilyTest, ::testing::ValuesIn(tests::FamilyConfigs()),
     [](const ::testing::TestParamInfo<ModelConfig>& info) {
-      return std::string(FamilyName(info.param.family));
+      return absl::StrCat(FamilyName(info.param.family),
+                          info.param.scale_by_layer ? "_scaled" : "");
     });
 
 }  // namespace

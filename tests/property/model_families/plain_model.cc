@@ -36,7 +36,7 @@ class Plain {
       const std::string block =
           absl::StrCat(gpt2 ? "transformer.h." : "model.layers.", i, ".");
       if (gpt2) {
-        x = x + Gpt2Attention(block, LayerNorm(x, block + "ln_1"));
+        x = x + Gpt2Attention(i, block, LayerNorm(x, block + "ln_1"));
         const at::Tensor up =
             Conv(LayerNorm(x, block + "ln_2"), block + "mlp.c_fc");
         const at::Tensor gelu =
@@ -127,10 +127,14 @@ class Plain {
     return x * angles.cos() + rotated * angles.sin();
   }
 
-  at::Tensor Gpt2Attention(const std::string& block,
+  at::Tensor Gpt2Attention(int64_t layer, const std::string& block,
                            const at::Tensor& x) const {
-    const std::vector<at::Tensor> qkv =
+    std::vector<at::Tensor> qkv =
         Conv(x, block + "attn.c_attn").split(c_.hidden_size, 1);
+    if (!c_.scale_attention) {
+      qkv[0] = qkv[0] * std::sqrt(double(c_.head_dim));
+    }
+    if (c_.scale_by_layer) qkv[0] = qkv[0] / double(layer + 1);
     return Conv(Scores(Heads(qkv[0], c_.num_heads), Heads(qkv[1], c_.num_heads),
                        Heads(qkv[2], c_.num_heads), 0),
                 block + "attn.c_proj");
@@ -309,6 +313,10 @@ std::vector<ModelConfig> FamilyConfigs() {
   c->moe.experts_per_token = 2;
   c->moe.intermediate_size = 14;
   c->dense_layers = {false, true, false};
+  // GPT-2 with its other scalings of scores.
+  configs.push_back(configs.front());
+  configs.back().scale_attention = false;
+  configs.back().scale_by_layer = true;
   return configs;
 }
 
