@@ -35,11 +35,11 @@ class Tokenizer {
       const std::string& path);
   // tokenizer.json if the folder has one, else vocab.json and merges.txt (of
   // GPT-2, or of Qwen2 if tokenizer_config.json says so), added_tokens.json.
-  // tokenizer_config.json and special_tokens_map.json, if there, name BOS and
-  // EOS; the first also adds tokens, says whether a text gets BOS and EOS where
-  // the file above leaves that open (add_bos_token, add_eos_token of Llama's
-  // and GPT-2's classes), and has the chat template, if chat_template.jinja
-  // does not.
+  // tokenizer_config.json and special_tokens_map.json, if there, name BOS, EOS
+  // and other special tokens; the first also adds tokens, says whether a text
+  // gets BOS and EOS where the file above leaves that open (add_bos_token,
+  // add_eos_token of Llama's and GPT-2's classes), and has the chat template,
+  // if chat_template.jinja does not.
   static absl::StatusOr<std::unique_ptr<const Tokenizer>> LoadFolder(
       const std::string& directory);
   // Errors: INVALID_ARGUMENT naming `source`, the part of the file and the

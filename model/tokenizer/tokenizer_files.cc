@@ -165,7 +165,7 @@ absl::StatusOr<json> FolderConfig(const std::string& directory) {
   CHOIR_ASSIGN_OR_RETURN(
       const json map,
       ReadConfig(base::JoinPath(directory, "special_tokens_map.json")));
-  for (const char* key : {"bos_token", "eos_token"}) {
+  for (const char* key : TokenizerParser::kNamedTokens) {
     if (map.contains(key) && !config.contains(key)) config[key] = map[key];
   }
   const std::string jinja = base::JoinPath(directory, "chat_template.jinja");

@@ -189,6 +189,30 @@ absl::Status TokenizerParser::NameToken(const json& config, const char* key,
   return absl::OkStatus();
 }
 
+// Tokens of the vocabulary that the configuration names are special, whether
+// or not the other files say so. Those that no file has an id for would get
+// one above the vocabulary; they are left out.
+absl::Status TokenizerParser::AddNamedTokens(const json& config) {
+  for (const char* key : kNamedTokens) {
+    const json& named = Member(config, key);
+    for (const json& value : named.is_array() ? named : json::array({named})) {
+      const json& content = TokenContent(value);
+      if (!content.is_string()) continue;
+      const auto& text = content.get_ref<const std::string&>();
+      const std::optional<int32_t> id = tokenizer_->model_.TokenToId(text);
+      if (!id || text.empty() || tokenizer_->added_ids_.contains(text)) {
+        continue;
+      }
+      json entry = value.is_object() ? value : json::object();
+      entry["content"] = text;
+      entry["id"] = static_cast<uint32_t>(*id);
+      entry["special"] = true;
+      CHOIR_RETURN_IF_ERROR(AddToken(entry));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status TokenizerParser::SurroundByConfig(const json& config,
                                                bool open_template) {
   const bool builds = BuildsItsTemplate(config);
@@ -216,6 +240,7 @@ absl::Status TokenizerParser::ApplyConfig(const json& config,
   if (config.is_null()) return absl::OkStatus();
   CHOIR_RETURN_IF_ERROR(
       AddConfigTokens(Member(config, "added_tokens_decoder")));
+  CHOIR_RETURN_IF_ERROR(AddNamedTokens(config));
   CHOIR_RETURN_IF_ERROR(NameToken(config, "bos_token", tokenizer_->bos_id_));
   CHOIR_RETURN_IF_ERROR(NameToken(config, "eos_token", tokenizer_->eos_id_));
   CHOIR_RETURN_IF_ERROR(SurroundByConfig(config, open_template));

@@ -18,6 +18,11 @@ namespace choir::model {
 // each, Template, ApplyConfig, Finish. Threads: one at a time per object.
 class TokenizerParser {
  public:
+  // The keys of tokenizer_config.json that name special tokens.
+  static constexpr const char* kNamedTokens[] = {
+      "bos_token", "eos_token", "unk_token",  "sep_token",
+      "pad_token", "cls_token", "mask_token", "additional_special_tokens"};
+
   TokenizerParser() : tokenizer_(new Tokenizer()) {}
 
   absl::Status Model(BpeOptions options);
@@ -43,6 +48,7 @@ class TokenizerParser {
   absl::Status Register(const std::string& token, int32_t id);
   absl::Status NameToken(const nlohmann::json& config, const char* key,
                          std::optional<int32_t>& id);
+  absl::Status AddNamedTokens(const nlohmann::json& config);
   absl::Status SurroundByConfig(const nlohmann::json& config,
                                 bool open_template);
 

@@ -246,6 +246,42 @@ TEST(TokenizerTest, FolderWithoutAnyTokenizerIsNotFound) {
             absl::StatusCode::kNotFound);
 }
 
+TEST(TokenizerTest, TokensThatTheConfigurationNamesAreSpecial) {
+  const std::string folder = tests::NewTempDir();
+  ASSERT_TRUE(base::WriteFileAtomic(folder + "/tokenizer.json",
+                                    SmallModel().dump())
+                  .ok());
+  const auto ids = [&](const std::string& text) {
+    const auto tokenizer = Tokenizer::LoadFolder(folder);
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    return (*tokenizer)->Encode(text, false);
+  };
+  const std::vector<int32_t> merged = ids("abcdabab");
+  ASSERT_TRUE(base::WriteFileAtomic(folder + "/tokenizer_config.json",
+                                    R"({"eos_token": "d", "pad_token": "zz"})")
+                  .ok());
+  ASSERT_TRUE(base::WriteFileAtomic(
+                  folder + "/special_tokens_map.json",
+                  R"({"eos_token": "ab",
+                      "additional_special_tokens": [{"content": "c"}]})")
+                  .ok());
+  // Now "c" and "d" are found before BPE sees the text.
+  const auto tokenizer = Tokenizer::LoadFolder(folder);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const int32_t c = *(*tokenizer)->TokenToId("c");
+  const int32_t d = *(*tokenizer)->TokenToId("d");
+  EXPECT_TRUE((*tokenizer)->IsSpecial(c));
+  EXPECT_TRUE((*tokenizer)->IsSpecial(d));
+  EXPECT_FALSE((*tokenizer)->IsSpecial(*(*tokenizer)->TokenToId("ab")));
+  EXPECT_EQ((*tokenizer)->eos_id(), d);
+  const std::vector<int32_t> split = ids("abcdabab");
+  EXPECT_NE(split, merged);
+  EXPECT_EQ(split[1], c);
+  EXPECT_EQ(split[2], d);
+  EXPECT_EQ((*tokenizer)->Decode(split).value(), "ab ab ab");
+  EXPECT_EQ((*tokenizer)->Decode(split, false).value(), "ab c d ab ab");
+}
+
 TEST(TokenizerTest, FolderRefusesABosThatIsNoToken) {
   const std::string folder = tests::NewTempDir();
   ASSERT_TRUE(base::WriteFileAtomic(folder + "/tokenizer.json",
