@@ -3,10 +3,34 @@
 #include <algorithm>
 
 #include "base/status_macros.h"
+#include "model/adapter/lora_layout.h"
 #include "model/export/read_adapter.h"
 #include "model/torch_guard.h"
 
 namespace choir::model {
+
+namespace {
+
+// A bank has one scale: what a layer's own differs by goes into its B.
+void ScaleLayers(const ModelConfig& config, const PeftAdapter& adapter,
+                 float* values) {
+  const config::AdapterOptions& options = adapter.options;
+  if (!options.has_lora() || options.uniform()) return;
+  const std::vector<codec::TensorSpec>& tensors = adapter.layout.tensors();
+  for (const LinearSpec& layer : LinearLayers(config)) {
+    const std::string name = LoraBName(layer.module);
+    const auto factor = static_cast<float>(options.scale_of(layer.module) /
+                                           options.scale());
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      if (tensors[i].name != name) continue;
+      float* begin = values + adapter.layout.offset(i);
+      std::for_each(begin, begin + tensors[i].num_elements(),
+                    [&](float& value) { value *= factor; });
+    }
+  }
+}
+
+}  // namespace
 
 BlockLayers BlockLayersOf(const Decoder& decoder) {
   BlockLayers layers;
@@ -22,6 +46,7 @@ LoraBank BindForUse(const PeftAdapter& adapter, const Decoder& decoder) {
       at::empty({static_cast<int64_t>(adapter.values.size())}, at::kFloat);
   std::copy(adapter.values.begin(), adapter.values.end(),
             flat.data_ptr<float>());
+  ScaleLayers(decoder.config(), adapter, flat.data_ptr<float>());
   LoraBank bank = BindAdapter(decoder.config(), adapter.options,
                               adapter.layout, flat.to(decoder.device()));
   FixDora(BlockLayersOf(decoder), bank);
@@ -32,6 +57,18 @@ LoraBank BindForUse(const PeftAdapter& adapter, const Decoder& decoder) {
                   bank);
   }
   return bank;
+}
+
+at::Tensor ScoreOf(const PeftAdapter& adapter, const Decoder& decoder) {
+  const std::vector<codec::TensorSpec>& tensors = adapter.layout.tensors();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].name != ScoreName()) continue;
+    const at::Tensor score = at::empty(tensors[i].shape, at::kFloat);
+    std::copy_n(adapter.values.begin() + adapter.layout.offset(i),
+                tensors[i].num_elements(), score.data_ptr<float>());
+    return score.to(decoder.device());
+  }
+  return at::Tensor();
 }
 
 absl::StatusOr<LoraBank> LoadAdapter(const std::string& path,

@@ -17,6 +17,10 @@ BlockLayers BlockLayersOf(const Decoder& decoder);
 // computed once. The values are copied to where the decoder is.
 LoraBank BindForUse(const PeftAdapter& adapter, const Decoder& decoder);
 
+// The classification head [labels, hidden] of an adapter, where the decoder is;
+// undefined if it has none.
+at::Tensor ScoreOf(const PeftAdapter& adapter, const Decoder& decoder);
+
 // Reads a PEFT folder, a job's files or a GGUF file. Errors: those of
 // ReadAdapter.
 absl::StatusOr<LoraBank> LoadAdapter(const std::string& path,

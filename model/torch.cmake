@@ -64,7 +64,7 @@ choir_library(
 choir_uses_torch(choir_model)
 
 choir_library(choir_model_commands SOURCES main/adapted_model.cc
-              main/eval_command.cc main/eval_data.cc main/generate_command.cc main/commands.cc main/device_commands.cc main/export_commands.cc
+              main/class_report.cc main/eval_command.cc main/eval_data.cc main/generate_command.cc main/commands.cc main/device_commands.cc main/export_commands.cc
               main/upcycle_command.cc
               LIBS choir_model)
 choir_uses_torch(choir_model_commands)

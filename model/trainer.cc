@@ -146,6 +146,10 @@ class LoraTrainer final : public Trainer {
   absl::StatusOr<std::vector<TrainResult>> TrainBankImpl(
       absl::Span<const BankMember> members,
       const config::TrainingOptions& options, const ProgressFn& progress);
+  // Adds the loss of `examples`, and which labels are right.
+  void AddLoss(const config::TrainingOptions& options,
+               const ForwardOptions& forward,
+               absl::Span<const Example* const> examples, EvalResult& result);
   absl::StatusOr<EvalResult> EvaluateImpl(
       absl::Span<const float> parameters, absl::Span<const Example> examples,
       const config::TrainingOptions& options, const ProgressFn& progress);
@@ -173,6 +177,12 @@ absl::Status LoraTrainer::Check(size_t num_parameters,
   }
   if (examples.empty()) {
     return absl::InvalidArgumentError("there are no examples to work on");
+  }
+  if (base_->decoder().config().num_labels > 0 &&
+      options.objective != config::Objective::kClassification) {
+    return absl::InvalidArgumentError(
+        "the base model is a classifier: it has no head for the next token; "
+        "set training.objective to \"classification\" or take another base");
   }
   return CheckForLoss(examples, Context(options));
 }
@@ -375,6 +385,22 @@ absl::StatusOr<std::vector<TrainResult>> LoraTrainer::TrainBankImpl(
   return results;
 }
 
+void LoraTrainer::AddLoss(const config::TrainingOptions& options,
+                          const ForwardOptions& forward,
+                          absl::Span<const Example* const> examples,
+                          EvalResult& result) {
+  if (options.objective != config::Objective::kClassification) {
+    result.loss_sum +=
+        ObjectiveLoss(Context(options), forward, examples, 1.0).item<double>();
+    return;
+  }
+  const ClassOutcome outcome = Classify(Context(options), forward, examples);
+  result.loss_sum += outcome.loss_sum;
+  for (size_t i = 0; i < examples.size(); ++i) {
+    result.correct += outcome.predicted[i] == examples[i]->label ? 1 : 0;
+  }
+}
+
 absl::StatusOr<EvalResult> LoraTrainer::EvaluateImpl(
     absl::Span<const float> parameters, absl::Span<const Example> examples,
     const config::TrainingOptions& options, const ProgressFn& progress) {
@@ -397,8 +423,7 @@ absl::StatusOr<EvalResult> LoraTrainer::EvaluateImpl(
     }
     const int64_t units = TotalUnits(Context(options), chosen);
     if (units > 0) {
-      result.loss_sum += ObjectiveLoss(Context(options), forward, chosen, 1.0)
-                             .item<double>();
+      AddLoss(options, forward, chosen, result);
       result.tokens += static_cast<uint64_t>(units);
     }
     if (progress) CHOIR_RETURN_IF_ERROR(progress(step + 1, steps));
@@ -414,6 +439,11 @@ absl::StatusOr<EvalResult> LoraTrainer::EvaluateImpl(
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(
     std::shared_ptr<const BaseModel> base,
     const config::AdapterOptions& adapter) {
+  if (!adapter.uniform()) {
+    return absl::InvalidArgumentError(
+        "the adapter has ranks or alphas of single layers (rank_pattern, "
+        "alpha_pattern); adapters are trained with one rank and one alpha");
+  }
   auto loaded = std::dynamic_pointer_cast<const LoadedModel>(std::move(base));
   if (loaded == nullptr) {
     return absl::InvalidArgumentError("a trainer needs a loaded base model");

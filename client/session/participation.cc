@@ -104,6 +104,8 @@ absl::StatusOr<TaskResult> Train(const v1::TaskPlan& plan,
   report.set_mean_loss(trained.mean_loss);
   report.set_update_norm_l2(clip.norm_l2);
   report.set_clipped(clip.clipped);
+  report.set_dense_flops(trained.dense_flops);
+  report.set_done_flops(trained.done_flops);
   report.set_seconds(absl::ToDoubleSeconds(clock.Now() - begin));
   return result;
 }
@@ -130,6 +132,9 @@ absl::StatusOr<TaskResult> Evaluate(const v1::TaskPlan& plan,
   report.set_loss_sum(evaluated.loss_sum);
   report.set_tokens(evaluated.tokens);
   report.set_num_examples(evaluated.num_examples);
+  if (settings.training.objective == config::Objective::kClassification) {
+    report.set_correct(evaluated.correct);
+  }
   report.set_seconds(absl::ToDoubleSeconds(clock.Now() - begin));
   return result;
 }

@@ -24,6 +24,7 @@ nlohmann::json JobJson(const v1::JobStatus& job) {
       {"rounds_lost", job.rounds_lost()},
       {"heldout_loss_before", NumberOrNull(job.heldout_loss_before())},
       {"heldout_loss", NumberOrNull(job.heldout_loss())},
+      {"heldout_accuracy", NumberOrNull(job.heldout_accuracy())},
       {"adapter_digest", job.adapter_digest().empty()
                              ? std::string()
                              : absl::StrCat("sha256:", job.adapter_digest())},

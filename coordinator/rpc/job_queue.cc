@@ -9,6 +9,7 @@
 #include "coordinator/rpc/job_loop.h"
 #include "coordinator/rpc/refusal_log.h"
 #include "coordinator/runner/update_sum.h"
+#include "model/adapter/targets.h"
 
 namespace choir::rpc {
 namespace {
@@ -155,9 +156,13 @@ void JobLoop::AdvanceJobs() {
 
 absl::StatusOr<v1::SubmitJobResponse> JobLoop::Submit(
     const v1::JobConfig& config, const std::string& by) {
-  CHOIR_ASSIGN_OR_RETURN(const config::JobOptions options,
+  CHOIR_ASSIGN_OR_RETURN(config::JobOptions options,
                          config::ResolveJob(config));
   CHOIR_RETURN_IF_ERROR(runner::CheckSecureJob(options));
+  // The journal names the layers that are adapted. A base that cannot be read
+  // is reported when the job's turn comes: until then it may still arrive.
+  absl::StatusOr<config::JobOptions> named = model::WithTargets(options);
+  if (named.ok()) options = *std::move(named);
   if (jobs_.Contains(options.name)) {
     return absl::AlreadyExistsError(absl::StrCat(
         "a job \"", options.name, "\" was submitted before; choose another "

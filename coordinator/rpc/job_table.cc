@@ -37,6 +37,7 @@ absl::Status JobTable::ApplySubmitted(const v1::JobSubmitted& record) {
   entry.status.set_heldout_loss_before(
       std::numeric_limits<double>::quiet_NaN());
   entry.status.set_heldout_loss(std::numeric_limits<double>::quiet_NaN());
+  entry.status.set_heldout_accuracy(std::numeric_limits<double>::quiet_NaN());
   order_.push_back(name);
   return absl::OkStatus();
 }
@@ -77,6 +78,10 @@ absl::Status JobTable::ApplyEvaluated(const v1::EvaluationFinished& record) {
       record.loss_sum() / static_cast<double>(record.tokens());
   if (record.version() == 0) entry->status.set_heldout_loss_before(loss);
   entry->status.set_heldout_loss(loss);
+  if (entry->correct.has_value()) {
+    entry->status.set_heldout_accuracy(static_cast<double>(*entry->correct) /
+                                       static_cast<double>(record.tokens()));
+  }
   return absl::OkStatus();
 }
 
@@ -139,7 +144,17 @@ absl::Status JobTable::Apply(const v1::JournalRecord& record) {
     }
     case v1::JournalRecord::kEvaluationAccepted: {
       const v1::EvaluationAccepted& done = record.evaluation_accepted();
+      if (done.report().has_correct()) {
+        CHOIR_ASSIGN_OR_RETURN(Entry * entry, Find(done.key().job()));
+        entry->correct = entry->correct.value_or(0) + done.report().correct();
+      }
       return CountBytes(done.key().job(), 0, done.report().bytes_downloaded());
+    }
+    case v1::JournalRecord::kEvaluationStarted: {
+      CHOIR_ASSIGN_OR_RETURN(Entry * entry,
+                             Find(record.evaluation_started().job()));
+      entry->correct.reset();
+      return absl::OkStatus();
     }
     case v1::JournalRecord::kEvaluationFinished:
       return ApplyEvaluated(record.evaluation_finished());

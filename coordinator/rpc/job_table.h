@@ -58,6 +58,8 @@ class JobTable {
     v1::JobStarted started;
     // adapters[v] is version v.
     std::vector<v1::BlobRef> adapters;
+    // Of the evaluation in progress or just over: right labels so far.
+    absl::optional<uint64_t> correct;
   };
 
   absl::StatusOr<Entry*> Find(absl::string_view job)

@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
+#include "model/adapter/targets.h"
 #include "model/checkpoint/json_text.h"
 
 namespace choir::model {
@@ -37,9 +38,8 @@ bool IsUnset(const json& value) {
 // fan_in_fan_out is not among them: it says how the base stores a weight.
 constexpr const char* kUnsupported[] = {
     "use_qalora",        "lora_bias",
-    "layers_to_transform", "rank_pattern",  "alpha_pattern",
-    "layer_replication", "trainable_token_indices", "exclude_modules",
-    "target_parameters", "alora_invocation_tokens", "layers_pattern",
+    "layer_replication", "trainable_token_indices",
+    "target_parameters", "alora_invocation_tokens",
     "megatron_config",
 };
 
@@ -59,21 +59,6 @@ std::vector<std::string> Names(const json& list, const char* key,
   std::sort(names.begin(), names.end());
   names.erase(std::unique(names.begin(), names.end()), names.end());
   return names;
-}
-
-void ReadTargets(const json& document, AdapterConfigFile& file,
-                 Problems& problems) {
-  const auto targets = document.find("target_modules");
-  if (targets != document.end() && *targets == "all-linear") {
-    file.all_linear = true;
-    return;
-  }
-  if (targets == document.end() || !targets->is_array() || targets->empty()) {
-    problems.push_back(
-        "target_modules is not a list of names (patterns are not read)");
-    return;
-  }
-  file.options.target_modules = Names(*targets, "target_modules", problems);
 }
 
 void ReadFactors(const json& document, config::AdapterOptions& options,
@@ -123,22 +108,6 @@ void ReadLora(const json& document, AdapterConfigFile& file,
     // Of training only; Choir's DoRA has none.
     file.options.dropout = 0.0;
   }
-  ReadTargets(document, file, problems);
-}
-
-void ReadIa3(const json& document, AdapterConfigFile& file,
-             Problems& problems) {
-  file.options.kind = AdapterKind::kIa3;
-  ReadTargets(document, file, problems);
-  const auto found = document.find("feedforward_modules");
-  if (found == document.end() || found->is_null()) return;
-  if (!found->is_array()) {
-    problems.push_back(
-        "feedforward_modules is not a list of names (patterns are not read)");
-    return;
-  }
-  file.options.feedforward_modules =
-      Names(*found, "feedforward_modules", problems);
 }
 
 // PEFT lists "classifier", too, for classifiers of other families.
@@ -251,7 +220,13 @@ void WriteLora(const config::AdapterOptions& options, ordered_json& out) {
   out["peft_type"] = "LORA";
   out["r"] = options.rank;
   out["rank_pattern"] = ordered_json::object();
+  for (const auto& [module, rank] : options.layer_ranks) {
+    out["rank_pattern"][module] = rank;
+  }
   out["alpha_pattern"] = ordered_json::object();
+  for (const auto& [module, alpha] : options.layer_alphas) {
+    out["alpha_pattern"][module] = Number(alpha);
+  }
   out["revision"] = nullptr;
   out["target_modules"] = options.target_modules;
   out["task_type"] = TaskType(options);
@@ -319,8 +294,9 @@ std::string AdapterConfigJson(const config::AdapterOptions& options,
 }
 
 absl::StatusOr<std::string> JobAdapterConfigJson(
-    const config::AdapterOptions& options, const ModelConfig& config,
+    const config::AdapterOptions& given, const ModelConfig& config,
     absl::string_view base_model) {
+  const config::AdapterOptions options = WithTargets(config, given);
   ordered_json out = Document(options, base_model);
   if (options.kind == AdapterKind::kFrozenA) {
     CHOIR_ASSIGN_OR_RETURN(const std::vector<LinearSpec> layers,
@@ -364,12 +340,20 @@ absl::StatusOr<AdapterConfigFile> ParseAdapterConfig(absl::string_view text,
     const auto choir = document.find(kChoirKey);
     if (choir != document.end()) ReadFrozen(*choir, file, problems);
   } else if (type == "IA3") {
-    ReadIa3(document, file, problems);
+    file.options.kind = AdapterKind::kIa3;
   } else if (type == "LOFIT") {
     ReadLofit(document, file, problems);
   } else {
     problems.push_back(
         absl::StrCat("peft_type is '", type, "', not LORA, IA3 or LOFIT"));
+  }
+  if (type == "LORA" || type == "IA3") {
+    // Which pattern comes first matters.
+    file.rules = ReadTargetRules(
+        ordered_json::parse(text.begin(), text.end(), nullptr, false),
+        problems);
+    file.options.target_modules = file.rules.targets.names;
+    file.options.feedforward_modules = file.rules.feedforward.names;
   }
   file.base_model = Text(document, "base_model_name_or_path", problems);
   if (!problems.empty()) {

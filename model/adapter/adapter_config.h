@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "model/adapter/target_rules.h"
 #include "model/checkpoint/model_config.h"
 #include "proto/config/job_options.h"
 
@@ -37,9 +38,10 @@ absl::StatusOr<std::string> JobAdapterConfigJson(
 std::string NumberlessPath(absl::string_view module);
 
 struct AdapterConfigFile {
-  // With all_linear, target_modules is empty until the model is known.
+  // Without what `rules` say once the model is known (ApplyTargetRules()):
+  // target_modules holds the names that are listed.
   config::AdapterOptions options;
-  bool all_linear = false;
+  TargetRules rules;  // of LoRA and (IA)^3
   bool has_head = false;  // modules_to_save is ["score"]: a classifier
   std::string base_model;  // base_model_name_or_path; may be empty
   // Of a job's frozen A (options.kind is kFrozenA then): in_features by
@@ -48,7 +50,7 @@ struct AdapterConfigFile {
 };
 
 // Errors: INVALID_ARGUMENT naming `source` and everything in it that Choir
-// does not compute (trained biases, other kinds of adapters, per-layer ranks)
+// does not compute (trained biases, other kinds of adapters)
 // or that is missing.
 absl::StatusOr<AdapterConfigFile> ParseAdapterConfig(absl::string_view text,
                                                      absl::string_view source);

@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
+#include "model/adapter/targets.h"
 #include "model/checkpoint/tensor_files.h"
 
 namespace choir::model {
@@ -39,10 +40,6 @@ absl::Status CheckTargets(const ModelConfig& config,
                           const config::AdapterOptions& options,
                           absl::Span<const LinearSpec> layers) {
   const std::string known = absl::StrJoin(LinearKinds(config), ", ");
-  if (options.target_modules.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "adapter.target_modules is empty; known modules: ", known));
-  }
   for (const std::string& target : options.target_modules) {
     if (std::none_of(layers.begin(), layers.end(), [&](const LinearSpec& spec) {
           return TargetMatches(target, spec.module);
@@ -55,6 +52,22 @@ absl::Status CheckTargets(const ModelConfig& config,
   return absl::OkStatus();
 }
 
+absl::Status CheckRanks(const config::AdapterOptions& options,
+                        absl::Span<const LinearSpec> layers) {
+  int64_t widest = 0;
+  for (const LinearSpec& layer : layers) {
+    widest = std::max({widest, layer.in_features, layer.out_features});
+  }
+  for (const LinearSpec& layer : layers) {
+    const int rank = options.rank_of(layer.module);
+    if (rank >= 1 && rank <= widest) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapter.rank is ", rank, ", not from 1 to ", widest,
+                     ", the widest adapted layer"));
+  }
+  return absl::OkStatus();
+}
+
 void AddTensors(const ModelConfig& config,
                 const config::AdapterOptions& options, const LinearSpec& layer,
                 bool stored, std::vector<codec::TensorSpec>& tensors) {
@@ -62,10 +75,11 @@ void AddTensors(const ModelConfig& config,
   const int64_t out = layer.out_features;
   const std::string& module = layer.module;
   if (options.has_lora()) {
+    const int64_t rank = options.rank_of(module);
     if (stored || options.kind != AdapterKind::kFrozenA) {
-      tensors.push_back({LoraAName(module), {options.rank, in}});
+      tensors.push_back({LoraAName(module), {rank, in}});
     }
-    tensors.push_back({LoraBName(module), {out, options.rank}});
+    tensors.push_back({LoraBName(module), {out, rank}});
     if (options.kind == AdapterKind::kDora) {
       tensors.push_back({MagnitudeName(module), {out}});
     }
@@ -83,8 +97,9 @@ void AddTensors(const ModelConfig& config,
 }
 
 absl::StatusOr<codec::Layout> MakeLayout(const ModelConfig& config,
-                                         const config::AdapterOptions& options,
+                                         const config::AdapterOptions& given,
                                          bool stored) {
+  const config::AdapterOptions options = WithTargets(config, given);
   CHOIR_ASSIGN_OR_RETURN(const std::vector<LinearSpec> layers,
                          AdaptedLayers(config, options));
   std::vector<codec::TensorSpec> tensors;
@@ -159,7 +174,8 @@ int LofitHeads(const ModelConfig& config,
 }
 
 absl::StatusOr<std::vector<LinearSpec>> AdaptedLayers(
-    const ModelConfig& config, const config::AdapterOptions& options) {
+    const ModelConfig& config, const config::AdapterOptions& given) {
+  const config::AdapterOptions options = WithTargets(config, given);
   std::vector<LinearSpec> layers = LinearLayers(config);
   if (options.kind == AdapterKind::kLofit) {
     const int64_t heads = config.num_layers * config.num_heads;
@@ -187,15 +203,7 @@ absl::StatusOr<std::vector<LinearSpec>> AdaptedLayers(
                            });
                      }),
       layers.end());
-  int64_t widest = 0;
-  for (const LinearSpec& layer : layers) {
-    widest = std::max({widest, layer.in_features, layer.out_features});
-  }
-  if (options.has_lora() && (options.rank < 1 || options.rank > widest)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("adapter.rank is ", options.rank, ", not from 1 to ",
-                     widest, ", the widest adapted layer"));
-  }
+  if (options.has_lora()) CHOIR_RETURN_IF_ERROR(CheckRanks(options, layers));
   return layers;
 }
 
@@ -260,13 +268,25 @@ absl::StatusOr<std::vector<float>> InitialAdapterOf(
     const config::AdapterOptions& options, const codec::Layout& layout,
     uint64_t seed) {
   std::vector<float> values = InitialAdapter(layout, seed);
-  if (options.kind != AdapterKind::kDora) return values;
+  const bool dora = options.kind == AdapterKind::kDora;
+  // A base that is a classifier of as many labels has a head to go on with.
+  const bool head =
+      options.num_labels > 0 && options.num_labels == config.num_labels;
+  if (!dora && !head) return values;
   std::map<std::string, int64_t> offsets;
   for (size_t i = 0; i < layout.tensors().size(); ++i) {
     offsets[layout.tensors()[i].name] = layout.offset(i);
   }
   CHOIR_ASSIGN_OR_RETURN(const TensorFiles files,
                          TensorFiles::Open(base_folder, config));
+  if (head) {
+    const TensorView& score =
+        *files.Find(ModelTensorNames(config).score).view;
+    CHOIR_RETURN_IF_ERROR(ReadFloatsInto(
+        score, absl::MakeSpan(values).subspan(offsets.at(ScoreName()),
+                                              score.num_elements())));
+  }
+  if (!dora) return values;
   CHOIR_ASSIGN_OR_RETURN(const std::vector<LinearSpec> layers,
                          AdaptedLayers(config, options));
   for (const LinearSpec& layer : layers) {

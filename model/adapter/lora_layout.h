@@ -49,14 +49,16 @@ std::string LofitOffsetName(absl::string_view module);
 // of an adapter with num_labels, as PEFT names what is trained whole.
 std::string ScoreName();
 
-// Whether (IA)^3 scales the input of `module` rather than its output.
+// Whether (IA)^3 scales the input of `module` rather than its output. `options`
+// name their targets (WithTargets()).
 bool IsFeedforward(const config::AdapterOptions& options,
                    absl::string_view module);
 
-// The linear layers that the options adapt, in the order of LinearLayers().
+// The linear layers that the options adapt (WithTargets(), if they name none),
+// in the order of LinearLayers().
 //
-// Errors: INVALID_ARGUMENT for no target module, an unknown one (listing those
-// that exist), a rank that is not positive or above every layer's size, or more
+// Errors: INVALID_ARGUMENT for an unknown target module (listing those that
+// exist), a rank that is not positive or above every layer's size, or more
 // lofit_heads than the model has.
 absl::StatusOr<std::vector<LinearSpec>> AdaptedLayers(
     const ModelConfig& config, const config::AdapterOptions& options);
@@ -86,7 +88,8 @@ std::vector<float> FrozenA(absl::string_view module, int64_t rank,
 std::vector<float> InitialAdapter(const codec::Layout& layout, uint64_t seed);
 
 // InitialAdapter(); DoRA's magnitudes are the norms of the rows of the base's
-// weights, read from `base_folder` one layer after the other.
+// weights, read from `base_folder` one layer after the other, and the head of a
+// base that is a classifier of as many labels is copied.
 // Errors: those of TensorFiles::Open and of reading.
 absl::StatusOr<std::vector<float>> InitialAdapterOf(
     const std::string& base_folder, const ModelConfig& config,

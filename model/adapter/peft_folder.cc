@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
+#include "model/adapter/targets.h"
 #include "model/checkpoint/json_text.h"
 #include "model/checkpoint/safetensors.h"
 
@@ -24,6 +25,12 @@ absl::StatusOr<AdapterConfigFile> ReadConfig(const std::string& directory) {
   CHOIR_ASSIGN_OR_RETURN(const std::string text,
                          base::ReadFile(path, JsonLimits().max_bytes));
   return ParseAdapterConfig(text, path);
+}
+
+absl::Status Misfit(const std::string& directory, const absl::Status& why) {
+  return absl::Status(
+      why.code(), absl::StrCat(base::JoinPath(directory, kAdapterConfigName),
+                               " does not fit the model: ", why.message()));
 }
 
 // Outputs of the classification head that a folder holds.
@@ -118,7 +125,8 @@ absl::Status WriteTrainedAdapter(const std::string& directory,
                          StoredLayout(config, options));
   CHOIR_ASSIGN_OR_RETURN(const std::vector<float> stored,
                          StoredValues(config, options, values));
-  return WritePeftFolder(directory, options, layout, stored, base_model);
+  return WritePeftFolder(directory, WithTargets(config, options), layout,
+                         stored, base_model);
 }
 
 absl::Status CompletePeftFolder(const std::string& directory) {
@@ -177,18 +185,17 @@ absl::StatusOr<PeftAdapter> ReadPeftFolder(const std::string& directory,
   PeftAdapter adapter;
   adapter.options = std::move(file.options);
   adapter.base_model = std::move(file.base_model);
-  if (file.all_linear) adapter.options.target_modules = LinearKinds(config);
+  if (adapter.options.kind != config::AdapterKind::kLofit) {
+    const absl::Status applied =
+        ApplyTargetRules(config, file.rules, adapter.options);
+    if (!applied.ok()) return Misfit(directory, applied);
+  }
   if (file.has_head) {
     CHOIR_ASSIGN_OR_RETURN(adapter.options.num_labels, HeadOutputs(directory));
   }
   // What the file holds: without the A of a job's frozen one.
   absl::StatusOr<codec::Layout> layout = AdapterLayout(config, adapter.options);
-  if (!layout.ok()) {
-    return absl::Status(
-        layout.status().code(),
-        absl::StrCat(base::JoinPath(directory, kAdapterConfigName),
-                     " does not fit the model: ", layout.status().message()));
-  }
+  if (!layout.ok()) return Misfit(directory, layout.status());
   const std::string path = base::JoinPath(directory, kAdapterModelName);
   CHOIR_ASSIGN_OR_RETURN(const std::shared_ptr<const base::MappedFile> mapping,
                          base::MappedFile::Open(path));

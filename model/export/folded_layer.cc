@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "model/adapter/lofit.h"
 #include "model/adapter/lora_layout.h"
+#include "model/adapter/targets.h"
 
 namespace choir::model {
 namespace {
@@ -80,8 +81,8 @@ class TensorLookup {
 
 void FoldedLayer::SetFactors(const config::AdapterOptions& options,
                              std::vector<float> a, std::vector<float> b) {
-  rank_ = options.rank;
-  scale_ = static_cast<float>(options.scale());
+  rank_ = options.rank_of(spec_.module);
+  scale_ = static_cast<float>(options.scale_of(spec_.module));
   if (spec_.transposed) {
     left_ = Transposed(a, rank_, spec_.in_features);
     right_ = Transposed(b, spec_.out_features, rank_);
@@ -177,7 +178,7 @@ void FoldedLayer::ChangeBias(absl::Span<float> bias) const {
 
 absl::StatusOr<std::vector<FoldedLayer>> FoldedLayers(
     const ModelConfig& config, const PeftAdapter& adapter) {
-  const config::AdapterOptions& options = adapter.options;
+  const config::AdapterOptions options = WithTargets(config, adapter.options);
   if (options.num_labels > 0) {
     return absl::InvalidArgumentError(
         "a classification head has no place in a merged language model; keep "

@@ -122,6 +122,7 @@ class Encoder {
     bytes_.reserve(2 * groups.size());
     for (const Group& group : groups) {
       CHOIR_RETURN_IF_ERROR(CheckExperts(config_, group));
+      CHOIR_RETURN_IF_ERROR(CheckRanks(group));
       Add(group);
     }
     return EncodeGguf(Metadata(), tensors_);
@@ -135,6 +136,48 @@ class Encoder {
         .subspan(adapter_.layout.offset(found->second),
                  adapter_.layout.tensors()[found->second].num_elements());
   }
+  absl::Status CheckRanks(const Group& group) const {
+    for (const LinearSpec& layer : group.layers) {
+      const std::string& first = group.layers[0].module;
+      if (adapter_.options.rank_of(layer.module) ==
+          adapter_.options.rank_of(first)) {
+        continue;
+      }
+      return absl::InvalidArgumentError(absl::StrCat(
+          layer.module, " and ", first,
+          " have different ranks, but llama.cpp keeps the experts of a layer "
+          "in one tensor; merge the adapter into its base instead"));
+    }
+    return absl::OkStatus();
+  }
+  // llama.cpp divides one alpha by each tensor's rank.
+  double Alpha() const {
+    return adapter_.options.scale() * adapter_.options.rank;
+  }
+  // What B must be multiplied by so that this gives the layer's own scale.
+  double Correction(const std::string& module) const {
+    const config::AdapterOptions& options = adapter_.options;
+    if (options.uniform()) return 1.0;
+    const double exact =
+        options.scale_of(module) * options.rank_of(module) / Alpha();
+    return std::fabs(exact - 1.0) < 1e-12 ? 1.0 : exact;
+  }
+  // The options that the file's tensors follow.
+  config::AdapterOptions Stored() const {
+    config::AdapterOptions options = adapter_.options;
+    bool changed = false;
+    for (const auto& [name, place] : index_) {
+      absl::string_view module = name;
+      changed |= absl::ConsumePrefix(&module, LoraPrefix()) &&
+                 absl::ConsumeSuffix(&module, ".lora_B.weight") &&
+                 Correction(std::string(module)) != 1.0;
+    }
+    if (!changed) return options;
+    options.alpha = Alpha();
+    options.rank_stabilized = false;
+    options.layer_alphas.clear();
+    return options;
+  }
   void Push(std::string name, std::vector<int64_t> shape,
             absl::Span<const float> values) {
     bytes_.push_back(FloatsToBytes(values, dtype_));
@@ -146,8 +189,8 @@ class Encoder {
     tensors_.push_back(std::move(view));
   }
   void Add(const Group& group) {
-    const int64_t rank = adapter_.options.rank;
     const LinearSpec& first = group.layers[0];
+    const int64_t rank = adapter_.options.rank_of(first.module);
     std::vector<float> a, b;
     for (const LinearSpec& layer : group.layers) {
       const auto from_a = Values(LoraAName(layer.module));
@@ -159,6 +202,11 @@ class Encoder {
         const auto values = from_b.subspan(row * rank, rank);
         b.insert(b.end(), values.begin(), values.end());
       }
+      const auto correction =
+          static_cast<float>(Correction(layer.module));
+      if (correction == 1.0f) continue;
+      std::for_each(b.end() - layer.out_features * rank, b.end(),
+                    [&](float& value) { value *= correction; });
     }
     std::vector<int64_t> shape_a = {rank, first.in_features};
     std::vector<int64_t> shape_b = {first.out_features, rank};
@@ -171,16 +219,14 @@ class Encoder {
     Push(absl::StrCat(group.name, ".lora_b"), shape_b, b);
   }
   std::vector<std::pair<std::string, GgufValue>> Metadata() const {
-    const config::AdapterOptions& options = adapter_.options;
-    const double alpha = options.scale() * options.rank;
     return {
         {"general.architecture",
          std::string(GgufArchitecture(config_.family))},
         {"general.type", std::string("adapter")},
         {"adapter.type", std::string("lora")},
-        {"adapter.lora.alpha", static_cast<float>(alpha)},
+        {"adapter.lora.alpha", static_cast<float>(Alpha())},
         {"general.quantization_version", uint32_t{2}},
-        {kConfigKey, AdapterConfigJson(options, adapter_.base_model)},
+        {kConfigKey, AdapterConfigJson(Stored(), adapter_.base_model)},
     };
   }
 
@@ -296,25 +342,42 @@ absl::Status Decoder::ReadOptions(const std::vector<Group>& groups,
     CHOIR_ASSIGN_OR_RETURN(
         AdapterConfigFile file,
         ParseAdapterConfig(text, absl::StrCat(file_.source, ": ", kConfigKey)));
-    if (file.options.kind != AdapterKind::kLora || file.all_linear) {
+    if (file.options.kind != AdapterKind::kLora) {
       return Wrong(absl::StrCat(kConfigKey, " is not of a LoRA adapter"));
     }
     options = std::move(file.options);
+    const absl::Status applied =
+        ApplyTargetRules(config_, file.rules, options);
+    if (!applied.ok()) return Wrong(applied.message());
     adapter.base_model = std::move(file.base_model);
     return absl::OkStatus();
   }
-  std::set<std::string> kinds;
+  std::set<std::string> kinds, paths;
+  options.rank = 0;
   for (const Group& group : groups) {
     const auto found = tensors_.find(group.name + ".lora_a");
     if (found == tensors_.end()) continue;
-    for (const LinearSpec& layer : group.layers) kinds.insert(layer.kind);
     const std::vector<int64_t>& shape = found->second->shape;
     if (shape.size() < 2) return Wrong("a lora_a has one dimension");
     const int64_t rank = shape[shape.size() - 2];
     if (rank < 1 || rank > (1 << 16)) return Wrong("has an impossible rank");
-    options.rank = static_cast<int>(rank);  // ReadGroup() checks that all agree
+    // Layers may differ in rank; the first one's is the usual one.
+    if (options.rank == 0) options.rank = static_cast<int>(rank);
+    for (const LinearSpec& layer : group.layers) {
+      kinds.insert(layer.kind);
+      paths.insert(layer.module);
+      if (rank != options.rank) {
+        options.layer_ranks[layer.module] = static_cast<int>(rank);
+      }
+    }
   }
-  options.target_modules.assign(kinds.begin(), kinds.end());
+  // Names, or whole paths if some layers only of those names are adapted.
+  size_t named = 0;
+  for (const LinearSpec& layer : LinearLayers(config_)) {
+    named += kinds.count(layer.kind);
+  }
+  const std::set<std::string>& targets = named == paths.size() ? kinds : paths;
+  options.target_modules.assign(targets.begin(), targets.end());
   options.alpha = options.rank;  // llama.cpp: no alpha, no scaling
   const GgufValue* alpha = file_.Find("adapter.lora.alpha");
   if (alpha == nullptr) return absl::OkStatus();
@@ -348,7 +411,7 @@ absl::StatusOr<std::vector<float>> Decoder::Values(
 
 absl::Status Decoder::ReadGroup(const Group& group,
                                 PeftAdapter& adapter) const {
-  const int64_t rank = adapter.options.rank;
+  const int64_t rank = adapter.options.rank_of(group.layers[0].module);
   const int64_t in = group.layers[0].in_features;
   const int64_t out = group.layers[0].out_features;
   CHOIR_ASSIGN_OR_RETURN(const std::vector<float> a,

@@ -5,7 +5,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "model/export/read_adapter.h"
 #include "model/loaded_adapter.h"
+#include "model/torch_guard.h"
 
 namespace choir::model {
 
@@ -32,11 +34,24 @@ absl::StatusOr<Adapted> LoadAdapted(const CommonOptions& common,
   CHOIR_ASSIGN_OR_RETURN(
       adapted.model,
       LoadedModel::LoadFolder(common.model, options, with_tokenizer));
-  if (!common.adapter.empty()) {
-    CHOIR_ASSIGN_OR_RETURN(
-        adapted.lora, LoadAdapter(common.adapter, adapted.model->decoder()));
-  }
-  return adapted;
+  const Decoder& decoder = adapted.model->decoder();
+  adapted.score = decoder.weights().score;
+  if (common.adapter.empty()) return adapted;
+  CHOIR_ASSIGN_OR_RETURN(const PeftAdapter adapter,
+                         ReadAdapter(common.adapter, decoder.config()));
+  return TorchGuard("binding the adapter", [&]() -> absl::StatusOr<Adapted> {
+    adapted.lora = BindForUse(adapter, decoder);
+    const at::Tensor score = ScoreOf(adapter, decoder);
+    if (score.defined()) adapted.score = score;
+    return adapted;
+  });
+}
+
+absl::Status CheckLanguageModel(const Adapted& adapted) {
+  if (!adapted.is_classifier()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "the model is a classifier: it has no head for the next token; evaluate "
+      "it on --data with \"text\" and \"label\"");
 }
 
 }  // namespace choir::model

@@ -22,13 +22,23 @@ struct Adapted {
   std::shared_ptr<const LoadedModel> model;
   absl::optional<LoraBank> lora;
   const LoraBank* bank() const { return lora ? &*lora : nullptr; }
+  // The classification head [labels, hidden]: the adapter's, or the model's
+  // own; undefined if there is none.
+  at::Tensor score;
+  // Whether the model has no head for the next token.
+  bool is_classifier() const {
+    return model->decoder().config().num_labels > 0;
+  }
 };
 
 // Loads both, after having set the number of threads.
 // Errors: INVALID_ARGUMENT for a flag that makes no sense; those of
-// LoadedModel::LoadFolder and ReadPeftFolder.
+// LoadedModel::LoadFolder and ReadAdapter.
 absl::StatusOr<Adapted> LoadAdapted(const CommonOptions& common,
                                     bool with_tokenizer);
+
+// INVALID_ARGUMENT for a classifier, which predicts no next token.
+absl::Status CheckLanguageModel(const Adapted& adapted);
 
 }  // namespace choir::model
 

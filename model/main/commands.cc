@@ -111,7 +111,7 @@ absl::Status RunInspect(const CommonOptions& common) {
   (void)model;
   Json json;
   json["family"] = std::string(FamilyName(config.family));
-  json["architecture"] = std::string(ArchitectureName(config.family));
+  json["architecture"] = ArchitectureName(config);
   json["parameters"] = config.num_parameters();
   json["layers"] = config.num_layers;
   json["experts"] = config.moe.num_experts;

@@ -43,6 +43,7 @@ struct EvalOptions {
   std::string data;  // JSON lines
   std::string domain_field;
   std::string logits;
+  std::vector<std::string> labels;  // of a classifier, in their order
 };
 absl::Status RunEval(const CommonOptions& common, const EvalOptions& options);
 

@@ -13,6 +13,7 @@
 #include "base/sim_random.h"
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
+#include "model/adapter/targets.h"
 #include "model/checkpoint/families.h"
 #include "model/loaded_model.h"
 #include "model/main/adapted_model.h"
@@ -110,7 +111,7 @@ absl::StatusOr<PlanRequest> Request(const CommonOptions& common,
   request.budget_mib = flags.budget_mib;
   request.adapter.rank = flags.rank;
   request.adapter.alpha = 2.0 * flags.rank;
-  request.adapter.target_modules = LinearKinds(config);
+  request.adapter = WithTargets(config, request.adapter);
   request.training.batch_size = flags.batch_size;
   request.training.max_sequence_length = flags.max_sequence_length;
   request.training.activation_checkpointing = flags.checkpointing;

@@ -10,8 +10,10 @@
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
 #include "model/main/adapted_model.h"
+#include "model/main/class_report.h"
 #include "model/main/commands.h"
 #include "model/main/eval_data.h"
+#include "model/objective/losses.h"
 #include "model/objective/packing.h"
 #include "model/torch_guard.h"
 
@@ -31,6 +33,11 @@ struct Result {
   Json logits = Json::array();
   double load_balancing_loss = 0.0;
   double seconds = 0.0;
+  // Of classification, instead of the above but for all.tokens, which is then
+  // all that was read.
+  bool classify = false;
+  ClassReport labels;
+  std::map<std::string, ClassReport> labels_by_domain;
 };
 
 absl::Status Check(const EvalOptions& options) {
@@ -50,6 +57,56 @@ absl::Status Check(const EvalOptions& options) {
         absl::StrCat("--logits is \"", options.logits, "\"; only last"));
   }
   return absl::OkStatus();
+}
+
+// The head's outputs and what they are called.
+absl::StatusOr<Labels> LabelsOf(const EvalOptions& options,
+                                const Adapted& adapted) {
+  Labels labels;
+  if (adapted.score.defined()) labels.count = adapted.score.size(0);
+  const ModelConfig& config = adapted.model->decoder().config();
+  if (config.num_labels == labels.count) labels.names = config.labels;
+  if (options.labels.empty()) return labels;
+  if (labels.count != static_cast<int64_t>(options.labels.size())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--labels names ", options.labels.size(), " labels, but ",
+        labels.count == 0
+            ? std::string("neither model nor adapter has a classification head")
+            : absl::StrCat("the classification head has ", labels.count,
+                           " outputs")));
+  }
+  labels.names = options.labels;
+  return labels;
+}
+
+absl::StatusOr<Result> EvaluateLabels(const Adapted& adapted,
+                                      const EvalData& data) {
+  at::NoGradGuard no_grad;
+  config::TrainingOptions training;
+  training.objective = config::Objective::kClassification;
+  const LossContext context{adapted.model->decoder(), training,
+                            adapted.model->max_positions(), adapted.score};
+  ForwardOptions forward;
+  forward.lora = adapted.bank();
+  Result result;
+  result.classify = true;
+  const absl::Time begin = absl::Now();
+  for (size_t i = 0; i < data.examples.size(); ++i) {
+    const Example& example = data.examples[i];
+    const Example* const one[] = {&example};
+    const ClassOutcome outcome = Classify(context, forward, one);
+    const auto add = [&](ClassReport& report) {
+      report.Add(example.label, outcome.predicted[0], outcome.loss_sum);
+    };
+    add(result.labels);
+    if (!data.domains.empty()) add(result.labels_by_domain[data.domains[i]]);
+    result.all.tokens += TotalTokens(context, one);
+  }
+  if (!std::isfinite(result.labels.mean_loss())) {
+    return absl::AbortedError("the model's loss is not a finite number");
+  }
+  result.seconds = absl::ToDoubleSeconds(absl::Now() - begin);
+  return result;
 }
 
 Json LastLogits(const Decoder& decoder, const std::vector<int32_t>& ids,
@@ -114,6 +171,41 @@ double Rate(const Result& result) {
   return result.seconds > 0.0 ? result.all.tokens / result.seconds : 0.0;
 }
 
+Json LabelsJson(const Result& result, const Labels& labels) {
+  Json json = result.labels.ToJson();
+  json["tokens"] = result.all.tokens;
+  json["tokens_per_second"] = Rate(result);
+  json["labels"] = result.labels.LabelsJson(labels.names);
+  for (const auto& [name, report] : result.labels_by_domain) {
+    Json row = {{"domain", name}};
+    row.update(report.ToJson());
+    json["domains"].push_back(std::move(row));
+  }
+  return json;
+}
+
+void PrintLabels(const Result& result) {
+  std::cout << absl::StrFormat(
+      "accuracy %.2f %%, macro F1 %.4f, mean loss %.4f nats over %d examples, "
+      "%.0f tokens/s\n",
+      100.0 * result.labels.accuracy(), result.labels.macro_f1(),
+      result.labels.mean_loss(), result.labels.examples(), Rate(result));
+  if (result.labels_by_domain.empty()) return;
+  size_t width = 6;
+  for (const auto& [name, report] : result.labels_by_domain) {
+    width = std::max(width, name.size());
+  }
+  std::cout << absl::StrFormat("\n%-*s  %9s  %9s  %9s  %8s\n",
+                               static_cast<int>(width), "domain", "examples",
+                               "accuracy", "macro F1", "loss");
+  for (const auto& [name, report] : result.labels_by_domain) {
+    std::cout << absl::StrFormat(
+        "%-*s  %9d  %7.2f %%  %9.4f  %8.4f\n", static_cast<int>(width), name,
+        report.examples(), 100.0 * report.accuracy(), report.macro_f1(),
+        report.mean_loss());
+  }
+}
+
 Json ToJson(const EvalOptions& options, const Result& result) {
   const bool any = result.all.tokens > 0;
   Json json;
@@ -169,14 +261,26 @@ absl::Status RunEval(const CommonOptions& common, const EvalOptions& options) {
   CHOIR_RETURN_IF_ERROR(Check(options));
   CHOIR_ASSIGN_OR_RETURN(const Adapted adapted,
                          LoadAdapted(common, options.ids.empty()));
+  CHOIR_ASSIGN_OR_RETURN(const Labels labels, LabelsOf(options, adapted));
   CHOIR_ASSIGN_OR_RETURN(const EvalData data,
-                         LoadEvalData(options, *adapted.model));
+                         LoadEvalData(options, *adapted.model, labels));
+  if (!data.classify) {
+    if (!options.labels.empty()) {
+      return absl::InvalidArgumentError(
+          "--labels is given, but the lines of --data have no \"label\"");
+    }
+    CHOIR_RETURN_IF_ERROR(CheckLanguageModel(adapted));
+  }
   CHOIR_ASSIGN_OR_RETURN(
       const Result result, TorchGuard("evaluation", [&] {
-        return Evaluate(options, adapted, data);
+        return data.classify ? EvaluateLabels(adapted, data)
+                             : Evaluate(options, adapted, data);
       }));
   if (common.json) {
-    PrintJson(ToJson(options, result));
+    PrintJson(result.classify ? LabelsJson(result, labels)
+                              : ToJson(options, result));
+  } else if (result.classify) {
+    PrintLabels(result);
   } else {
     PrintTable(result);
   }

@@ -1,10 +1,12 @@
 #include "model/main/eval_data.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/files.h"
 #include "base/status_macros.h"
@@ -73,9 +75,45 @@ absl::StatusOr<std::string> DomainOf(const nlohmann::json& line,
   return found->is_string() ? found->get<std::string>() : found->dump();
 }
 
+absl::StatusOr<int32_t> LabelOf(const nlohmann::json& label,
+                                const Labels& labels,
+                                absl::string_view place) {
+  const std::string name =
+      label.is_string() ? label.get<std::string>() : label.dump();
+  const auto found =
+      std::find(labels.names.begin(), labels.names.end(), name);
+  if (found != labels.names.end()) {
+    return static_cast<int32_t>(found - labels.names.begin());
+  }
+  if (label.is_number_integer() && label.get<int64_t>() >= 0 &&
+      label.get<int64_t>() < labels.count) {
+    return label.get<int32_t>();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      place, ": \"label\" is '", name.substr(0, 80), "'; ",
+      labels.names.empty()
+          ? absl::StrCat("name the labels with --labels, or give numbers from "
+                         "0 to ",
+                         labels.count - 1)
+          : absl::StrCat("the labels are ",
+                         absl::StrJoin(labels.names, ", "))));
+}
+
+// One text with its label.
+absl::Status AddLabelled(const nlohmann::json& line, absl::string_view place,
+                         const std::string& text, const LoadedModel& model,
+                         const Labels& labels, EvalData& data) {
+  CHOIR_ASSIGN_OR_RETURN(const int32_t label,
+                         LabelOf(line["label"], labels, place));
+  data.examples.push_back(
+      EncodeLabelled(model.tokenizer(), text, label, model.max_positions()));
+  if (!data.examples.back().ids.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(place, ": has no \"text\""));
+}
+
 absl::Status AddLine(absl::string_view text, const std::string& place,
                      const EvalOptions& options, const LoadedModel& model,
-                     EvalData& data) {
+                     const Labels& labels, EvalData& data) {
   CHOIR_ASSIGN_OR_RETURN(const nlohmann::json line,
                          ParseJsonObject(text, place, {.max_bytes = 4u << 20}));
   CHOIR_ASSIGN_OR_RETURN(const std::string whole, TextOf(line, "text", place));
@@ -84,7 +122,19 @@ absl::Status AddLine(absl::string_view text, const std::string& place,
   CHOIR_ASSIGN_OR_RETURN(const std::string response,
                          TextOf(line, "response", place));
   std::vector<Example> made;
-  if (!whole.empty()) {
+  const bool labelled = labels.count > 0 && line.contains("label");
+  if (data.examples.empty()) data.classify = labelled;
+  if (labelled != data.classify) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        place, ": has ", labelled ? "a" : "no",
+        " \"label\", unlike the lines before; give one kind of lines"));
+  }
+  if (labelled) {
+    EvalData one;
+    CHOIR_RETURN_IF_ERROR(
+        AddLabelled(line, place, whole, model, labels, one));
+    made = std::move(one.examples);
+  } else if (!whole.empty()) {
     made = EncodeText(model.tokenizer(), whole, model.max_positions());
   } else if (!response.empty()) {
     made.push_back(EncodePromptResponse(model.tokenizer(), prompt, response,
@@ -103,7 +153,8 @@ absl::Status AddLine(absl::string_view text, const std::string& place,
 }
 
 absl::StatusOr<EvalData> ReadLines(const EvalOptions& options,
-                                   const LoadedModel& model) {
+                                   const LoadedModel& model,
+                                   const Labels& labels) {
   CHOIR_ASSIGN_OR_RETURN(const std::string bytes,
                          base::ReadFile(options.data, kMaxFileBytes));
   EvalData data;
@@ -112,7 +163,7 @@ absl::StatusOr<EvalData> ReadLines(const EvalOptions& options,
     ++number;
     if (absl::StripAsciiWhitespace(line).empty()) continue;
     CHOIR_RETURN_IF_ERROR(AddLine(line, absl::StrCat(options.data, ":", number),
-                                  options, model, data));
+                                  options, model, labels, data));
   }
   return data;
 }
@@ -120,7 +171,8 @@ absl::StatusOr<EvalData> ReadLines(const EvalOptions& options,
 }  // namespace
 
 absl::StatusOr<EvalData> LoadEvalData(const EvalOptions& options,
-                                      const LoadedModel& model) {
+                                      const LoadedModel& model,
+                                      const Labels& labels) {
   EvalData data;
   if (!options.ids.empty()) {
     CHOIR_ASSIGN_OR_RETURN(auto rows,
@@ -129,7 +181,7 @@ absl::StatusOr<EvalData> LoadEvalData(const EvalOptions& options,
     return data;
   }
   if (!options.data.empty()) {
-    CHOIR_ASSIGN_OR_RETURN(data, ReadLines(options, model));
+    CHOIR_ASSIGN_OR_RETURN(data, ReadLines(options, model, labels));
   } else {
     CHOIR_ASSIGN_OR_RETURN(const std::string text,
                            base::ReadFile(options.text, kMaxFileBytes));

@@ -75,6 +75,7 @@ absl::Status RunGenerate(const CommonOptions& common,
     }
   }
   CHOIR_ASSIGN_OR_RETURN(const Adapted adapted, LoadAdapted(common, true));
+  CHOIR_RETURN_IF_ERROR(CheckLanguageModel(adapted));
   const Tokenizer& tokenizer = adapted.model->tokenizer();
   std::vector<int32_t> prompt = tokenizer.Encode(flags.prompt, false);
   // What the tokenizer puts before every text; a text of nothing begins with

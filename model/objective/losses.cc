@@ -1,6 +1,7 @@
 #include "model/objective/losses.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -260,6 +261,31 @@ at::Tensor ClassLogits(const LossContext& context,
                                            forward)
                         .to(context.score.scalar_type()),
                     context.score.t());
+}
+
+ClassOutcome Classify(const LossContext& context, const ForwardOptions& forward,
+                      absl::Span<const Example* const> examples) {
+  const at::Tensor logits =
+      ClassLogits(context, forward, examples).to(at::kCPU, at::kFloat)
+          .contiguous();
+  const int64_t labels = logits.size(1);
+  const float* row = logits.data_ptr<float>();
+  ClassOutcome outcome;
+  for (const Example* example : examples) {
+    if (example->ids.empty()) {
+      outcome.predicted.push_back(-1);
+      continue;
+    }
+    const float* best = std::max_element(row, row + labels);
+    double sum = 0.0;
+    for (int64_t i = 0; i < labels; ++i) {
+      sum += std::exp(static_cast<double>(row[i]) - *best);
+    }
+    outcome.loss_sum += std::log(sum) + *best - row[example->label];
+    outcome.predicted.push_back(static_cast<int32_t>(best - row));
+    row += labels;
+  }
+  return outcome;
 }
 
 }  // namespace choir::model

@@ -13,6 +13,7 @@
 #define CHOIR_MODEL_OBJECTIVE_LOSSES_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
@@ -68,6 +69,16 @@ at::Tensor PreferenceMargins(const LossContext& context,
 at::Tensor ClassLogits(const LossContext& context,
                        const ForwardOptions& forward,
                        absl::Span<const Example* const> examples);
+
+// What a classifier says of examples.
+struct ClassOutcome {
+  double loss_sum = 0.0;  // nats
+  // For each example the likeliest label, the first of equals; -1 for one
+  // without ids.
+  std::vector<int32_t> predicted;
+};
+ClassOutcome Classify(const LossContext& context, const ForwardOptions& forward,
+                      absl::Span<const Example* const> examples);
 
 }  // namespace choir::model
 

@@ -45,6 +45,7 @@ struct DecoderWeights {
   std::vector<BlockWeights> blocks;
   NormWeights norm;
   at::Tensor head;  // [vocabulary, hidden]; may be the embedding itself
+  at::Tensor score;  // a classifier's head [labels, hidden]; or undefined
 };
 
 // Collects the weights, block by block; `find` returns the tensor of one of

@@ -94,6 +94,7 @@ absl::StatusOr<DecoderWeights> CollectWeights(const ModelConfig& config,
   CHOIR_RETURN_IF_ERROR(collector.Get(names.norm, weights.norm.weight));
   CHOIR_RETURN_IF_ERROR(collector.Get(names.norm_bias, weights.norm.bias));
   CHOIR_RETURN_IF_ERROR(collector.Get(names.head, weights.head));
+  CHOIR_RETURN_IF_ERROR(collector.Get(names.score, weights.score));
   if (!weights.head.defined()) weights.head = weights.embedding;
   return weights;
 }

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -14,11 +15,9 @@
 namespace choir::config {
 namespace {
 
-constexpr const char* kAllLinear[] = {"down_proj", "gate_proj", "k_proj",
-                                      "o_proj",    "q_proj",    "up_proj",
-                                      "v_proj"};
-constexpr const char* kIa3Targets[] = {"down_proj", "k_proj", "v_proj"};
-constexpr char kIa3Feedforward[] = "down_proj";
+// Names of feed-forward layers' last linear layers, whatever the family.
+constexpr const char* kIa3Feedforward[] = {"down_proj", "mlp.c_proj",
+                                           "mlp.down_proj", "w2"};
 
 constexpr AdapterKind kKinds[] = {AdapterKind::kLora, AdapterKind::kDora,
                                   AdapterKind::kFrozenA, AdapterKind::kIa3,
@@ -104,20 +103,21 @@ absl::Status ResolveTargets(const v1::AdapterConfig& config,
       SortedNames(config.target_modules(), "adapter.target_modules"));
   std::vector<std::string>& targets = options.target_modules;
   const bool ia3 = options.kind == AdapterKind::kIa3;
-  if (targets.empty() && ia3) {
-    targets.assign(std::begin(kIa3Targets), std::end(kIa3Targets));
-  } else if (targets.empty()) {
-    targets.assign(std::begin(kAllLinear), std::end(kAllLinear));
-  }
-  if (!ia3) return absl::OkStatus();
   const auto is_target = [&targets](const std::string& name) {
     return std::find(targets.begin(), targets.end(), name) != targets.end();
   };
+  if (is_target(kAllLinear) && targets.size() > 1) {
+    return absl::InvalidArgumentError(
+        "'job.adapter.target_modules' has \"all-linear\" and other names; it "
+        "means every linear layer and stands alone");
+  }
+  if (!ia3) return absl::OkStatus();
   CHOIR_ASSIGN_OR_RETURN(
       options.feedforward_modules,
       SortedNames(config.feedforward_modules(), "adapter.feedforward_modules"));
-  if (options.feedforward_modules.empty() && is_target(kIa3Feedforward)) {
-    options.feedforward_modules = {kIa3Feedforward};
+  if (options.feedforward_modules.empty()) {
+    std::copy_if(std::begin(kIa3Feedforward), std::end(kIa3Feedforward),
+                 std::back_inserter(options.feedforward_modules), is_target);
   }
   for (const std::string& name : options.feedforward_modules) {
     if (!is_target(name)) {
@@ -168,6 +168,20 @@ uint64_t DefaultFrozenSeed(uint64_t job_seed) {
 double AdapterOptions::scale() const {
   return alpha / (rank_stabilized ? std::sqrt(static_cast<double>(rank))
                                   : static_cast<double>(rank));
+}
+
+int AdapterOptions::rank_of(const std::string& module) const {
+  const auto found = layer_ranks.find(module);
+  return found == layer_ranks.end() ? rank : found->second;
+}
+
+double AdapterOptions::scale_of(const std::string& module) const {
+  AdapterOptions one;
+  const auto found = layer_alphas.find(module);
+  one.alpha = found == layer_alphas.end() ? alpha : found->second;
+  one.rank = rank_of(module);
+  one.rank_stabilized = rank_stabilized;
+  return one.scale();
 }
 
 absl::StatusOr<AdapterOptions> ResolveAdapter(const v1::AdapterConfig& config) {

@@ -4,6 +4,7 @@
 #define CHOIR_PROTO_CONFIG_JOB_OPTIONS_H_
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,9 @@ enum class AdapterKind { kLora, kDora, kFrozenA, kIa3, kLofit };
 // "lora", "dora", "frozen_a", "ia3", "lofit".
 absl::string_view AdapterKindName(AdapterKind kind);
 
+// As a target module: every linear layer, as PEFT calls it.
+inline constexpr char kAllLinear[] = "all-linear";
+
 struct AdapterOptions {
   AdapterKind kind = AdapterKind::kLora;
   // The next four: of LoRA, DoRA and frozen A (no dropout with DoRA).
@@ -26,8 +30,9 @@ struct AdapterOptions {
   double alpha = 16.0;
   double dropout = 0.0;
   bool rank_stabilized = false;
-  // Last parts of the names of the adapted linear layers, sorted. Empty with
-  // LoFiT, which adapts the attention heads' outputs.
+  // Last parts of the names of the adapted linear layers, sorted. None, or
+  // "all-linear" alone: model/adapter/targets.h names them once the model is
+  // known. Empty with LoFiT, which adapts the attention heads' outputs.
   std::vector<std::string> target_modules;
   uint64_t frozen_seed = 0;  // of A with kFrozenA
   // With kIa3: those of target_modules that scale their input; sorted.
@@ -36,6 +41,11 @@ struct AdapterOptions {
   double lofit_l1 = 5e-4;
   // Outputs of the classification head that is part of the adapter; 0: none.
   int num_labels = 0;
+  // Of single layers, by their whole path, where they are not `rank` and
+  // `alpha`: adapters that were read from elsewhere may have them, jobs have
+  // none.
+  std::map<std::string, int> layer_ranks;
+  std::map<std::string, double> layer_alphas;
   // True for the kinds that have factors A and B.
   bool has_lora() const {
     return kind == AdapterKind::kLora || kind == AdapterKind::kDora ||
@@ -43,6 +53,14 @@ struct AdapterOptions {
   }
   // What the product B*A is multiplied by: alpha/rank or alpha/sqrt(rank).
   double scale() const;
+  // The same of one layer.
+  int rank_of(const std::string& module) const;
+  double scale_of(const std::string& module) const;
+  // Whether every layer has the same rank and scale.
+  bool uniform() const { return layer_ranks.empty() && layer_alphas.empty(); }
+  bool all_linear() const {
+    return target_modules.size() == 1 && target_modules[0] == kAllLinear;
+  }
 };
 
 enum class Objective { kSupervised, kCausalLm, kDpo, kClassification };

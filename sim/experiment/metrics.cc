@@ -16,10 +16,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json Number(double value) {
-  return std::isfinite(value) ? Json(value) : Json(nullptr);
-}
-
 double NumberOrNan(const Json& line, const char* key) {
   const auto found = line.find(key);
   return found != line.end() && found->is_number()
@@ -30,16 +26,24 @@ double NumberOrNan(const Json& line, const char* key) {
 }  // namespace
 
 std::string ToJsonLine(const RoundMetrics& metrics) {
+  // What is not finite is written as null.
   Json line;
   line["round"] = metrics.round;
-  line["train_loss"] = Number(metrics.train_loss);
-  line["heldout_loss"] = Number(metrics.heldout_loss);
+  line["train_loss"] = metrics.train_loss;
+  line["heldout_loss"] = metrics.heldout_loss;
+  // Only where there are such figures.
+  if (std::isfinite(metrics.heldout_accuracy)) {
+    line["heldout_accuracy"] = metrics.heldout_accuracy;
+  }
+  if (std::isfinite(metrics.flops_saved)) {
+    line["flops_saved"] = metrics.flops_saved;
+  }
   line["selected"] = metrics.selected;
   line["survivors"] = metrics.survivors;
   line["attempts"] = metrics.attempts;
   line["bytes"] = metrics.bytes;
-  line["seconds"] = Number(metrics.seconds);
-  line["clients_per_second"] = Number(metrics.clients_per_second);
+  line["seconds"] = metrics.seconds;
+  line["clients_per_second"] = metrics.clients_per_second;
   return line.dump();
 }
 
@@ -62,6 +66,8 @@ absl::StatusOr<std::vector<RoundMetrics>> ReadMetrics(
     round.round = static_cast<uint32_t>(count("round"));
     round.train_loss = NumberOrNan(line, "train_loss");
     round.heldout_loss = NumberOrNan(line, "heldout_loss");
+    round.heldout_accuracy = NumberOrNan(line, "heldout_accuracy");
+    round.flops_saved = NumberOrNan(line, "flops_saved");
     round.selected = static_cast<uint32_t>(count("selected"));
     round.survivors = static_cast<uint32_t>(count("survivors"));
     round.attempts = static_cast<uint32_t>(count("attempts"));
@@ -92,10 +98,14 @@ void MetricsLog::Add(const v1::JournalRecord& record, absl::Time time) {
   if (record.has_round_started()) {
     Flush();
     current_ = RoundMetrics();
+    round_flops_ = Flops();
     current_.round = record.round_started().round();
     current_.attempts = record.round_started().attempt();
     current_.selected = record.round_started().cohort_size();
     begin_ = time;
+  } else if (record.has_update_accepted()) {
+    round_flops_.dense += record.update_accepted().report().dense_flops();
+    round_flops_.done += record.update_accepted().report().done_flops();
   } else if (record.has_round_committed()) {
     const v1::RoundCommitted& committed = record.round_committed();
     current_.train_loss = committed.mean_train_loss();
@@ -107,26 +117,38 @@ void MetricsLog::Add(const v1::JournalRecord& record, absl::Time time) {
         current_.seconds > 0.0 ? current_.survivors / current_.seconds : 0.0;
     clients_trained_ += current_.survivors;
     training_seconds_ += current_.seconds;
+    current_.flops_saved = round_flops_.saved();
+    all_flops_.dense += round_flops_.dense;
+    all_flops_.done += round_flops_.done;
     waiting_ = true;
   } else if (record.has_client_lost()) {
     ++clients_lost_;
   } else if (record.has_evaluation_started()) {
-    evaluated_examples_ = 0;
+    classifies_ = false;
+    correct_ = 0;
   } else if (record.has_evaluation_accepted()) {
-    evaluated_examples_ += record.evaluation_accepted().report().num_examples();
+    const v1::EvaluationReport& report = record.evaluation_accepted().report();
+    classifies_ |= report.has_correct();
+    correct_ += report.correct();
   } else if (record.has_evaluation_finished()) {
     const v1::EvaluationFinished& finished = record.evaluation_finished();
     if (finished.tokens() == 0) return;
-    heldout_examples_ = evaluated_examples_;
-    const double loss = finished.loss_sum() / finished.tokens();
-    if (finished.version() == 0) heldout_loss_before_ = loss;
+    heldout_accuracy_ = classifies_ ? static_cast<double>(correct_) /
+                                          static_cast<double>(finished.tokens())
+                                    : std::nan("");
+    if (finished.version() == 0) heldout_accuracy_before_ = heldout_accuracy_;
     if (waiting_ && finished.version() == current_.round) {
-      current_.heldout_loss = loss;
+      current_.heldout_loss = finished.loss_sum() / finished.tokens();
+      current_.heldout_accuracy = heldout_accuracy_;
       Flush();
     }
   } else if (record.has_job_finished()) {
     Flush();
   }
+}
+
+double MetricsLog::Flops::saved() const {
+  return dense > 0.0 ? 1.0 - done / dense : std::nan("");
 }
 
 void MetricsLog::Resume(absl::Time now) { begin_ = now; }

@@ -22,6 +22,10 @@ struct RoundMetrics {
   double train_loss = std::numeric_limits<double>::quiet_NaN();
   // After this round; NaN if it was not evaluated.
   double heldout_loss = std::numeric_limits<double>::quiet_NaN();
+  // Of classification, likewise: share of right labels.
+  double heldout_accuracy = std::numeric_limits<double>::quiet_NaN();
+  // With training.sparsity: share of the FLOPs that the round saved.
+  double flops_saved = std::numeric_limits<double>::quiet_NaN();
   uint32_t selected = 0;
   uint32_t survivors = 0;
   uint32_t attempts = 1;
@@ -29,6 +33,9 @@ struct RoundMetrics {
   double seconds = 0.0;  // training and aggregation, not evaluation
   double clients_per_second = 0.0;
 };
+
+// Its name in a run's folder.
+inline constexpr char kMetricsName[] = "metrics.jsonl";
 
 // {"round":1,"train_loss":4.2,...}, without a line end; NaN becomes null.
 std::string ToJsonLine(const RoundMetrics& metrics);
@@ -55,14 +62,23 @@ class MetricsLog {
   // be written.
   absl::Status Finish();
 
-  double heldout_loss_before() const { return heldout_loss_before_; }
+  // Of classification, else NaN: before the first round, and the latest.
+  double heldout_accuracy_before() const { return heldout_accuracy_before_; }
+  double heldout_accuracy() const { return heldout_accuracy_; }
+  // Share of the FLOPs saved over all rounds so far; NaN without sparsity.
+  double flops_saved() const { return all_flops_.saved(); }
   // Over all rounds so far.
   uint64_t clients_trained() const { return clients_trained_; }
   double training_seconds() const { return training_seconds_; }
   uint64_t clients_lost() const { return clients_lost_; }
-  uint64_t examples_heldout() const { return heldout_examples_; }
 
  private:
+  // Of matrix products: with every channel, and done.
+  struct Flops {
+    double dense = 0.0, done = 0.0;
+    double saved() const;
+  };
+
   MetricsLog(std::FILE* file, std::string path,
              std::function<void(const RoundMetrics&)> on_round)
       : file_(file), path_(std::move(path)), on_round_(std::move(on_round)) {}
@@ -75,12 +91,14 @@ class MetricsLog {
   bool waiting_ = false;  // current_ is committed, not yet written
   RoundMetrics current_;
   absl::Time begin_;
-  double heldout_loss_before_ = std::numeric_limits<double>::quiet_NaN();
   uint64_t clients_trained_ = 0;
   uint64_t clients_lost_ = 0;
-  uint64_t heldout_examples_ = 0;
-  uint64_t evaluated_examples_ = 0;
   double training_seconds_ = 0.0;
+  Flops round_flops_, all_flops_;
+  bool classifies_ = false;  // the evaluation's reports count right labels
+  uint64_t correct_ = 0;
+  double heldout_accuracy_before_ = std::numeric_limits<double>::quiet_NaN();
+  double heldout_accuracy_ = std::numeric_limits<double>::quiet_NaN();
 };
 
 }  // namespace choir::sim

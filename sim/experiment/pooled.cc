@@ -1,5 +1,7 @@
 #include "sim/experiment/pooled.h"
 
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -19,7 +21,12 @@
 namespace choir::sim {
 namespace {
 
-absl::StatusOr<double> HeldOutLoss(model::Trainer& trainer,
+struct HeldOut {
+  double loss = 0.0;
+  double accuracy = std::numeric_limits<double>::quiet_NaN();
+};
+
+absl::StatusOr<HeldOut> EvaluateHeldOut(model::Trainer& trainer,
                                    absl::Span<const float> parameters,
                                    absl::Span<const model::Example> examples,
                                    const config::TrainingOptions& training) {
@@ -27,7 +34,13 @@ absl::StatusOr<double> HeldOutLoss(model::Trainer& trainer,
       const model::EvalResult result,
       trainer.Evaluate(parameters, examples, training,
                        [](int, int) { return absl::OkStatus(); }));
-  return result.loss_sum / static_cast<double>(result.tokens);
+  const double units = static_cast<double>(result.tokens);
+  HeldOut heldout;
+  heldout.loss = result.loss_sum / units;
+  if (training.objective == config::Objective::kClassification) {
+    heldout.accuracy = static_cast<double>(result.correct) / units;
+  }
+  return heldout;
 }
 
 absl::StatusOr<std::vector<float>> FreshAdapter(const config::JobOptions& job,
@@ -37,6 +50,19 @@ absl::StatusOr<std::vector<float>> FreshAdapter(const config::JobOptions& job,
       model::LoadModelConfig(base::JoinPath(job.base_model, "config.json")));
   return model::InitialAdapterOf(job.base_model, config, job.adapter, layout,
                                  base::DeriveSeed(job.seed, {"adapter"}));
+}
+
+client::LocalData DataOfAll(const Population& population,
+                            const model::Tokenizer& tokenizer,
+                            const config::TrainingOptions& training) {
+  client::LocalData all;
+  for (size_t i = 0; i < population.size(); ++i) {
+    const auto data = population.Encoded(i, tokenizer, training);
+    all.train.insert(all.train.end(), data->train.begin(), data->train.end());
+    all.heldout.insert(all.heldout.end(), data->heldout.begin(),
+                       data->heldout.end());
+  }
+  return all;
 }
 
 // LoFiT chooses heads in the first half of its steps, then tunes them.
@@ -82,14 +108,8 @@ absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
                                                        options.job.training));
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<model::Trainer> trainer,
                          model::Trainer::Create(base, options.job.adapter));
-  client::LocalData all;
-  for (size_t i = 0; i < population->size(); ++i) {
-    const auto data = population->Encoded(i, base->tokenizer(),
-                                          options.job.training);
-    all.train.insert(all.train.end(), data->train.begin(), data->train.end());
-    all.heldout.insert(all.heldout.end(), data->heldout.begin(),
-                       data->heldout.end());
-  }
+  const client::LocalData all =
+      DataOfAll(*population, base->tokenizer(), options.job.training);
   config::TrainingOptions training = options.job.training;
   training.local_steps = steps;
   training.local_epochs = 0;
@@ -98,14 +118,18 @@ absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
 
   PooledResult result;
   CHOIR_ASSIGN_OR_RETURN(
-      result.heldout_loss_before,
-      HeldOutLoss(*trainer, parameters, all.heldout, training));
+      const HeldOut before,
+      EvaluateHeldOut(*trainer, parameters, all.heldout, training));
   CHOIR_ASSIGN_OR_RETURN(
       const model::TrainResult trained,
       Train(options.job, training, all.train, *trainer, parameters, progress));
   CHOIR_ASSIGN_OR_RETURN(
-      result.heldout_loss,
-      HeldOutLoss(*trainer, parameters, all.heldout, training));
+      const HeldOut after,
+      EvaluateHeldOut(*trainer, parameters, all.heldout, training));
+  result.heldout_loss_before = before.loss;
+  result.heldout_loss = after.loss;
+  result.heldout_accuracy_before = before.accuracy;
+  result.heldout_accuracy = after.accuracy;
   result.steps = trained.steps;
   result.train_loss = trained.mean_loss;
   if (trained.dense_flops > 0.0) {
@@ -129,6 +153,10 @@ std::string PooledJson(const ExperimentOptions& options,
   json["steps"] = result.steps;
   json["heldout_loss_before"] = result.heldout_loss_before;
   json["heldout_loss"] = result.heldout_loss;
+  if (std::isfinite(result.heldout_accuracy)) {
+    json["heldout_accuracy_before"] = result.heldout_accuracy_before;
+    json["heldout_accuracy"] = result.heldout_accuracy;
+  }
   json["train_loss"] = result.train_loss;
   if (options.job.training.sparsity.max_rate > 0.0) {
     json["flops_saved"] = result.flops_saved;

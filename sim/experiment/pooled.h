@@ -4,6 +4,7 @@
 #define CHOIR_SIM_EXPERIMENT_POOLED_H_
 
 #include <cstdint>
+#include <limits>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -19,6 +20,9 @@ struct PooledResult {
   uint64_t heldout_examples = 0;
   double heldout_loss_before = 0.0;
   double heldout_loss = 0.0;
+  // Of classification, else NaN: share of right labels.
+  double heldout_accuracy_before = std::numeric_limits<double>::quiet_NaN();
+  double heldout_accuracy = std::numeric_limits<double>::quiet_NaN();
   double train_loss = 0.0;
   // Share of the weights' multiplications that training.sparsity left out.
   double flops_saved = 0.0;

@@ -38,6 +38,7 @@ svg line.b, svg polyline.b { stroke: var(--b); stroke-width: 2;
 svg circle.a { fill: var(--a); } svg circle.b { fill: var(--b); }
 table { border-collapse: collapse; width: 100%; font-size: .9rem;
   font-variant-numeric: tabular-nums; }
+td { white-space: nowrap; }
 th, td { text-align: right; padding: .2rem .5rem;
   border-bottom: 1px solid var(--line); }
 pre { border: 1px solid var(--line); padding: 1rem; overflow-x: auto; }
@@ -70,6 +71,17 @@ std::string Figures(const ExperimentOptions& options,
       Entry("Rounds lost", absl::StrCat(progress.rounds_lost)),
       Entry("Held-out loss before", Figure(progress.heldout_loss_before, "4")),
       Entry("Held-out loss after", Figure(progress.heldout_loss, "4")),
+      std::isfinite(result.heldout_accuracy)
+          ? Entry("Held-out accuracy",
+                  absl::StrCat(
+                      Figure(100.0 * result.heldout_accuracy_before, "1"),
+                      " % to ", Figure(100.0 * result.heldout_accuracy, "1"),
+                      " %"))
+          : std::string(),
+      std::isfinite(result.flops_saved)
+          ? Entry("FLOPs saved",
+                  Figure(100.0 * result.flops_saved, "1") + " %")
+          : std::string(),
       Entry("Clients", absl::StrCat(result.num_clients)),
       Entry("Clients per second", Figure(rate, "2")),
       Entry("Training examples", absl::StrCat(result.train_examples)),
@@ -111,6 +123,15 @@ std::string Curves(const RunResult& result,
   loss.series.push_back(
       Points("training", "b", rounds,
              [](const RoundMetrics& r) { return r.train_loss; }));
+  Series accuracy =
+      Points("held out", "a", rounds,
+             [](const RoundMetrics& r) { return 100.0 * r.heldout_accuracy; });
+  std::string accuracy_html;
+  if (!accuracy.points.empty()) {
+    Chart chart{"Right labels", "round", "%", true, {}};
+    chart.series.push_back(std::move(accuracy));
+    accuracy_html = absl::StrCat("<h2>Accuracy</h2>\n", ChartSvg(chart));
+  }
   Chart clients{"Participation", "round", "clients", true, {}};
   clients.series.push_back(
       Points("selected", "b", rounds,
@@ -118,7 +139,7 @@ std::string Curves(const RunResult& result,
   clients.series.push_back(
       Points("in the sum", "a", rounds,
              [](const RoundMetrics& r) { return double(r.survivors); }));
-  return absl::StrCat("<h2>Loss</h2>\n", ChartSvg(loss),
+  return absl::StrCat("<h2>Loss</h2>\n", ChartSvg(loss), accuracy_html,
                       "<h2>Participation</h2>\n", ChartSvg(clients));
 }
 

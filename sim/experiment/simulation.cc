@@ -2,9 +2,7 @@
 
 #include <malloc.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
-#include <cstdio>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +10,7 @@
 #include "coordinator/store/store.h"
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/peft_folder.h"
+#include "model/adapter/targets.h"
 #include "model/checkpoint/model_config.h"
 #include "proto/config/toml_config.h"
 #include "sim/experiment/simulation_loop.h"
@@ -22,7 +21,6 @@ namespace {
 constexpr char kResolvedName[] = "resolved.toml";
 // SHA-256 of the clients' examples: a run goes on with the data it began with.
 constexpr char kDataName[] = "data.sha256";
-constexpr char kMetricsName[] = "metrics.jsonl";
 
 absl::Status CheckSameData(const std::string& path,
                            const std::string& digest) {
@@ -136,16 +134,6 @@ double PeakRssMib() {
   return static_cast<double>(usage.ru_maxrss) / 1024.0;
 }
 
-double CurrentRssMib() {
-  std::FILE* file = std::fopen("/proc/self/statm", "re");
-  if (file == nullptr) return 0.0;
-  unsigned long long total = 0, resident = 0;
-  const int read = std::fscanf(file, "%llu %llu", &total, &resident);
-  std::fclose(file);
-  if (read != 2) return 0.0;
-  return static_cast<double>(resident) * sysconf(_SC_PAGESIZE) / 1048576.0;
-}
-
 void ConfigureAllocator(int workers) {
   mallopt(M_ARENA_MAX, workers + 1);
 }
@@ -159,6 +147,7 @@ absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& given,
                          Population::Create(options.clients));
   CHOIR_RETURN_IF_ERROR(parts.population->Check(options.job.training));
   CHOIR_RETURN_IF_ERROR(FitToPopulation(*parts.population, options.job));
+  CHOIR_ASSIGN_OR_RETURN(options.job, model::WithTargets(options.job));
   parts.base = run.base;
   if (parts.base == nullptr) {
     CHOIR_ASSIGN_OR_RETURN(
@@ -199,6 +188,9 @@ absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& given,
   result.heldout_examples = parts.population->heldout_examples();
   result.clients_trained = parts.metrics->clients_trained();
   result.clients_lost = parts.metrics->clients_lost();
+  result.heldout_accuracy_before = parts.metrics->heldout_accuracy_before();
+  result.heldout_accuracy = parts.metrics->heldout_accuracy();
+  result.flops_saved = parts.metrics->flops_saved();
   result.training_seconds = parts.metrics->training_seconds();
   result.device = parts.base->device();
   result.wall_seconds = absl::ToDoubleSeconds(absl::Now() - begin);

@@ -55,6 +55,11 @@ struct RunResult {
   uint64_t clients_trained = 0;
   uint64_t clients_lost = 0;
   double training_seconds = 0.0;  // over all rounds
+  // Of classification: share of right labels; of sparsity: of FLOPs saved. Else
+  // NaN.
+  double heldout_accuracy_before = std::numeric_limits<double>::quiet_NaN();
+  double heldout_accuracy = std::numeric_limits<double>::quiet_NaN();
+  double flops_saved = std::numeric_limits<double>::quiet_NaN();
   double wall_seconds = 0.0;      // of this call
   double peak_rss_mib = 0.0;      // of this process
   std::string device;
@@ -73,9 +78,8 @@ struct RunResult {
 absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& options,
                                         const RunOptions& run);
 
-// Most memory this process ever had resident, in MiB, and what it has now.
+// Most memory this process ever had resident, in MiB.
 double PeakRssMib();
-double CurrentRssMib();
 
 // Limits this process's allocator to few arenas, so that memory does not creep
 // up over many rounds; model::ConfigureCompute() sets its thresholds. Call

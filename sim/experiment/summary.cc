@@ -15,16 +15,13 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json Number(double value) {
-  return std::isfinite(value) ? Json(value) : Json(nullptr);
-}
-
 }  // namespace
 
 std::string SummaryJson(const ExperimentOptions& options,
                         const RunResult& result, absl::string_view out_dir) {
   const engine::Progress& progress = result.progress;
   const std::string out(out_dir);
+  // What is not finite is written as null.
   Json json;
   json["experiment"] = options.job.name;
   json["rounds"] = progress.rounds_committed;
@@ -33,8 +30,15 @@ std::string SummaryJson(const ExperimentOptions& options,
   json["finished"] = progress.finished;
   json["interrupted"] = result.interrupted;
   json["resumed"] = result.resumed;
-  json["heldout_loss_before"] = Number(progress.heldout_loss_before);
-  json["heldout_loss"] = Number(progress.heldout_loss);
+  json["heldout_loss_before"] = progress.heldout_loss_before;
+  json["heldout_loss"] = progress.heldout_loss;
+  if (std::isfinite(result.heldout_accuracy)) {
+    json["heldout_accuracy_before"] = result.heldout_accuracy_before;
+    json["heldout_accuracy"] = result.heldout_accuracy;
+  }
+  if (std::isfinite(result.flops_saved)) {
+    json["flops_saved"] = result.flops_saved;
+  }
   json["adapter_digest"] =
       progress.adapter.digest().empty()
           ? Json(nullptr)
@@ -45,19 +49,19 @@ std::string SummaryJson(const ExperimentOptions& options,
   json["clients_trained"] = result.clients_trained;
   json["clients_lost"] = result.clients_lost;
   json["clients_per_second"] =
-      Number(result.training_seconds > 0.0
-                 ? result.clients_trained / result.training_seconds
-                 : std::nan(""));
-  json["training_seconds"] = Number(result.training_seconds);
-  json["wall_seconds"] = Number(result.wall_seconds);
-  json["peak_rss_mib"] = Number(result.peak_rss_mib);
+      result.training_seconds > 0.0
+          ? result.clients_trained / result.training_seconds
+          : std::nan("");
+  json["training_seconds"] = result.training_seconds;
+  json["wall_seconds"] = result.wall_seconds;
+  json["peak_rss_mib"] = result.peak_rss_mib;
   json["bytes_up"] = progress.bytes_up;
   json["bytes_down"] = progress.bytes_down;
   json["workers"] = options.workers;
   json["device"] = result.device;
   json["store"] = result.store_dir;
   json["adapter"] = result.adapter_dir;
-  json["metrics"] = base::JoinPath(out, "metrics.jsonl");
+  json["metrics"] = base::JoinPath(out, kMetricsName);
   json["report"] = base::JoinPath(out, "report.html");
   return json.dump();
 }
@@ -65,9 +69,8 @@ std::string SummaryJson(const ExperimentOptions& options,
 absl::Status WriteSummary(const ExperimentOptions& options,
                           const RunResult& result,
                           const std::string& out_dir) {
-  CHOIR_ASSIGN_OR_RETURN(
-      const std::vector<RoundMetrics> rounds,
-      ReadMetrics(base::JoinPath(out_dir, "metrics.jsonl")));
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<RoundMetrics> rounds,
+                         ReadMetrics(base::JoinPath(out_dir, kMetricsName)));
   CHOIR_RETURN_IF_ERROR(base::WriteFileAtomic(
       base::JoinPath(out_dir, "report.html"),
       ReportHtml(options, result, rounds), base::Durability::kProcessCrash));

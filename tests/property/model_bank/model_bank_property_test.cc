@@ -37,6 +37,7 @@ config::AdapterOptions AnyAdapter() {
   }
   options.rank = *rc::gen::inRange(1, 6);
   options.alpha = 2.0 * options.rank;
+  options.rank_stabilized = *rc::gen::arbitrary<bool>();
   options.dropout = *rc::gen::element(0.0, 0.2);
   return options;
 }
@@ -105,6 +106,33 @@ TEST(BankPropertyTest, OnePassEqualsOneAfterAnother) {
       RC_ASSERT(worst < 1e-5f);
     }
   }));
+}
+
+TEST(BankTest, WhatCannotShareAPassIsTrainedAloneBitForBit) {
+  const auto base = BaseModel::Load(Folder(), DeviceKind::kCpu).value();
+  config::AdapterOptions dora;
+  dora.kind = AdapterKind::kDora;
+  dora.target_modules = {"q_proj"};
+  config::TrainingOptions training;
+  training.objective = config::Objective::kCausalLm;
+  const auto trainer = Trainer::Create(base, dora).value();
+  const auto examples = tests::RandomExamples(4, 12, 300, 2);
+  std::vector<float> a = InitialAdapter(trainer->layout(), 1);
+  for (float& value : a) value += 0.5f;
+  std::vector<float> b = a, alone_a = a, alone_b = a;
+  const BankMember members[] = {{absl::MakeSpan(a), examples, 1},
+                                {absl::MakeSpan(b), examples, 2}};
+  ASSERT_TRUE(trainer->TrainBank(members, training, nullptr).ok());
+  ASSERT_TRUE(trainer
+                  ->Train(absl::MakeSpan(alone_a), examples, training, 1,
+                          nullptr)
+                  .ok());
+  ASSERT_TRUE(trainer
+                  ->Train(absl::MakeSpan(alone_b), examples, training, 2,
+                          nullptr)
+                  .ok());
+  EXPECT_EQ(a, alone_a);
+  EXPECT_EQ(b, alone_b);
 }
 
 TEST(BankTest, AnErrorLeavesEveryMemberUnchanged) {

@@ -277,7 +277,7 @@ TEST(AdapterFolderTest, RefusesBadKeysOfEachKind) {
     const char* key;
     json value;
   } cases[] = {
-      {AdapterKind::kIa3, "feedforward_modules", ".*down"},
+      {AdapterKind::kIa3, "feedforward_modules", 7},
       {AdapterKind::kIa3, "feedforward_modules", {1}},
       {AdapterKind::kIa3, "target_modules", nullptr},
       {AdapterKind::kIa3, "modules_to_save", {"x"}},

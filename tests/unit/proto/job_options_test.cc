@@ -28,7 +28,7 @@ TEST(ResolveJobTest, FillsDefaults) {
   ASSERT_TRUE(options.ok()) << options.status();
   EXPECT_EQ(options->adapter.rank, 8);
   EXPECT_EQ(options->adapter.scale(), 2.0);
-  EXPECT_EQ(options->adapter.target_modules.size(), 7u);
+  EXPECT_TRUE(options->adapter.target_modules.empty());
   EXPECT_EQ(options->training.local_epochs, 1);
   EXPECT_EQ(options->rounds.min_survivors, 4);
   EXPECT_EQ(options->rounds.min_available, 4);
@@ -105,13 +105,25 @@ TEST(ResolveJobTest, FrozenAFollowsTheJobsSeedUnlessGiven) {
   EXPECT_EQ(ResolveJob(config)->adapter.frozen_seed, 5u);
 }
 
-TEST(ResolveJobTest, Ia3AdaptsKeysValuesAndTheFeedforwardInput) {
+TEST(ResolveJobTest, Ia3KnowsTheFeedforwardInputByItsName) {
   v1::JobConfig config = Minimal();
   config.mutable_adapter()->set_kind("ia3");
-  const AdapterOptions adapter = ResolveJob(config)->adapter;
-  EXPECT_THAT(adapter.target_modules,
-              testing::ElementsAre("down_proj", "k_proj", "v_proj"));
-  EXPECT_THAT(adapter.feedforward_modules, testing::ElementsAre("down_proj"));
+  EXPECT_TRUE(ResolveJob(config)->adapter.feedforward_modules.empty());
+  for (const char* name : {"w2", "k_proj", "down_proj"}) {
+    config.mutable_adapter()->add_target_modules(name);
+  }
+  EXPECT_THAT(ResolveJob(config)->adapter.feedforward_modules,
+              testing::ElementsAre("down_proj", "w2"));
+}
+
+TEST(ResolveJobTest, AllLinearStandsAlone) {
+  v1::JobConfig config = Minimal();
+  config.mutable_adapter()->add_target_modules("all-linear");
+  ASSERT_TRUE(ResolveJob(config).ok());
+  EXPECT_TRUE(ResolveJob(config)->adapter.all_linear());
+  config.mutable_adapter()->add_target_modules("q_proj");
+  EXPECT_THAT(std::string(ResolveJob(config).status().message()),
+              testing::HasSubstr("stands alone"));
 }
 
 TEST(ResolveJobTest, LofitTakesNoServerMomentum) {
@@ -225,8 +237,10 @@ TEST_P(RefusedJobTest, NamesTheField) {
 INSTANTIATE_TEST_SUITE_P(
     All, RefusedJobTest,
     ::testing::Values(
-        BadCase{"name=\"\"", "'job.name'"}, BadCase{"name=\"a/b\"", "'job.name'"},
-        BadCase{"name=\".x\"", "'job.name'"}, BadCase{"model.base=\"\"", "base"},
+        BadCase{"name=\"\"", "'job.name'"},
+        BadCase{"name=\"a/b\"", "'job.name'"},
+        BadCase{"name=\".x\"", "'job.name'"},
+        BadCase{"model.base=\"\"", "base"},
         BadCase{"adapter.rank=0", "adapter.rank"},
         BadCase{"adapter.rank=5000", "adapter.rank"},
         BadCase{"adapter.alpha=0.0", "adapter.alpha"},

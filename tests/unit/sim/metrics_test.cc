@@ -80,7 +80,43 @@ TEST_F(MetricsTest, WritesALinePerRoundOnceItsEvaluationIsOver) {
   EXPECT_EQ(round.bytes, 30u);
   EXPECT_EQ(round.seconds, 4.0);
   EXPECT_EQ(round.clients_per_second, 0.5);
-  EXPECT_EQ(log_->heldout_loss_before(), 4.0);
+}
+
+v1::JournalRecord Accepted(double dense, double done) {
+  v1::JournalRecord record;
+  v1::TrainReport& report = *record.mutable_update_accepted()->mutable_report();
+  report.set_dense_flops(dense);
+  report.set_done_flops(done);
+  return record;
+}
+
+v1::JournalRecord Judged(uint64_t correct) {
+  v1::JournalRecord record;
+  record.mutable_evaluation_accepted()->mutable_report()->set_correct(correct);
+  return record;
+}
+
+TEST_F(MetricsTest, SumsRightLabelsAndSavedFlopsOfARoundsReports) {
+  v1::JournalRecord begin;
+  begin.mutable_evaluation_started();
+  Add(begin, 0);
+  Add(Judged(1), 0);
+  Add(Evaluated(0, 8.0, 4), 0);
+  Add(Started(1, 1, 3), 1);
+  Add(Accepted(100.0, 60.0), 2);
+  Add(Accepted(300.0, 240.0), 3);
+  Add(Committed(1, 2, 3.5), 4);
+  Add(begin, 5);
+  Add(Judged(1), 5);
+  Add(Judged(2), 6);
+  Add(Evaluated(1, 6.0, 4), 7);
+  const auto rounds = ReadMetrics(path_);
+  ASSERT_TRUE(rounds.ok()) << rounds.status();
+  EXPECT_DOUBLE_EQ((*rounds)[0].flops_saved, 0.25);
+  EXPECT_DOUBLE_EQ((*rounds)[0].heldout_accuracy, 0.75);
+  EXPECT_DOUBLE_EQ(log_->heldout_accuracy_before(), 0.25);
+  EXPECT_DOUBLE_EQ(log_->heldout_accuracy(), 0.75);
+  EXPECT_DOUBLE_EQ(log_->flops_saved(), 0.25);
 }
 
 TEST_F(MetricsTest, ARoundWithoutEvaluationIsWrittenWithNullWhenTheNextBegins) {

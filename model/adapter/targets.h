@@ -1,0 +1,34 @@
+// Which linear layers an adapter adapts where nobody named them.
+#ifndef CHOIR_MODEL_ADAPTER_TARGETS_H_
+#define CHOIR_MODEL_ADAPTER_TARGETS_H_
+
+#include "absl/status/statusor.h"
+#include "model/checkpoint/model_config.h"
+#include "proto/config/job_options.h"
+
+namespace choir::model {
+
+// `options` with target_modules as names that this model has. Names that are
+// there already stay.
+//
+//   none             LoRA kinds: every linear layer of attention and of dense
+//                    feed-forward layers; of a mixture of experts the
+//                    attention's alone, since adapters of experts grow with
+//                    their number, and with them every transfer
+//                    (IA)^3: keys and values (or the layer that makes them),
+//                    and the feed-forward layers' last
+//   {"all-linear"}   every linear layer of the blocks, experts too, routers
+//                    not: they are trained whole or not at all
+//
+// With them, those of (IA)^3 that scale their input: the feed-forward layers'
+// last. Doing it twice changes nothing.
+config::AdapterOptions WithTargets(const ModelConfig& config,
+                                   config::AdapterOptions options);
+
+// WithTargets() of the adapter of a job whose base is in the folder
+// `job.base_model`. Errors: those of LoadModelConfig.
+absl::StatusOr<config::JobOptions> WithTargets(config::JobOptions job);
+
+}  // namespace choir::model
+
+#endif  // CHOIR_MODEL_ADAPTER_TARGETS_H_
