@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -58,6 +60,15 @@ int PrintError(const absl::Status& status, bool json, bool usage) {
     std::fprintf(stderr, "error: %s\n", std::string(status.message()).c_str());
   }
   return usage ? kExitUsage : kExitFailed;
+}
+
+int FinishOutput(int code) {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  const int why = errno;
+  std::fprintf(stderr, "error: the result could not be written to stdout%s%s\n",
+               why == 0 ? "" : ": ", why == 0 ? "" : std::strerror(why));
+  return code == kExitDone ? kExitFailed : code;
 }
 
 int PrintUsageError(absl::string_view program, absl::string_view what,

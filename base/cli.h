@@ -19,6 +19,11 @@ inline constexpr char kVersion[] = "0.1.0";
 // `usage`; everything else is kExitFailed.
 int PrintError(const absl::Status& status, bool json, bool usage = false);
 
+// To be called last: pushes out what waits for stdout. If it could not be
+// written (the disk is full, say), says so on stderr and returns kExitFailed
+// where `code` is kExitDone: half a result must not look like a whole one.
+int FinishOutput(int code);
+
 // A command line that cannot be understood: `what` and where to read more,
 // through PrintError(). The arguments themselves are searched for --json: the
 // parser may have stopped before it. Returns kExitUsage.

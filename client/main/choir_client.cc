@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/cli.h"
 #include "base/clock.h"
+#include "base/command_line.h"
 #include "base/exit_codes.h"
 #include "base/files.h"
 #include "base/log.h"
@@ -58,6 +59,12 @@ absl::Status Check(const v1::ClientConfig& config,
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<LocalTaskRunner> runner,
                          LocalTaskRunner::Create(options, clock));
   const v1::Capabilities found = runner->capabilities();
+  if (!base::FileExists(base::JoinPath(options.state, "client.pem")) &&
+      !base::FileExists(options.token_file)) {
+    base::LogWarning(
+        "not enrolled yet, and there is no token in token_file = \"",
+        options.token_file, "\"; ask the operator for one");
+  }
   const std::string toml = config::ToToml(WithDefaults(config));
   if (json) {
     std::printf(
@@ -78,11 +85,11 @@ absl::Status Check(const v1::ClientConfig& config,
 
 void PrintSummary(const AgentSummary& summary, bool json) {
   const std::string document = absl::StrCat(
-      "{\"rounds\":", summary.rounds,
-      ",\"evaluations\":", summary.evaluations,
+      "{\"rounds\":", summary.rounds, ",\"evaluations\":", summary.evaluations,
       ",\"too_late\":", summary.too_late, ",\"refused\":", summary.refused,
       ",\"failed\":", summary.failed,
-      ",\"secure_refusals\":", summary.secure_refusals, ",\"bytes_up\":", summary.bytes_up,
+      ",\"secure_refusals\":", summary.secure_refusals,
+      ",\"bytes_up\":", summary.bytes_up,
       ",\"bytes_down\":", summary.bytes_down,
       ",\"stopped\":", summary.stopped ? "true" : "false", "}");
   if (json) {
@@ -167,17 +174,14 @@ int main(int argc, char** argv) {
       ->allow_extra_args(false);
   app.add_option("--rounds", options.rounds,
                  "leave after so many accepted updates (default: never)")
-      ->check(CLI::NonNegativeNumber);
+      ->check(choir::base::AtLeast(0));
   app.add_flag("--check", options.check,
                "check configuration and data, print both, and leave");
   app.add_flag("--json", options.json, "one JSON document on stdout");
   app.add_flag("--verbose", options.verbose, "log each check-in and blob, too");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    return choir::base::PrintUsageError("choir-client", error.what(), argc,
-                                        argv);
+  if (const absl::optional<int> code =
+          choir::base::ParseCommandLine(app, argc, argv)) {
+    return *code;
   }
-  return choir::client::Run(options);
+  return choir::base::FinishOutput(choir::client::Run(options));
 }

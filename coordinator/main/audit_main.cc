@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/cli.h"
+#include "base/command_line.h"
 #include "coordinator/audit/export.h"
 #include "coordinator/audit/history.h"
 #include "coordinator/audit/output.h"
@@ -127,8 +128,8 @@ int RunExport(const Options& options, const std::string& root) {
 int RunVerb(const std::string& verb, const Options& options) {
   const auto root = store::FindStore(options.store);
   if (!root.ok()) {
-    base::PrintError(root.status(), options.json);
-    return base::kExitNoStore;
+    const int code = base::PrintError(root.status(), options.json);
+    return absl::IsNotFound(root.status()) ? base::kExitNoStore : code;
   }
   if (verb == "verify") return RunVerify(options, *root);
   if (verb == "export") return RunExport(options, *root);
@@ -176,7 +177,7 @@ int Main(int argc, char** argv) {
   show->add_option("--job", options.show.job, "Of this job alone");
   show->add_option("--round", options.show.round,
                    "Cohort, refusals, losses and results of this round")
-      ->check(CLI::PositiveNumber);
+      ->check(base::AtLeast(1));
   AddVerb(app, "verify",
           "Check the hash chain, every blob, and that each model version "
           "follows from the recorded sums",
@@ -189,11 +190,9 @@ int Main(int argc, char** argv) {
       ->add_option("--format", options.format,
                    "jsonl (events) or csv (table of rounds)")
       ->check(CLI::IsMember({"jsonl", "csv"}));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    return base::PrintUsageError("choir-audit", error.what(), argc, argv);
+  if (const absl::optional<int> code =
+          base::ParseCommandLine(app, argc, argv)) {
+    return *code;
   }
   return RunVerb(app.get_subcommands().front()->get_name(), options);
 }
@@ -201,4 +200,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace choir::audit
 
-int main(int argc, char** argv) { return choir::audit::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return choir::base::FinishOutput(choir::audit::Main(argc, argv));
+}

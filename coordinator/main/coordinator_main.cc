@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/process.h"
 #include "base/cli.h"
+#include "base/command_line.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "coordinator/main/daemon.h"
@@ -84,11 +86,9 @@ int Main(int argc, char** argv) {
                "Print the resolved configuration and leave");
   app.add_flag("--json", flags.json, "One JSON document on stdout");
   app.add_flag("--verbose", flags.verbose, "Log each task and report, too");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    return base::PrintUsageError("choir-coordinator", error.what(), argc, argv);
+  if (const absl::optional<int> code =
+          base::ParseCommandLine(app, argc, argv)) {
+    return *code;
   }
   if (flags.verbose) base::SetLogLevel(base::LogLevel::kDebug);
   absl::StatusOr<DaemonRun> run = Resolve(flags);
@@ -104,5 +104,7 @@ int Main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   choir::base::PrepareProcess();
-  return choir::coordinator::Main(argc, argv);
+  // gRPC's own lines would only repeat what our errors and refusals say.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
+  return choir::base::FinishOutput(choir::coordinator::Main(argc, argv));
 }

@@ -1,6 +1,5 @@
 // choir-model: looks into models, evaluates and runs them, and makes small
 // ones.
-#include <cstring>
 #include <functional>
 #include <string>
 
@@ -8,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/types/optional.h"
 #include "base/cli.h"
+#include "base/command_line.h"
 #include "model/main/commands.h"
 #include "model/main/device_commands.h"
 #include "model/main/export_commands.h"
@@ -99,7 +99,12 @@ void AddEval(CLI::App* verb, EvalOptions& o) {
   verb->add_option("--ids", o.ids, "JSON file [[id, ...], ...]");
   verb->add_option("--text", o.text, "text file");
   verb->add_option("--data", o.data,
-                   "JSON lines with \"text\", or \"prompt\" and \"response\"");
+                   "JSON lines with \"text\", or \"prompt\" and \"response\"; "
+                   "with \"text\" and \"label\" for a classifier");
+  verb->add_option("--labels", o.labels,
+                   "a classifier's labels in their order, a,b,..; default: "
+                   "those of the model's config.json, or labels are numbers")
+      ->delimiter(',');
   verb->add_option("--domain-field", o.domain_field,
                    "field of --data whose values make a table");
   verb->add_option("--logits", o.logits,
@@ -205,20 +210,6 @@ bool IsUsage(const absl::Status& status) {
   return absl::IsInvalidArgument(status) || absl::IsAlreadyExists(status);
 }
 
-// The exit code if the command line asks for help or cannot be understood.
-absl::optional<int> ParseCommandLine(int argc, char** argv, CLI::App& app) {
-  bool json = false;  // known even if the rest cannot be parsed
-  for (int i = 1; i < argc; ++i) json |= std::strcmp(argv[i], "--json") == 0;
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    return base::PrintError(absl::InvalidArgumentError(error.what()), json,
-                            /*usage=*/true);
-  }
-  return absl::nullopt;
-}
-
 // What each verb's flags are read into.
 struct Flags {
   CommonOptions common;
@@ -280,7 +271,8 @@ int Main(int argc, char** argv) {
     return command;
   };
   AddVerbs(verb, flags);
-  if (const absl::optional<int> code = ParseCommandLine(argc, argv, app)) {
+  if (const absl::optional<int> code =
+          base::ParseCommandLine(app, argc, argv)) {
     return *code;
   }
   base::StopSignal::Install();
@@ -296,4 +288,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace choir::model
 
-int main(int argc, char** argv) { return choir::model::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return choir::base::FinishOutput(choir::model::Main(argc, argv));
+}

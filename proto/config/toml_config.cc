@@ -14,8 +14,10 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/cli.h"
 #include "base/files.h"
+#include "base/nearest_name.h"
 #include "base/status_macros.h"
 #include "proto/config/ascii_toml.h"
 
@@ -29,37 +31,15 @@ using google::protobuf::Reflection;
 
 constexpr uint64_t kMostConfigBytes = 1 << 20;
 
-int EditDistance(absl::string_view a, absl::string_view b) {
-  std::vector<int> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = static_cast<int>(j);
-  for (size_t i = 1; i <= a.size(); ++i) {
-    int diagonal = row[0];
-    row[0] = static_cast<int>(i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const int substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-    }
-  }
-  return row[b.size()];
-}
-
 absl::Status UnknownField(const std::string& path, absl::string_view key,
                           const Descriptor& descriptor) {
-  std::string nearest;
-  int best = std::numeric_limits<int>::max();
   std::vector<std::string> known;
   for (int i = 0; i < descriptor.field_count(); ++i) {
-    const std::string& name = descriptor.field(i)->name();
-    known.push_back(name);
-    const int distance = EditDistance(key, name);
-    if (distance < best) {
-      best = distance;
-      nearest = name;
-    }
+    known.push_back(descriptor.field(i)->name());
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("unknown field '", path, "'; did you mean '", nearest,
+      absl::StrCat("unknown field '", path, "'; did you mean '",
+                   base::NearestName(key, known),
                    "'? Known here: ", absl::StrJoin(known, ", ")));
 }
 
@@ -334,6 +314,8 @@ void AppendToml(const Message& message, const std::string& path,
 absl::Status ParseToml(absl::string_view text, absl::string_view source,
                        const std::vector<std::string>& overrides,
                        Message* message) {
+  // Editors on Windows put a byte order mark before the text.
+  absl::ConsumePrefix(&text, "\xef\xbb\xbf");
   CHOIR_ASSIGN_OR_RETURN(const std::string ascii, ToAsciiToml(text, source));
   toml::parse_result parsed = toml::parse(ascii, std::string(source));
   if (!parsed) {

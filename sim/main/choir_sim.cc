@@ -8,6 +8,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "base/cli.h"
+#include "base/command_line.h"
 #include "base/exit_codes.h"
 #include "base/log.h"
 #include "base/status_macros.h"
@@ -228,11 +229,9 @@ int Main(int argc, char** argv) {
   for (CLI::App* command : {run, pooled, list}) {
     command->footer(base::kExitCodeHelp);
   }
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    return base::PrintUsageError("choir-sim", error.what(), argc, argv);
+  if (const absl::optional<int> code =
+          base::ParseCommandLine(app, argc, argv)) {
+    return *code;
   }
   CLI::App* used = run->parsed() ? run : pooled;
   if (!list->parsed()) {
@@ -247,4 +246,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace choir::sim
 
-int main(int argc, char** argv) { return choir::sim::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return choir::base::FinishOutput(choir::sim::Main(argc, argv));
+}

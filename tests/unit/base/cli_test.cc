@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <cstdlib>
+
 namespace choir::base {
 namespace {
 
@@ -20,6 +23,21 @@ TEST(JsonQuoteTest, ReplacesWhatIsNotUtf8) {
   EXPECT_EQ(JsonQuote("\xc0\xaf"), "\"" + replaced + replaced + "\"");
   EXPECT_EQ(JsonQuote("\xf4\x90\x80\x80").size(), 2 + 4 * replaced.size());
   EXPECT_EQ(JsonQuote("\xf0\x9f\x8e\xb5"), "\"\xf0\x9f\x8e\xb5\"");
+}
+
+TEST(FinishOutputDeathTest, AResultThatCouldNotBeWrittenIsAFailure) {
+  const auto print_to = [](const char* path, int code) {
+    if (std::freopen(path, "w", stdout) == nullptr) std::_Exit(99);
+    std::printf("{\"rounds\":3}\n");
+    std::exit(FinishOutput(code));
+  };
+  EXPECT_EXIT(print_to("/dev/full", kExitDone),
+              ::testing::ExitedWithCode(kExitFailed), "No space left");
+  EXPECT_EXIT(print_to("/dev/full", kExitVerificationFailed),
+              ::testing::ExitedWithCode(kExitVerificationFailed),
+              "could not be written");
+  EXPECT_EXIT(print_to("/dev/null", kExitDone),
+              ::testing::ExitedWithCode(kExitDone), "^$");
 }
 
 }  // namespace

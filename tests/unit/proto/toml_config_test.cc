@@ -87,6 +87,13 @@ TEST(ParseTomlTest, TakesAnyCharacterInDoubleQuotesAndComments) {
   EXPECT_EQ(config.job().model().base(), "größe");
 }
 
+TEST(ParseTomlTest, TakesFilesOfWindowsEditors) {
+  v1::ExperimentConfig config;
+  ASSERT_TRUE(
+      Parse("\xEF\xBB\xBF[job]\r\nname = \"demo\"\r\n", &config).ok());
+  EXPECT_EQ(config.job().name(), "demo");
+}
+
 TEST(ParseTomlTest, RefusesOtherCharactersElsewhereAndWhatIsNotUtf8) {
   for (const char* text :
        {"\xCD\x89"
