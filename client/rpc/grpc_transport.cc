@@ -29,7 +29,8 @@ absl::Status FromGrpc(const grpc::Status& status) {
     return absl::UnavailableError(absl::StrCat(
         status.error_message(),
         "; the coordinator's certificate is not of the CA in ca_certificate, "
-        "or does not name this host"));
+        "does not name this host, or has expired; or the clock here is "
+        "wrong"));
   }
   return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
                       status.error_message());

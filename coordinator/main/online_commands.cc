@@ -40,6 +40,11 @@ AdminClient::AdminClient(std::unique_ptr<v1::Admin::Stub> stub,
     : stub_(std::move(stub)), coordinator_(std::move(coordinator)) {}
 
 absl::StatusOr<AdminClient> AdminClient::Create(const DialOptions& options) {
+  if (!absl::StrContains(options.coordinator, ':')) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--coordinator is \"", options.coordinator,
+                     "\"; it must be host:port"));
+  }
   grpc::SslCredentialsOptions tls;
   CHOIR_ASSIGN_OR_RETURN(tls.pem_root_certs,
                          base::ReadFile(options.ca_certificate, kMaxPemBytes));
@@ -74,7 +79,8 @@ absl::Status AdminClient::Check(const grpc::Status& status) const {
     return absl::UnavailableError(absl::StrCat(
         "coordinator ", coordinator_, ": ", why,
         absl::StrContains(why, "certificate verify failed")
-            ? "; its certificate is not of the CA in --ca"
+            ? "; its certificate is not of the CA in --ca, or has expired, or "
+              "the clock here is wrong"
             : ""));
   }
   return rpc::FromGrpc(status);
@@ -108,7 +114,11 @@ absl::StatusOr<nlohmann::json> AdminClient::SubmitJob(
     const std::string& path, const std::vector<std::string>& overrides) {
   // The same file may describe a simulation too; only its job is sent.
   v1::ExperimentConfig file;
-  CHOIR_RETURN_IF_ERROR(config::LoadTomlFile(path, overrides, &file));
+  if (const absl::Status read =
+          config::LoadTomlFile(path, overrides, &file);
+      !read.ok()) {
+    return absl::InvalidArgumentError(read.message());  // exit code 2
+  }
   CHOIR_RETURN_IF_ERROR(config::ResolveJob(file.job()).status());
   v1::SubmitJobRequest request;
   *request.mutable_job() = file.job();

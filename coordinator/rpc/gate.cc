@@ -139,7 +139,11 @@ absl::Status Gate::Decide(const PeerEvidence& evidence, Access access,
         verdict.problem != crypto::CertificateProblem::kMalformed) {
       peer->name = verdict.info.name;
     }
-    return absl::UnauthenticatedError(verdict.message);
+    // Time heals this one: a coordinator that wakes with a clock that is behind
+    // must not make its agents give up.
+    return verdict.problem == crypto::CertificateProblem::kNotYetValid
+               ? absl::UnavailableError(verdict.message)
+               : absl::UnauthenticatedError(verdict.message);
   }
   peer->name = verdict.info.name;
   peer->role = verdict.info.role;
