@@ -12,8 +12,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/cli.h"
 #include "base/clock.h"
+#include "base/command_line.h"
 #include "base/secure_random.h"
 #include "base/status_macros.h"
+#include "coordinator/main/admin_text.h"
 #include "coordinator/main/ca_commands.h"
 #include "coordinator/main/online_commands.h"
 
@@ -180,23 +182,6 @@ void AddClientVerbs(CLI::App& app, AdminFlags& flags) {
   pull->add_option("--out", flags.out, "Folder to write")->required();
 }
 
-// "key: value" lines, one block per element of a list.
-void PrintText(const nlohmann::json& document) {
-  for (const auto& [key, value] : document.items()) {
-    if (value.is_array()) {
-      if (value.empty()) std::printf("no %s\n", key.c_str());
-      for (const nlohmann::json& element : value) {
-        PrintText(element);
-        std::printf("\n");
-      }
-    } else if (value.is_string()) {
-      std::printf("%s: %s\n", key.c_str(), value.get<std::string>().c_str());
-    } else {
-      std::printf("%s: %s\n", key.c_str(), value.dump().c_str());
-    }
-  }
-}
-
 int Main(int argc, char** argv) {
   // gRPC's own lines would only repeat what our errors say.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
@@ -208,11 +193,9 @@ int Main(int argc, char** argv) {
   AddCaVerbs(app, flags);
   AddJobVerbs(app, flags);
   AddClientVerbs(app, flags);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
-    return base::PrintUsageError("choir-admin", error.what(), argc, argv);
+  if (const absl::optional<int> code =
+          base::ParseCommandLine(app, argc, argv)) {
+    return *code;
   }
   const Result result = flags.run();
   if (!result.ok()) {
@@ -222,7 +205,7 @@ int Main(int argc, char** argv) {
   if (flags.json) {
     std::printf("%s\n", result->dump().c_str());
   } else {
-    PrintText(*result);
+    std::fputs(AdminText(*result).c_str(), stdout);
   }
   return base::kExitDone;
 }
@@ -231,5 +214,5 @@ int Main(int argc, char** argv) {
 }  // namespace choir::coordinator
 
 int main(int argc, char** argv) {
-  return choir::coordinator::Main(argc, argv);
+  return choir::base::FinishOutput(choir::coordinator::Main(argc, argv));
 }

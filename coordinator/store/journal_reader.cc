@@ -98,15 +98,20 @@ absl::StatusOr<Database> OpenReadOnly(const std::string& path,
 }  // namespace
 
 absl::StatusOr<std::string> FindStore(const std::string& argument) {
-  std::error_code ignored;
+  std::error_code error;
   std::filesystem::path path(argument);
-  if (std::filesystem::is_regular_file(path, ignored) &&
+  if (std::filesystem::is_regular_file(path, error) &&
       path.filename() == kDatabaseName) {
     const std::string parent = path.parent_path().string();
     return parent.empty() ? std::string(".") : parent;
   }
-  if (std::filesystem::is_regular_file(path / kDatabaseName, ignored)) {
+  if (std::filesystem::is_regular_file(path / kDatabaseName, error)) {
     return argument;
+  }
+  if (error == std::errc::permission_denied) {
+    return absl::PermissionDeniedError(absl::StrCat(
+        "no permission to look into '", argument,
+        "'; run as the user who owns the store, or as one who may read it"));
   }
   return absl::NotFoundError(absl::StrCat("there is no store at '", argument,
                                           "': a store is a folder with a ",

@@ -292,6 +292,20 @@ TEST_F(JournalTest, ADamagedLogIsRefusedAndLeftAsItIs) {
   EXPECT_EQ(Entries(*OpenOrDie()).size(), 30u);
 }
 
+TEST_F(JournalTest, AStoreOfOthersIsNotTakenForNone) {
+  WriteThree();
+  EXPECT_TRUE(FindStore(root_).ok());
+  EXPECT_TRUE(absl::IsNotFound(FindStore(root_ + "/nothing").status()));
+  std::filesystem::permissions(root_, std::filesystem::perms::none);
+  const auto look = [this] {
+    // Root may look everywhere.
+    if (geteuid() == 0 && setresuid(65534, 65534, 65534) != 0) _exit(2);
+    _exit(absl::IsPermissionDenied(FindStore(root_).status()) ? 0 : 1);
+  };
+  EXPECT_EXIT(look(), ::testing::ExitedWithCode(0), "");
+  std::filesystem::permissions(root_, std::filesystem::perms::owner_all);
+}
+
 TEST_F(JournalTest, AReaderSeesTheJournalWhileItIsWritten) {
   auto journal = OpenOrDie();
   ASSERT_TRUE(journal->Append({Started(1), Started(2)}).ok());
