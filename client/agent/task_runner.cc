@@ -34,8 +34,14 @@ absl::StatusOr<std::unique_ptr<LocalTaskRunner>> LocalTaskRunner::Create(
     const ClientOptions& options, const base::Clock& clock) {
   CHOIR_ASSIGN_OR_RETURN(std::vector<RawExample> examples,
                          LoadDataset(options.data));
-  return std::unique_ptr<LocalTaskRunner>(new LocalTaskRunner(
-      options, clock, SplitHoldout(std::move(examples), options.holdout)));
+  DatasetSplit split = SplitHoldout(std::move(examples), options.holdout);
+  if (split.train.empty()) {
+    base::LogWarning(options.data.path, ": no example to train on, all ",
+                     split.heldout.size(),
+                     " are held out; give more data or a lower data.holdout");
+  }
+  return std::unique_ptr<LocalTaskRunner>(
+      new LocalTaskRunner(options, clock, std::move(split)));
 }
 
 LocalTaskRunner::LocalTaskRunner(const ClientOptions& options,

@@ -17,6 +17,7 @@
 #include "base/status_macros.h"
 #include "client/data/line_reader.h"
 #include "model/checkpoint/json_text.h"
+#include "model/tokenizer/unicode.h"
 #include "nlohmann/json.hpp"
 
 namespace choir::client {
@@ -288,6 +289,10 @@ absl::Status LoadTextFolder(const std::string& folder, Collector& collector) {
                            base::ReadFile(path, kMaxTextFileBytes));
     absl::string_view text = bytes;
     absl::ConsumePrefix(&text, "\xEF\xBB\xBF");
+    if (!model::IsValidUtf8(text)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, " is not UTF-8 text; convert it (iconv) or take it away"));
+    }
     RawExample example;
     example.text = absl::StrReplaceAll(text, {{"\r\n", "\n"}});
     if (IsBlank(example.text)) continue;
@@ -309,7 +314,8 @@ absl::StatusOr<std::vector<RawExample>> LoadDataset(
   Collector collector(options);
   if (S_ISDIR(info.st_mode)) {
     CHOIR_RETURN_IF_ERROR(LoadTextFolder(options.path, collector));
-  } else if (absl::EndsWith(options.path, ".jsonl")) {
+  } else if (absl::EndsWith(options.path, ".jsonl") &&
+             S_ISREG(info.st_mode)) {
     CHOIR_RETURN_IF_ERROR(LoadJsonLines(options.path, collector));
   } else {
     return absl::InvalidArgumentError(absl::StrCat(

@@ -94,9 +94,12 @@ absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text,
   if (document.is_discarded()) {
     SyntaxChecker checker;
     nlohmann::json::sax_parse(text.begin(), text.end(), &checker);
+    // The parser counts the end as one more byte.
     return absl::InvalidArgumentError(
-        absl::StrCat(source, " is not valid JSON: it breaks at byte ",
-                     checker.position(), " of ", text.size()));
+        checker.position() > text.size()
+            ? absl::StrCat(source, " is not valid JSON: it ends too early")
+            : absl::StrCat(source, " is not valid JSON: it breaks at byte ",
+                           checker.position(), " of ", text.size()));
   }
   if (!document.is_object()) {
     return absl::InvalidArgumentError(

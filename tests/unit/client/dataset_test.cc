@@ -1,5 +1,7 @@
 #include "client/data/dataset.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <fstream>
 #include <set>
@@ -127,6 +129,24 @@ TEST(DatasetTest, ReadsAFolderOfTextsInOrderOfNames) {
   EXPECT_EQ((*examples)[0].text, "first");
   EXPECT_EQ((*examples)[0].fields.at("file"), "a.txt");
   EXPECT_EQ((*examples)[1].text, "second\nline");
+}
+
+TEST(DatasetTest, TextThatIsNotUtf8IsRefusedByName) {
+  const std::string folder = tests::NewTempDir();
+  std::ofstream(base::JoinPath(folder, "a.txt")) << "fine";
+  std::ofstream(base::JoinPath(folder, "latin.txt")) << "caf\xE9";
+  const absl::Status status = LoadDataset({.path = folder}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("latin.txt is not UTF-8"));
+}
+
+TEST(DatasetTest, APipeIsNoFileToReadAgain) {
+  const std::string path =
+      base::JoinPath(tests::NewTempDir(), "pipe.jsonl");
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  EXPECT_EQ(LoadDataset({.path = path}).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(LoadDatasetTest, ReadsPreferencesAndLabels) {
