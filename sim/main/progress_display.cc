@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -34,10 +35,24 @@ size_t TerminalWidth() {
 
 std::string Bar(int done, int total, int width) {
   const int filled =
-      total <= 0 ? 0 : std::clamp(static_cast<int>(int64_t{width} * done / total),
-                                  0, width);
+      total <= 0 ? 0
+                 : std::clamp(static_cast<int>(int64_t{width} * done / total),
+                              0, width);
   return absl::StrCat("[", std::string(filled, '#'),
                       std::string(width - filled, '-'), "]");
+}
+
+std::string Figures(const std::vector<std::string>& parts, size_t columns) {
+  const size_t room = columns > 1 ? columns - 1 : 0;
+  std::string line;
+  for (const std::string& part : parts) {
+    if (part.empty()) continue;
+    const std::string longer =
+        absl::StrCat(line, line.empty() ? " " : "  ", part);
+    if (longer.size() > room) break;
+    line = longer;
+  }
+  return line;
 }
 
 std::string FitLine(int done, int total, absl::string_view figures,
@@ -102,12 +117,16 @@ void ProgressDisplay::Draw(absl::string_view suffix) {
         (total_rounds_ - done));
     eta = absl::StrFormat("%02d:%02d", left / 60, left % 60);
   }
-  const std::string figures = absl::StrFormat(
-      " %d/%d  loss %s  held-out %s  %.1f clients/s  ETA %s  %s", done,
-      total_rounds_, Loss(last_.train_loss), Loss(last_heldout_loss_),
-      last_.clients_per_second, eta, suffix);
+  const size_t columns = TerminalWidth();
+  const std::string figures = Figures(
+      {absl::StrFormat("%d/%d", done, total_rounds_),
+       absl::StrCat("loss ", Loss(last_.train_loss)),
+       absl::StrCat("held-out ", Loss(last_heldout_loss_)),
+       absl::StrCat("ETA ", eta), std::string(suffix),
+       absl::StrFormat("%.1f clients/s", last_.clients_per_second)},
+      columns);
   std::fprintf(stderr, "\r\033[K%s",
-               FitLine(done, total_rounds_, figures, TerminalWidth()).c_str());
+               FitLine(done, total_rounds_, figures, columns).c_str());
   std::fflush(stderr);
 }
 

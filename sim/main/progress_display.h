@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -40,6 +41,10 @@ class ProgressDisplay {
 
 // "[#####-----]", `width` characters between the brackets.
 std::string Bar(int done, int total, int width);
+
+// As many of `parts` as fit into a line of so many columns, from the first on:
+// what is cut in two says something else ("43/4" for "43/45").
+std::string Figures(const std::vector<std::string>& parts, size_t columns);
 
 // A bar and `figures` on one line of a terminal with so many columns; a narrow
 // one loses the bar first, then the end of the figures.

@@ -21,10 +21,21 @@ TEST(FitLineTest, StaysOnOneLineOfTheTerminal) {
 }
 
 TEST(FitLineTest, NarrowTerminalsLoseTheBarFirst) {
-  EXPECT_EQ(FitLine(1, 2, " 1/2  loss 3.1", 30), Bar(1, 2, 13) + " 1/2  loss 3.1");
+  EXPECT_EQ(FitLine(1, 2, " 1/2  loss 3.1", 30),
+            Bar(1, 2, 13) + " 1/2  loss 3.1");
   EXPECT_EQ(FitLine(1, 2, " 1/2  loss 3.1", 20), " 1/2  loss 3.1");
   EXPECT_EQ(FitLine(1, 2, " 1/2  loss 3.1", 10), " 1/2  los");
   EXPECT_EQ(FitLine(1, 2, "x", 0), "");
+}
+
+TEST(FiguresTest, NarrowTerminalsLoseWholeFiguresFromTheEnd) {
+  const std::vector<std::string> parts = {"1/2", "loss 3.1", "",
+                                          "training 43/45"};
+  EXPECT_EQ(Figures(parts, 80), " 1/2  loss 3.1  training 43/45");
+  EXPECT_EQ(Figures(parts, 31), " 1/2  loss 3.1  training 43/45");
+  EXPECT_EQ(Figures(parts, 30), " 1/2  loss 3.1");
+  EXPECT_EQ(Figures(parts, 14), " 1/2");
+  EXPECT_EQ(Figures(parts, 1), "");
 }
 
 }  // namespace
