@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "model/transformer/blas.h"
 #include "model/transformer/cpu_kernels.h"
+#include "model/transformer/ops_device.h"
 
 namespace choir::model {
 namespace {
@@ -132,10 +133,9 @@ at::Tensor AddLoraRunsReference(const at::Tensor& x, const at::Tensor& y,
     const LinearAdapter& adapter = *use.adapters[run.adapter];
     at::Tensor input = x.narrow(0, run.begin, run.end - run.begin);
     if (use.dropout > 0.0) {
-      const at::Tensor mask = at::ones(input.sizes(), at::kFloat);
-      Dropout(Data(mask), mask.numel(), use.dropout, use.seeds[run.adapter],
-              Mutable(mask));
-      input = input * mask.to(x.device(), x.scalar_type());
+      input = input * DropoutMask(input.sizes(), use.dropout,
+                                  use.seeds[run.adapter], x.device())
+                          .to(x.scalar_type());
     }
     const at::Tensor u =
         at::matmul(input, adapter.lora_a.to(x.scalar_type()).t());

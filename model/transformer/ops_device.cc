@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "model/transformer/cpu_kernels.h"
 #include "model/transformer/linear_parts.h"
 
 namespace choir::model {
@@ -313,6 +314,41 @@ at::Tensor LinearCrossEntropyDevice(const at::Tensor& hidden,
   return LinearCrossEntropyFn::apply(
       hidden, head, targets, weight,
       at::GradMode::is_enabled() && hidden.requires_grad());
+}
+
+at::Tensor DropoutMask(at::IntArrayRef sizes, double probability, uint64_t seed,
+                       at::Device device) {
+  const at::NoGradGuard no_grad;
+  if (device.is_cpu()) {
+    const at::Tensor mask = at::ones(sizes, at::kFloat);
+    Dropout(mask.data_ptr<float>(), mask.numel(), probability, seed,
+            mask.data_ptr<float>());
+    return mask;
+  }
+  return DropoutMaskByTensors(sizes, probability, seed, device);
+}
+
+at::Tensor DropoutMaskByTensors(at::IntArrayRef sizes, double probability,
+                                uint64_t seed, at::Device device) {
+  int64_t n = 1;
+  for (const int64_t size : sizes) n *= size;
+  at::Tensor z =
+      at::arange(n, at::TensorOptions().dtype(at::kLong).device(device));
+  // Unsigned arithmetic on signed numbers: sums and products wrap alike, shifts
+  // must lose the copies of the sign.
+  const auto shifted = [&z](int bits) {
+    return at::bitwise_right_shift(z, bits)
+        .bitwise_and_((int64_t{1} << (64 - bits)) - 1);
+  };
+  z.add_(static_cast<int64_t>(seed + 0x9e3779b97f4a7c15ull));
+  z.bitwise_xor_(shifted(30))
+      .mul_(static_cast<int64_t>(0xbf58476d1ce4e5b9ull));
+  z.bitwise_xor_(shifted(27))
+      .mul_(static_cast<int64_t>(0x94d049bb133111ebull));
+  z.bitwise_xor_(shifted(31));
+  z = shifted(32);
+  const auto limit = static_cast<int64_t>(probability * 4294967296.0);
+  return (z >= limit).to(at::kFloat).mul_(1.0 / (1.0 - probability)).view(sizes);
 }
 
 at::Tensor RotateDevice(const at::Tensor& x, const at::Tensor& cosine,

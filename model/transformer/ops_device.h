@@ -40,6 +40,15 @@ at::Tensor LinearCrossEntropyDevice(const at::Tensor& hidden,
                                     const at::Tensor& head,
                                     const at::Tensor& targets, double weight);
 
+// What dropout multiplies with, float32 of `sizes`: cpu_kernels.h's Dropout() of
+// ones, the same numbers on every device, made where they are used.
+at::Tensor DropoutMask(at::IntArrayRef sizes, double probability, uint64_t seed,
+                       at::Device device);
+// The same by LibTorch's operations on whole numbers, as other devices than the
+// CPU do it.
+at::Tensor DropoutMaskByTensors(at::IntArrayRef sizes, double probability,
+                                uint64_t seed, at::Device device);
+
 // x [tokens, heads * head_dim] rotated by angles whose cosines and sines are
 // given token by token, float32 [tokens, 1, head_dim / 2].
 at::Tensor RotateDevice(const at::Tensor& x, const at::Tensor& cosine,

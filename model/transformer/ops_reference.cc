@@ -1,8 +1,10 @@
-// The operations of ops.h in LibTorch's own terms: for CUDA, and what the fused
-// kernels are tested against.
+// The operations of ops.h in LibTorch's own terms: for what ops_device.h leaves out
+// (dropout, weights in training), and what both are tested against.
 #include "model/transformer/ops_reference.h"
 
-#include "model/transformer/cpu_kernels.h"
+#include <algorithm>
+
+#include "model/transformer/ops_device.h"
 
 namespace choir::model {
 
@@ -10,12 +12,12 @@ std::vector<at::Tensor> LinearGroupReference(
     const at::Tensor& x, const std::vector<LinearParts>& layers,
     const LoraUse& lora) {
   at::Tensor dropped = x;
-  if (lora.dropout > 0.0) {
-    // The mask is made where it is the same for every device.
-    at::Tensor mask = at::ones(x.sizes(), at::kFloat);
-    Dropout(mask.data_ptr<float>(), mask.numel(), lora.dropout, lora.seed,
-            mask.data_ptr<float>());
-    dropped = x * mask.to(x.device(), x.scalar_type());
+  const bool adapted =
+      std::any_of(layers.begin(), layers.end(),
+                  [](const LinearParts& p) { return p.lora_a.defined(); });
+  if (lora.dropout > 0.0 && adapted) {
+    dropped = x * DropoutMask(x.sizes(), lora.dropout, lora.seed, x.device())
+                      .to(x.scalar_type());
   }
   std::vector<at::Tensor> outputs;
   for (const LinearParts& layer : layers) {

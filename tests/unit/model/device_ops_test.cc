@@ -221,6 +221,15 @@ TEST_F(DeviceOpsTest, AttentionOfRaggedAndEqualSequences) {
   }
 }
 
+TEST_F(DeviceOpsTest, DropsTheSameOnEveryDevice) {
+  for (const uint64_t seed : {uint64_t{1}, uint64_t{0xfedcba9876543210}}) {
+    const at::Tensor expected = DropoutMask({70, 30}, 0.3, seed, at::kCPU);
+    EXPECT_TRUE(at::equal(
+        DropoutMaskByTensors({70, 30}, 0.3, seed, at::kCPU), expected));
+    EXPECT_NEAR(expected.mean().item<float>(), 1.0, 0.05);
+  }
+}
+
 TEST_F(DeviceOpsTest, OptimizerEqualsThatOfTheCpu) {
   for (const auto kind :
        {config::OptimizerKind::kAdamW, config::OptimizerKind::kSgd}) {
