@@ -88,6 +88,13 @@ absl::StatusOr<v1::JobStarted> ImportBaseModel(
     return absl::InvalidArgumentError(
         absl::StrCat("base model (model.base): ", config.status().message()));
   }
+  if (config->num_labels > 0 &&
+      options.training.objective != config::Objective::kClassification) {
+    return absl::InvalidArgumentError(
+        "base model (model.base): is a classifier, without a head for the next "
+        "token; set training.objective to \"classification\" or take another "
+        "base");
+  }
   CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout,
                          model::AdapterLayout(*config, options.adapter));
   v1::JobStarted facts;
