@@ -65,7 +65,8 @@ void Cluster::LaunchCoordinator() {
                      PathOf("port"), "\"\n[tls]\nca_certificate = \"",
                      PathOf("ca/ca.crt"), "\"\ncertificate = \"",
                      PathOf("ca/coordinator.crt"), "\"\nprivate_key = \"",
-                     PathOf("ca/coordinator.key"), "\"\ncrl = \"", PathOf("ca/crl.pem"),
+                     PathOf("ca/coordinator.key"), "\"\ncrl = \"",
+                     PathOf("ca/crl.pem"),
                      "\"\n[enrolment]\nca_private_key = \"",
                      PathOf("ca/ca.key"), "\"\n"));
   coordinator_ = Process::Start(
@@ -107,6 +108,16 @@ void Cluster::StartAgent(const std::string& name) {
   agents_[name] =
       Process::Start({Bin("choir-client"), "--config", PathOf(name + ".toml")},
                      PathOf(name + ".log"));
+}
+
+void Cluster::StartAgents(int count) {
+  for (int i = 1; i <= count; ++i) {
+    const std::string name = absl::StrCat("agent-", i);
+    const std::string data = PathOf(name + ".jsonl");
+    Write(data, MakeExamples(name, 24));
+    AddAgent(name, data);
+    StartAgent(name);
+  }
 }
 
 CommandResult Cluster::Admin(const std::vector<std::string>& arguments) {

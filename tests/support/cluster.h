@@ -45,6 +45,8 @@ class Cluster {
   // Writes the agent's configuration, with a fresh token if it has none yet.
   void AddAgent(const std::string& name, const std::string& data_file);
   void StartAgent(const std::string& name);
+  // Adds and starts agent-1 to agent-`count`, each with 24 examples of its own.
+  void StartAgents(int count);
   Process* agent(const std::string& name) { return agents_.at(name).get(); }
   const std::vector<std::string>& agent_names() const { return agent_names_; }
 

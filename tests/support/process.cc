@@ -107,9 +107,9 @@ CommandResult RunCommand(const std::vector<std::string>& arguments,
 }
 
 bool WaitForFile(const std::string& path, absl::Duration timeout,
-                 Process* process) {
+                 Process* process, uint64_t least_bytes) {
   const absl::Time deadline = absl::Now() + timeout;
-  while (base::FileSize(path).value_or(0) == 0) {
+  while (base::FileSize(path).value_or(0) < least_bytes) {
     if (process != nullptr && process->Ended()) return false;
     if (absl::Now() >= deadline) return false;
     absl::SleepFor(kPoll);

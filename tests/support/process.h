@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -50,10 +51,10 @@ struct CommandResult {
 CommandResult RunCommand(const std::vector<std::string>& arguments,
                          absl::Duration timeout = absl::Seconds(120));
 
-// Blocks until `path` exists and is not empty (for port files); false on
-// timeout, or as soon as `process` (may be null) has ended.
+// Blocks until `path` has `least_bytes` (a port file: any); false on timeout,
+// or as soon as `process` (may be null) has ended.
 bool WaitForFile(const std::string& path, absl::Duration timeout,
-                 Process* process = nullptr);
+                 Process* process = nullptr, uint64_t least_bytes = 1);
 
 }  // namespace choir::tests
 

@@ -1,7 +1,6 @@
 // How fast masks are added to a vector, beside the bare cipher: both in turns,
 // the median of their ratio. With --check the program fails below 0.70.
 #include <benchmark/benchmark.h>
-#include <time.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -12,6 +11,7 @@
 #include "base/check.h"
 #include "privacy/secagg/masked_vector.h"
 #include "tests/bench/secagg/raw_cipher.h"
+#include "tests/support/measure.h"
 
 namespace choir::bench {
 namespace {
@@ -24,24 +24,9 @@ std::vector<double>& Ratios() {
   return ratios;
 }
 
-// Of this thread on its core: others on the machine do not count.
-double ThreadSeconds() {
-  timespec now = {};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * now.tv_nsec;
-}
-
-template <typename F>
-double Seconds(const F& work) {
-  const double start = ThreadSeconds();
-  work();
-  return ThreadSeconds() - start;
-}
-
 void Note(size_t bytes, int repeats, double ours, double raw,
           std::vector<double> ratios, benchmark::State& state) {
-  std::sort(ratios.begin(), ratios.end());
-  Ratios().push_back(ratios[ratios.size() / 2]);
+  Ratios().push_back(tests::Median(ratios));
   const double gigabytes = 1e-9 * static_cast<double>(bytes) * repeats;
   state.counters["GB_per_s"] = gigabytes / ours;
   state.counters["raw_GB_per_s"] = gigabytes / raw;
@@ -58,7 +43,7 @@ void BM_AddMask(benchmark::State& state) {
   std::vector<double> ratios;
   double ours = 0, raw = 0;
   for (auto _ : state) {
-    ours = Seconds([&] {
+    ours = tests::ThreadSeconds([&] {
       for (int i = 0; i < repeats; ++i) {
         CHOIR_CHECK(vector
                         .AddMask(std::string(32, static_cast<char>(i)),
@@ -66,7 +51,7 @@ void BM_AddMask(benchmark::State& state) {
                         .ok());
       }
     });
-    raw = Seconds([&] {
+    raw = tests::ThreadSeconds([&] {
       for (int i = 0; i < repeats; ++i) {
         benchmark::DoNotOptimize(RawAesCtr(bytes, kPiece));
       }
@@ -103,8 +88,9 @@ void BM_AddMasks(benchmark::State& state) {
   std::vector<double> ratios;
   double ours = 0, raw = 0;
   for (auto _ : state) {
-    ours = Seconds([&] { CHOIR_CHECK(vector.AddMasks(masks).ok()); });
-    raw = Seconds([&] {
+    ours = tests::ThreadSeconds(
+        [&] { CHOIR_CHECK(vector.AddMasks(masks).ok()); });
+    raw = tests::ThreadSeconds([&] {
       for (int i = 0; i < repeats; ++i) {
         benchmark::DoNotOptimize(RawAesCtr(bytes, kPiece));
       }

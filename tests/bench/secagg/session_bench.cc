@@ -9,34 +9,28 @@
 //
 // Work of one thread is measured in its processor time. With --check the
 // program fails if a ratio or a byte count is off its limit.
-#include <malloc.h>
-#include <time.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <functional>
-#include <map>
 #include <thread>
 #include <vector>
 
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "base/check.h"
-#include "base/files.h"
 #include "privacy/secagg/transcript.h"
 #include "tests/bench/secagg/raw_cipher.h"
-#include "tests/support/secagg_world.h"
+#include "tests/bench/secagg/recorded_session.h"
+#include "tests/support/measure.h"
 
 namespace choir::secagg {
 namespace {
+
+using tests::Median;
+using tests::ProcessSeconds;
+using tests::ThreadSeconds;
+using tests::WallSeconds;
 
 constexpr double kMostServerRatio = 1.5;
 constexpr double kMostClientRatio = 2.0;
@@ -52,45 +46,6 @@ void Limit(const char* what, double value, double most) {
   ok = ok && holds;
   std::printf("%-58s %8.3f  at most %.2f%s\n", what, value, most,
               holds ? "" : "  FAILED");
-}
-
-double Seconds(const std::function<void()>& work) {
-  const absl::Time start = absl::Now();
-  work();
-  return absl::ToDoubleSeconds(absl::Now() - start);
-}
-
-// Processor time of this thread: what others do on the machine does not count.
-double ThreadSeconds(const std::function<void()>& work) {
-  const auto now = [] {
-    timespec time;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-    return static_cast<double>(time.tv_sec) + 1e-9 * time.tv_nsec;
-  };
-  const double start = now();
-  work();
-  return now() - start;
-}
-
-// Likewise of all threads.
-double ProcessSeconds(const std::function<void()>& work) {
-  const auto now = [] {
-    timespec time;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
-    return static_cast<double>(time.tv_sec) + 1e-9 * time.tv_nsec;
-  };
-  const double start = now();
-  work();
-  return now() - start;
-}
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-int Threads() {
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 // The bare generator for `masks` masks of `words` words, on `threads` threads.
@@ -113,118 +68,6 @@ WorldOptions Cohort(int clients, uint64_t words) {
   options.length = words;
   options.certificate_padding = kCertificatePadding;
   return options;
-}
-
-// From /proc/self/status, in bytes.
-uint64_t Status(absl::string_view field) {
-  std::ifstream file("/proc/self/status");
-  for (std::string line; std::getline(file, line);) {
-    absl::string_view rest = line;
-    if (!absl::ConsumePrefix(&rest, field)) continue;
-    uint64_t kib = 0;
-    rest = absl::StripSuffix(rest, " kB");
-    CHOIR_CHECK(absl::SimpleAtoi(rest.substr(1), &kib));
-    return kib * 1024;
-  }
-  return 0;
-}
-
-void ResetPeakMemory() { std::ofstream("/proc/self/clear_refs") << "5"; }
-
-// ------------------------------------------------------------- recording ----
-
-// What clients sent, in the order of phases, so that the coordinator's work can
-// be repeated without theirs. Vectors stay in files.
-struct Recording {
-  std::vector<v1::AdvertiseKeys> keys;
-  struct Answer {
-    std::string client;
-    v1::SecureClientMessage message;
-    std::string payload_path;
-  };
-  std::map<Phase, std::vector<Answer>> answers;
-};
-
-constexpr std::array<Phase, 4> kPhases = {
-    Phase::kShareKeys, Phase::kMaskedInput, Phase::kConfirm, Phase::kUnmask};
-
-// One client's bytes, and all clients' and the coordinator's time, by phase.
-struct Figures {
-  double advertise_client = 0, advertise_server = 0;
-  std::map<Phase, double> client, server;
-  double sum = 0;
-  std::map<std::string, double> up, down;  // means per client that stayed
-  int degree = 0, threshold = 0, stayed = 0;
-  size_t keys_bytes = 0;
-};
-
-// Every tenth client falls silent after sharing.
-bool Silent(int i) { return i % 10 == 3; }
-
-Figures RunRecorded(World& world, const std::string& folder,
-                    Recording* recording, uint64_t words) {
-  Figures figures;
-  std::vector<ClientSession> clients;
-  for (int i = 0; i < world.size(); ++i) {
-    clients.push_back(world.Client(i, MaskedVector(32, words)));
-    ClientStep step;
-    figures.advertise_client +=
-        ThreadSeconds([&] { step = clients[i].Start(); });
-    figures.advertise_server += ThreadSeconds([&] {
-      CHOIR_CHECK(CheckAdvertisement(world.session, world.name(i),
-                                     step.message.advertise(), world.verifier())
-                      .ok());
-    });
-    figures.keys_bytes = step.message.advertise().ByteSizeLong();
-    if (!Silent(i)) figures.up["advertise"] += step.message.ByteSizeLong();
-    recording->keys.push_back(step.message.advertise());
-  }
-  auto server = ServerSession::Create(world.session, 0, recording->keys,
-                                      world.verifier());
-  CHOIR_CHECK(server.ok());
-  figures.degree = server->parameters().degree;
-  figures.threshold = server->parameters().threshold;
-  for (const Phase phase : kPhases) {
-    if (server->phase() != phase) continue;
-    const std::string name(PhaseName(phase));
-    for (int i = 0; i < world.size(); ++i) {
-      if (Silent(i) && phase != Phase::kShareKeys) continue;
-      v1::SecureServerMessage message;
-      figures.server[phase] +=
-          ThreadSeconds([&] { message = *server->MessageFor(world.name(i)); });
-      absl::optional<ClientStep> step;
-      figures.client[phase] +=
-          ThreadSeconds([&] { step = clients[i].Handle(message); });
-      CHOIR_CHECK(step && !step->refused());
-      if (!Silent(i)) {
-        figures.down[name] += message.ByteSizeLong();
-        figures.up[name] += step->message.ByteSizeLong() + step->payload.size();
-      }
-      figures.server[phase] += ThreadSeconds([&] {
-        CHOIR_CHECK(
-            server->Receive(world.name(i), step->message, step->payload).ok());
-      });
-      Recording::Answer answer{world.name(i), step->message, ""};
-      if (!step->payload.empty() && !folder.empty()) {
-        answer.payload_path = absl::StrCat(folder, "/", i);
-        std::ofstream(answer.payload_path, std::ios::binary) << step->payload;
-      }
-      recording->answers[phase].push_back(std::move(answer));
-    }
-    figures.server[phase] +=
-        ThreadSeconds([&] { CHOIR_CHECK(server->Close().ok()); });
-  }
-  for (int i = 0; i < world.size(); ++i) figures.stayed += !Silent(i);
-  for (auto* sums : {&figures.up, &figures.down}) {
-    for (auto& [name, bytes] : *sums) bytes /= figures.stayed;
-  }
-  base::ThreadPool pool(Threads());
-  figures.sum = Seconds([&] {
-    const auto sum = server->Sum(&pool);
-    CHOIR_CHECK(sum.ok());
-    for (uint64_t k = 0; k < words; ++k) CHOIR_CHECK((*sum)[k] == 0);
-  });
-  return figures;
 }
 
 void Print(int clients, const Figures& figures) {
@@ -274,45 +117,6 @@ void CheckBytes(int clients, const Figures& figures) {
 
 // ---------------------------------------------------------------- server ----
 
-std::string ReadAll(const std::string& path) {
-  auto bytes = base::ReadFile(path);
-  CHOIR_CHECK(bytes.ok());
-  return *std::move(bytes);
-}
-
-struct Replay {
-  double receive = 0, sum = 0, sum_processor = 0;
-  uint64_t peak = 0;
-};
-
-Replay ReplayServer(const World& world, const Recording& recording) {
-  Replay replay;
-  base::ThreadPool pool(Threads());
-  malloc_trim(0);  // what the clients have left behind is not to be used again
-  ResetPeakMemory();
-  const uint64_t before = Status("VmRSS");
-  auto server = *ServerSession::Create(world.session, 0, recording.keys,
-                                       world.verifier());
-  for (const Phase phase : kPhases) {
-    for (const Recording::Answer& answer : recording.answers.at(phase)) {
-      const std::string payload =
-          answer.payload_path.empty() ? "" : ReadAll(answer.payload_path);
-      const double seconds = ThreadSeconds([&] {
-        CHOIR_CHECK(
-            server.Receive(answer.client, answer.message, payload).ok());
-      });
-      if (phase == Phase::kMaskedInput) replay.receive += seconds;
-    }
-    CHOIR_CHECK(server.Close().ok());
-  }
-  replay.sum = Seconds([&] {
-    replay.sum_processor =
-        ProcessSeconds([&] { CHOIR_CHECK(server.Sum(&pool).ok()); });
-  });
-  replay.peak = Status("VmHWM") - before;
-  return replay;
-}
-
 void BenchServer(const Recording& recording, const World& world,
                  const Figures& figures) {
   // Expansions: one for each that stayed, and one for each pair of a silent
@@ -329,7 +133,7 @@ void BenchServer(const Recording& recording, const World& world,
   for (int turn = 0; turn < 5; ++turn) {
     const Replay replay = ReplayServer(world, recording);
     double processor = 0;
-    generators.push_back(Seconds([&] {
+    generators.push_back(WallSeconds([&] {
       processor = ProcessSeconds([&] { Generate(masks, kWords, Threads()); });
     }));
     ratios.push_back(replay.sum_processor / processor);

@@ -11,6 +11,7 @@
 #include "sim/experiment/experiment_options.h"
 #include "sim/experiment/simulation.h"
 #include "tests/support/golden.h"
+#include "tests/support/measure.h"
 
 namespace choir::sim {
 namespace {
@@ -47,6 +48,8 @@ kind = "cpu"
 )");
 }
 
+double ResidentMib() { return tests::MemoryBytes("VmRSS") / 1048576.0; }
+
 double Mean(const std::vector<double>& values) {
   double sum = 0.0;
   for (const double value : values) sum += value;
@@ -80,9 +83,9 @@ TEST(SimulationMemoryTest, DoesNotGrowBetweenRound100AndRound1000) {
   run.out_dir = base::JoinPath(dir, "out");
   run.on_round = [&](const RoundMetrics& round) {
     if (round.round > 100 - kWindow && round.round <= 100) {
-      early.push_back(CurrentRssMib());
+      early.push_back(ResidentMib());
     }
-    if (round.round > rounds - kWindow) late.push_back(CurrentRssMib());
+    if (round.round > rounds - kWindow) late.push_back(ResidentMib());
   };
   const auto result = RunExperiment(*options, run);
   ASSERT_TRUE(result.ok()) << result.status();

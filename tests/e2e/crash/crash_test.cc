@@ -24,17 +24,6 @@ constexpr int kAgents = 3;
 constexpr int kRounds = 10;
 constexpr int kKills = 30;
 
-void StartAll(Cluster& cluster) {
-  cluster.StartCoordinator();
-  for (int i = 1; i <= kAgents; ++i) {
-    const std::string name = absl::StrCat("agent-", i);
-    const std::string data = cluster.PathOf(name + ".jsonl");
-    ASSERT_TRUE(base::WriteFileAtomic(data, MakeExamples(name, 24)).ok());
-    cluster.AddAgent(name, data);
-    cluster.StartAgent(name);
-  }
-}
-
 // Adapter digests of the rounds committed, by job and round. Fails the test if
 // a round was committed twice.
 std::map<std::string, std::string> CommittedRounds(const std::string& store) {
@@ -62,7 +51,8 @@ std::map<std::string, std::string> CommittedRounds(const std::string& store) {
 
 std::string UndisturbedDigest() {
   Cluster cluster;
-  StartAll(cluster);
+  cluster.StartCoordinator();
+  cluster.StartAgents(kAgents);
   cluster.Submit(MicroJob("job-0", kRounds, kAgents));
   const JobView view = cluster.AwaitJob("job-0", absl::Seconds(120));
   EXPECT_EQ(view.state, "done") << cluster.Logs();
@@ -79,7 +69,8 @@ TEST(CrashTest, KilledCoordinatorsAndAgentsChangeNothing) {
   ASSERT_FALSE(undisturbed.empty());
 
   Cluster cluster;
-  StartAll(cluster);
+  cluster.StartCoordinator();
+  cluster.StartAgents(kAgents);
   base::SimRandom random(20);
   int jobs = 1;
   cluster.Submit(MicroJob("job-0", kRounds, kAgents));

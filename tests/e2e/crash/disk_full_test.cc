@@ -53,13 +53,7 @@ TEST(DiskFullTest, TheJobWaitsAndGoesOn) {
   constexpr int kRounds = 40;
   Cluster cluster(base::JoinPath(disk.path(), "store"));
   cluster.StartCoordinator();
-  for (int i = 1; i <= kAgents; ++i) {
-    const std::string name = absl::StrCat("agent-", i);
-    const std::string data = cluster.PathOf(name + ".jsonl");
-    ASSERT_TRUE(base::WriteFileAtomic(data, MakeExamples(name, 24)).ok());
-    cluster.AddAgent(name, data);
-    cluster.StartAgent(name);
-  }
+  cluster.StartAgents(kAgents);
   cluster.Submit(MicroJob("full", kRounds, kAgents));
   const absl::Time deadline = absl::Now() + absl::Seconds(60);
   while (cluster.ShowJob("full").rounds_committed < 2 &&

@@ -144,7 +144,8 @@ int CountPoints() {
   return points;
 }
 
-TEST(AgentTest, ComesThroughALostConnectionAtEachCall) {
+// Lives once for each call, losing the connection there.
+void LoseEachCall(bool coordinator_is_killed) {
   const int points = CountPoints();
   ASSERT_GT(points, 60);
   for (int lost = 1; lost <= points; ++lost) {
@@ -155,6 +156,7 @@ TEST(AgentTest, ComesThroughALostConnectionAtEachCall) {
                                   const std::string& when) {
       if (++point != lost) return absl::OkStatus();
       where = absl::StrCat("lost ", when, " ", call, " (", lost, ")");
+      if (coordinator_is_killed) world.coordinator.Restart();
       return absl::UnavailableError("connection lost");
     };
     const auto summary = world.Live();
@@ -166,25 +168,10 @@ TEST(AgentTest, ComesThroughALostConnectionAtEachCall) {
   }
 }
 
+TEST(AgentTest, ComesThroughALostConnectionAtEachCall) { LoseEachCall(false); }
+
 TEST(AgentTest, ComesThroughACoordinatorThatIsKilledAtEachCall) {
-  const int points = CountPoints();
-  for (int killed = 1; killed <= points; ++killed) {
-    World world;
-    int point = 0;
-    std::string where;
-    world.coordinator.fault = [&](const std::string& call,
-                                  const std::string& when) {
-      if (++point != killed) return absl::OkStatus();
-      where = absl::StrCat("killed ", when, " ", call, " (", killed, ")");
-      world.coordinator.Restart();
-      return absl::UnavailableError("connection lost");
-    };
-    const auto summary = world.Live();
-    ASSERT_TRUE(summary.ok()) << where << ": " << summary.status();
-    world.ExpectAllDone(where);
-    ASSERT_EQ(world.runner.runs, 2 * kRounds) << where;
-    ASSERT_EQ(summary->rounds, 3u) << where;
-  }
+  LoseEachCall(true);
 }
 
 TEST(AgentTest, GoesOnAfterBeingKilledAtEachCall) {

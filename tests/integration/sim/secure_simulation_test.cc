@@ -4,26 +4,19 @@
 #include <vector>
 
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/files.h"
 #include "coordinator/store/store.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "sim/experiment/simulation.h"
+#include "tests/support/experiment.h"
 #include "tests/support/golden.h"
 
 namespace choir::sim {
 namespace {
 
-constexpr int kClients = 12;
-
-std::string ExperimentText(const std::string& data) {
-  return absl::StrCat(R"(
-[job]
-name = "tiny"
-[job.model]
-base = ")", tests::GoldenDir(), R"(/stories260k"
+constexpr char kTables[] = R"(
 [job.adapter]
 rank = 2
 target_modules = ["q_proj", "v_proj"]
@@ -38,16 +31,7 @@ cohort_size = 10
 min_survivors = 7
 [job.aggregation]
 weighting = "examples"
-[clients]
-partition = "natural"
-field = "topic"
-[clients.data]
-path = ")", data, R"("
-holdout = 0.25
-[simulation.device]
-kind = "cpu"
-)");
-}
+)";
 
 std::vector<std::string> Secure(std::vector<std::string> more = {}) {
   more.insert(more.begin(),
@@ -71,17 +55,11 @@ class SecureSimulationTest : public testing::Test {
   void SetUp() override {
     CHOIR_SKIP_WITHOUT_GOLDEN("stories260k");
     dir_ = tests::NewTempDir();
-    std::string lines;
-    for (int i = 0; i < 90; ++i) {
-      absl::StrAppend(&lines, "{\"topic\":\"t", i % kClients,
-                      "\",\"prompt\":\"Say ", i,
-                      ":\",\"response\":\"once upon a time number ", i * 7,
-                      "\"}\n");
-    }
-    const std::string data = base::JoinPath(dir_, "data.jsonl");
-    ASSERT_TRUE(base::WriteFileAtomic(data, lines).ok());
-    toml_ = base::JoinPath(dir_, "tiny.toml");
-    ASSERT_TRUE(base::WriteFileAtomic(toml_, ExperimentText(data)).ok());
+    toml_ = tests::WriteExperiment(
+        dir_, {.base_model = tests::GoldenDir() + "/stories260k",
+               .topics = 12,
+               .examples = 90,
+               .tables = kTables});
   }
 
   struct Outcome {

@@ -3,8 +3,6 @@
 #include "sim/experiment/simulation.h"
 
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <string>
@@ -19,7 +17,9 @@
 #include "nlohmann/json.hpp"
 #include "sim/experiment/pooled.h"
 #include "sim/experiment/summary.h"
+#include "tests/support/experiment.h"
 #include "tests/support/golden.h"
+#include "tests/support/process.h"
 
 namespace choir::sim {
 namespace {
@@ -27,12 +27,7 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 
-std::string ExperimentText(const std::string& data) {
-  return absl::StrCat(R"(
-[job]
-name = "tiny"
-[job.model]
-base = ")", tests::GoldenDir(), R"(/stories260k"
+constexpr char kTables[] = R"(
 [job.adapter]
 rank = 2
 target_modules = ["q_proj", "v_proj"]
@@ -47,32 +42,18 @@ cohort_size = 4
 min_survivors = 1
 [job.evaluation]
 every = 2
-[clients]
-partition = "natural"
-field = "topic"
-[clients.data]
-path = ")", data, R"("
-holdout = 0.25
-[simulation.device]
-kind = "cpu"
-)");
-}
+)";
 
 class SimulationTest : public testing::Test {
  protected:
   void SetUp() override {
     CHOIR_SKIP_WITHOUT_GOLDEN("stories260k");
     dir_ = tests::NewTempDir();
-    std::string lines;
-    for (int i = 0; i < 60; ++i) {
-      absl::StrAppend(&lines, "{\"topic\":\"t", i % 6, "\",\"prompt\":\"Say ",
-                      i, ":\",\"response\":\"once upon a time number ", i * 7,
-                      "\"}\n");
-    }
-    const std::string data = base::JoinPath(dir_, "data.jsonl");
-    ASSERT_TRUE(base::WriteFileAtomic(data, lines).ok());
-    toml_ = base::JoinPath(dir_, "tiny.toml");
-    ASSERT_TRUE(base::WriteFileAtomic(toml_, ExperimentText(data)).ok());
+    toml_ = tests::WriteExperiment(
+        dir_, {.base_model = tests::GoldenDir() + "/stories260k",
+               .topics = 6,
+               .examples = 60,
+               .tables = kTables});
   }
 
   absl::StatusOr<RunResult> Run(const std::string& out,
@@ -156,42 +137,29 @@ TEST_F(SimulationTest, AStoppedRunGoesOnToTheSameResult) {
 }
 
 TEST_F(SimulationTest, AKilledProgramResumesToTheSameResult) {
-  const std::string program = base::JoinPath(tests::BinDir(), "choir-sim");
-  if (!base::FileExists(program)) GTEST_SKIP() << "choir-sim is not built";
   const std::string whole = Digest("whole", {"job.rounds.count=40"});
   const std::string out = Out("killed");
-  const auto start = [&](bool resume) {
-    const pid_t child = fork();
-    if (child == 0) {
-      std::vector<std::string> words = {program,   "run",   toml_, "--out", out,
-                                        "--quiet", "--set",
-                                        "job.rounds.count=40"};
-      if (resume) words.push_back("--resume");
-      std::vector<char*> argv;
-      for (std::string& word : words) argv.push_back(word.data());
-      argv.push_back(nullptr);
-      execv(program.c_str(), argv.data());
-      _exit(127);
-    }
-    return child;
-  };
-  const pid_t child = start(false);
+  std::vector<std::string> command = {
+      base::JoinPath(tests::BinDir(), "choir-sim"),
+      "run",
+      toml_,
+      "--out",
+      out,
+      "--quiet",
+      "--set",
+      "job.rounds.count=40"};
+  const auto run = tests::Process::Start(command, "");
   // Killed as soon as some rounds are written, in the midst of another.
-  const std::string metrics = base::JoinPath(out, "metrics.jsonl");
-  int status = 0;
-  while (waitpid(child, &status, WNOHANG) == 0) {
-    const auto size = base::FileSize(metrics);
-    if (size.ok() && *size > 600) {
-      kill(child, SIGKILL);
-      waitpid(child, &status, 0);
-      break;
-    }
-    usleep(1000);
-  }
-  ASSERT_TRUE(WIFSIGNALED(status)) << "the run ended before it was killed";
-  waitpid(start(true), &status, 0);
-  ASSERT_TRUE(WIFEXITED(status));
-  EXPECT_EQ(WEXITSTATUS(status), 0);
+  ASSERT_TRUE(tests::WaitForFile(base::JoinPath(out, kMetricsName),
+                                 absl::Minutes(5), run.get(), 600));
+  run->Signal(SIGKILL);
+  ASSERT_TRUE(run->Wait(absl::Minutes(1)));
+  ASSERT_EQ(run->exit_code(), 128 + SIGKILL)
+      << "the run ended before it was killed";
+  command.push_back("--resume");
+  const tests::CommandResult resumed =
+      tests::RunCommand(command, absl::Minutes(5));
+  EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
   const auto text = base::ReadFile(base::JoinPath(out, "summary.json"));
   ASSERT_TRUE(text.ok()) << text.status();
   const auto summary = nlohmann::json::parse(*text);

@@ -14,6 +14,7 @@
 #include "nlohmann/json.hpp"
 #include "sim/experiment/simulation.h"
 #include "sim/experiment/summary.h"
+#include "tests/support/experiment.h"
 #include "tests/support/golden.h"
 
 namespace choir::sim {
@@ -23,26 +24,7 @@ std::string MicroModel() {
   return base::JoinPath(tests::SourceDir(), "tests/data/micro-llama");
 }
 
-class SimAdaptersTest : public testing::TestWithParam<const char*> {
- protected:
-  void SetUp() override {
-    dir_ = tests::NewTempDir();
-    std::string lines;
-    for (int i = 0; i < 48; ++i) {
-      absl::StrAppend(&lines, "{\"topic\":\"t", i % 6, "\",\"prompt\":\"Say ",
-                      i, ":\",\"response\":\"once upon a time number ", i * 7,
-                      "\"}\n");
-    }
-    const std::string data = base::JoinPath(dir_, "data.jsonl");
-    ASSERT_TRUE(base::WriteFileAtomic(data, lines).ok());
-    toml_ = base::JoinPath(dir_, "kinds.toml");
-    ASSERT_TRUE(base::WriteFileAtomic(toml_, absl::StrCat(R"(
-[job]
-name = "kinds"
-[job.model]
-base = ")", MicroModel(), R"("
-[job.adapter]
-kind = ")", Kind(), R"("
+constexpr char kTables[] = R"(
 [job.training]
 local_steps = 4
 batch_size = 2
@@ -54,17 +36,19 @@ cohort_size = 4
 min_survivors = 1
 [job.evaluation]
 every = 4
-[clients]
-partition = "natural"
-field = "topic"
-[clients.data]
-path = ")", data, R"("
-holdout = 0.25
-[simulation.device]
-kind = "cpu"
-)")).ok());
+)";
+
+class SimAdaptersTest : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    dir_ = tests::NewTempDir();
+    toml_ = tests::WriteExperiment(
+        dir_, {.base_model = MicroModel(),
+               .topics = 6,
+               .examples = 48,
+               .tables = absl::StrCat("[job.adapter]\nkind = \"", GetParam(),
+                                      "\"\n", kTables)});
   }
-  virtual std::string Kind() const { return GetParam(); }
   RunResult Run(const std::string& out,
                 const std::vector<std::string>& overrides) {
     const auto options = LoadExperiment(toml_, overrides);
