@@ -77,7 +77,6 @@ class ClientPool {
   VirtualResult WaitForResult();
   // Tasks added whose results were not handed out.
   int in_flight() const { return in_flight_; }
-  int workers() const { return options_.workers; }
   // Tasks that keep every worker busy.
   int capacity() const {
     return 2 * options_.workers * options_.clients_per_pass;

@@ -5,11 +5,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/log.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 
 namespace choir::sim {
 namespace {
+
+// Of token ids.
+constexpr uint64_t kMostCachedBytes = 512ull << 20;
 
 // Whether each example is held out, decided by the very function that agents
 // use.
@@ -70,7 +74,11 @@ absl::StatusOr<std::unique_ptr<Population>> Population::Create(
                          MakePartition(items, options.partition));
 
   std::unique_ptr<Population> population(new Population);
-  population->left_out_ = partition.left_out.size();
+  if (!partition.left_out.empty()) {
+    base::LogInfo(partition.left_out.size(), " of ", items.size(),
+                  " examples are left out: their clients would have fewer "
+                  "than clients.min_examples");
+  }
   for (const ClientPart& part : partition.clients) {
     Client client;
     client.name = part.name;
@@ -177,7 +185,7 @@ std::shared_ptr<const client::LocalData> Population::Encoded(
   recent_.push_front(client);
   cache_[client] = {data, bytes, recent_.begin()};
   cached_bytes_ += bytes;
-  while (cached_bytes_ > cache_bytes_ && recent_.size() > 1) {
+  while (cached_bytes_ > kMostCachedBytes && recent_.size() > 1) {
     const auto oldest = cache_.find(recent_.back());
     cached_bytes_ -= oldest->second.bytes;
     cache_.erase(oldest);

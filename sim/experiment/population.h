@@ -46,8 +46,6 @@ class Population {
   uint64_t heldout_examples() const { return heldout_examples_; }
   // SHA-256, hexadecimal, of all clients' names and examples.
   std::string Digest() const;
-  // Examples of clients that were too small.
-  uint64_t left_out() const { return left_out_; }
 
   // INVALID_ARGUMENT if a client has examples that the objective cannot learn
   // from (client::CheckExamples).
@@ -64,9 +62,6 @@ class Population {
   std::shared_ptr<const client::LocalData> Encoded(
       size_t client, const model::Tokenizer& tokenizer,
       const config::TrainingOptions& training) const;
-
-  // Bytes of token ids kept at most; set before the first Encoded().
-  void set_cache_bytes(uint64_t bytes) { cache_bytes_ = bytes; }
 
  private:
   struct Client {
@@ -85,8 +80,6 @@ class Population {
   std::vector<Client> clients_;  // sorted by name
   uint64_t train_examples_ = 0;
   uint64_t heldout_examples_ = 0;
-  uint64_t left_out_ = 0;
-  uint64_t cache_bytes_ = 512ull << 20;
 
   mutable base::Mutex mu_;
   mutable std::unordered_map<size_t, Cached> cache_ ABSL_GUARDED_BY(mu_);
