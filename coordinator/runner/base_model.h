@@ -16,7 +16,8 @@ namespace choir::runner {
 //
 // Errors: INVALID_ARGUMENT naming the folder or file: no folder, no
 // config.json, tokenizer or *.safetensors, a file that cannot be parsed, target
-// modules that the model does not have. Those of the store (RESOURCE_EXHAUSTED).
+// modules that the model does not have. Those of the store
+// (RESOURCE_EXHAUSTED).
 absl::StatusOr<v1::JobStarted> ImportBaseModel(
     const config::JobOptions& options, store::BlobStore& blobs);
 

@@ -195,9 +195,9 @@ absl::StatusOr<JobOptions> ResolveJob(const v1::JobConfig& config) {
                          ResolveAggregation(config.aggregation()));
   if (options.adapter.kind == AdapterKind::kLofit &&
       options.aggregation.server_momentum > 0) {
-    return Refuse("aggregation.server_momentum",
-                  options.aggregation.server_momentum,
-                  "0 with adapter.kind \"lofit\", whose heads are chosen once,");
+    return Refuse(
+        "aggregation.server_momentum", options.aggregation.server_momentum,
+        "0 with adapter.kind \"lofit\", whose heads are chosen once,");
   }
   CHOIR_ASSIGN_OR_RETURN(options.evaluation,
                          ResolveEvaluation(config.evaluation()));

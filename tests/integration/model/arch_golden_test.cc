@@ -178,6 +178,7 @@ TEST_P(ArchGoldenTest, AdamWFollowsTheLossCurve) {
   options.max_grad_norm = 0.0;
   options.local_epochs = 0;
   const auto& curve = expected_["lora"]["adamw_lr1e-2_wd0.01_loss_curve"];
+  ASSERT_FALSE(curve.empty());
   for (size_t steps = 0; steps < curve.size(); ++steps) {
     std::vector<float> values = adapter_.values;
     options.local_steps = static_cast<int>(steps);

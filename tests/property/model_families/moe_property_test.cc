@@ -312,6 +312,7 @@ TEST(UpcycleTest, ExpertsBeginWithEqualLogits) {
                          tests::PlainLogits(config, tensors, ids)),
               5e-5);
     // Tokens do not all go the same way.
+    ASSERT_FALSE(log.layers.empty());
     for (const auto& layer : log.layers) {
       EXPECT_LT(*std::max_element(layer.tokens.begin(), layer.tokens.end()),
                 20);

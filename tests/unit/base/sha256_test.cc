@@ -32,7 +32,8 @@ TEST(DigestFromHexTest, ReadsWhatToHexWrites) {
 TEST(DigestFromHexTest, RefusesOtherText) {
   for (const std::string& text :
        {std::string(), std::string("abc"), std::string(64, 'g'),
-        std::string(63, 'a'), std::string(65, 'a'), std::string("../") + kAbc}) {
+        std::string(63, 'a'), std::string(65, 'a'),
+        std::string("../") + kAbc}) {
     EXPECT_EQ(DigestFromHex(text).status().code(),
               absl::StatusCode::kInvalidArgument)
         << text;

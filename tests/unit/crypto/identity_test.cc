@@ -47,7 +47,8 @@ TEST(IdentityTest, TwoKeysDiffer) {
 }
 
 TEST(IdentityTest, BrokenKeysAreRefused) {
-  for (const char* text : {"", "hello", "-----BEGIN PRIVATE KEY-----\nAAAA\n"}) {
+  for (const char* text :
+       {"", "hello", "-----BEGIN PRIVATE KEY-----\nAAAA\n"}) {
     EXPECT_EQ(PrivateKey::FromPem(text).status().code(),
               absl::StatusCode::kInvalidArgument)
         << text;

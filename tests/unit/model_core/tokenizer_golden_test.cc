@@ -28,7 +28,9 @@ TEST(TokenizerGoldenTest, Stories260k) {
   EXPECT_EQ((*tokenizer)->vocab_size(), 512);
   EXPECT_EQ((*tokenizer)->bos_id(), 1);
   EXPECT_EQ((*tokenizer)->eos_id(), 2);
-  for (const json& example : ReadJson(folder + "/tokenizer_expected.json")) {
+  const json examples = ReadJson(folder + "/tokenizer_expected.json");
+  ASSERT_FALSE(examples.empty());
+  for (const json& example : examples) {
     const auto text = example[0].get<std::string>();
     const auto ids = example[1].get<std::vector<int32_t>>();
     EXPECT_EQ((*tokenizer)->Encode(text, true), ids) << text;
@@ -45,6 +47,7 @@ TEST_P(TokenizerFolderTest, MatchesHuggingFace) {
   const auto tokenizer = Tokenizer::LoadFolder(folder);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   const json examples = ReadJson(folder + "/expected.json");
+  ASSERT_FALSE(examples.empty());
   ASSERT_GT(examples.size(), 10u);
   for (const json& example : examples) {
     const auto text = example["text"].get<std::string>();

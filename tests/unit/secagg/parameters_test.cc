@@ -3,7 +3,6 @@
 #include <cmath>
 #include <vector>
 
-#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -237,12 +236,12 @@ TEST(DescribeTest, NamesEverything) {
             "out, no sum of fewer than 8");
 }
 
-TEST(FindGraphTest, IsFastForAMillion) {
-  const absl::Time start = absl::Now();
-  for (int i = 0; i < 10; ++i) {
-    ASSERT_TRUE(FindGraph(1000000, .2, .2, kSemiMalicious).ok());
-  }
-  EXPECT_LT(absl::Now() - start, absl::Seconds(5));
+TEST(FindGraphTest, GrowsSlowlyUpToAMillion) {
+  const auto thousands = FindGraph(10000, .2, .2, kSemiMalicious);
+  const auto million = FindGraph(1000000, .2, .2, kSemiMalicious);
+  ASSERT_TRUE(thousands.ok() && million.ok());
+  EXPECT_GT(million->degree, thousands->degree);
+  EXPECT_LT(million->degree, 2 * thousands->degree);
 }
 
 }  // namespace
