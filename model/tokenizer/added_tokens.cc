@@ -62,6 +62,10 @@ std::vector<TextPart> AddedTokens::Split(absl::string_view text) const {
     i = end;
     if (token->single_word && !StandsAlone(text, begin, end)) continue;
     if (token->lstrip) {
+      if (end <= done) {  // within what another swallowed
+        done = end;
+        continue;
+      }
       while (begin > done) {
         const Utf8Char c = CharacterBefore(text, begin);
         if (!IsWhitespace(c.code_point) || begin - done < c.length) break;
@@ -74,7 +78,8 @@ std::vector<TextPart> AddedTokens::Split(absl::string_view text) const {
         if (!IsWhitespace(c.code_point)) break;
         end += c.length;
       }
-      i = end;
+      // A token of white space there is found all the same, as in the
+      // reference.
     }
     if (begin > done) {
       parts.push_back({text.substr(done, begin - done), std::nullopt});

@@ -168,7 +168,7 @@ BpeModel::Merge BpeModel::FindMerge(int32_t left, int32_t right) const {
   return found == merges_.end() ? Merge() : found->second;
 }
 
-void BpeModel::AppendUnknown(absl::string_view character, bool& after_unknown,
+void BpeModel::AppendUnknown(absl::string_view character, bool& waiting,
                              std::vector<int32_t>& symbols) const {
   if (byte_fallback_ &&
       std::all_of(character.begin(), character.end(), [this](char byte) {
@@ -177,12 +177,11 @@ void BpeModel::AppendUnknown(absl::string_view character, bool& after_unknown,
     for (const char byte : character) {
       symbols.push_back(fallback_ids_[static_cast<uint8_t>(byte)]);
     }
-    after_unknown = false;
     return;
   }
   if (unk_id_ < 0) return;
-  if (!(fuse_unk_ && after_unknown)) symbols.push_back(unk_id_);
-  after_unknown = true;
+  if (!fuse_unk_) AppendWaiting(waiting, symbols);
+  waiting = true;
 }
 
 void BpeModel::EncodeCharacters(absl::string_view word,
@@ -195,7 +194,7 @@ void BpeModel::EncodeCharacters(absl::string_view word,
     }
   }
   const size_t begin = ids.size();
-  bool after_unknown = false;
+  bool waiting = false;
   for (size_t i = 0; i < word.size();) {
     const Utf8Char c = DecodeUtf8(word, i);
     const absl::string_view character = word.substr(i, c.length);
@@ -212,12 +211,13 @@ void BpeModel::EncodeCharacters(absl::string_view word,
       id = CharacterId(c);
     }
     if (id >= 0) {
+      AppendWaiting(waiting, ids);
       ids.push_back(id);
-      after_unknown = false;
     } else {
-      AppendUnknown(symbol, after_unknown, ids);
+      AppendUnknown(symbol, waiting, ids);
     }
   }
+  AppendWaiting(waiting, ids);
   MergeSymbols(begin, ids);
 }
 
@@ -235,16 +235,17 @@ void BpeModel::EncodeBytes(absl::string_view word,
     return;
   }
   const size_t begin = ids.size();
-  bool after_unknown = false;
+  bool waiting = false;
   for (const char byte : word) {
     const int32_t id = alphabet_ids_[static_cast<uint8_t>(byte)];
     if (id >= 0) {
+      AppendWaiting(waiting, ids);
       ids.push_back(id);
-      after_unknown = false;
     } else {
-      AppendUnknown(absl::string_view(&byte, 1), after_unknown, ids);
+      AppendUnknown(absl::string_view(&byte, 1), waiting, ids);
     }
   }
+  AppendWaiting(waiting, ids);
   MergeSymbols(begin, ids);
 }
 

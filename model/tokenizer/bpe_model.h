@@ -70,8 +70,15 @@ class BpeModel {
     return found == wide_ids_.end() ? -1 : found->second;
   }
   bool CutsBetween(uint32_t before, uint32_t after) const;
-  void AppendUnknown(absl::string_view character, bool& after_unknown,
+  // The token for an unknown character waits until a known one follows, or
+  // another that is not fused with it: bytes that stand for a character in
+  // between come first, as in the reference. `waiting`: such a token waits.
+  void AppendUnknown(absl::string_view character, bool& waiting,
                      std::vector<int32_t>& symbols) const;
+  void AppendWaiting(bool& waiting, std::vector<int32_t>& symbols) const {
+    if (waiting) symbols.push_back(unk_id_);
+    waiting = false;
+  }
   // Merges the symbols from `begin` to the end, in place: the lowest rank
   // first, the leftmost of equals. Short words by search, long ones by a heap.
   void MergeSymbols(size_t begin, std::vector<int32_t>& symbols) const;

@@ -66,6 +66,27 @@ TEST(TokenizerTest, UnknownCharactersFuseOnlyWhenAsked) {
   EXPECT_THAT(Parse(document)->Encode("axyb", false), ElementsAre(6));
 }
 
+TEST(TokenizerTest, BytesComeBeforeAnUnknownCharacterThatTheyFollow) {
+  json document = SmallModel();
+  document["model"]["byte_fallback"] = true;
+  document["model"]["vocab"]["<0xC3>"] = 11;
+  document["model"]["vocab"]["<0xA9>"] = 12;
+  // As Hugging Face has it: what is unknown waits for what is known.
+  EXPECT_THAT(Parse(document)->Encode("axéb", false),
+              ElementsAre(1, 11, 12, 0, 2));
+  EXPECT_THAT(Parse(document)->Encode("xéy", false), ElementsAre(11, 12, 0));
+}
+
+TEST(TokenizerTest, TokensOfWhiteSpaceAreFoundWhereAnotherSwallowedIt) {
+  json document = SmallModel();
+  document["added_tokens"] = {
+      {{"id", 11}, {"content", "<r>"}, {"rstrip", true}, {"special", true}},
+      {{"id", 12}, {"content", "  "}, {"normalized", false}}};
+  EXPECT_THAT(Parse(document)->Encode("a<r>  b", false),
+              ElementsAre(1, 11, 12, 2));
+  EXPECT_THAT(Parse(document)->Encode("a<r> b", false), ElementsAre(1, 11, 2));
+}
+
 TEST(TokenizerTest, CuttingWordsKeepsRunsOfUnknownCharactersTogether) {
   // "c a" has no merge, so "bca" may be cut; "xy" may not.
   EXPECT_THAT(Parse(SmallModel())->Encode("bcaxyxdx", false),
