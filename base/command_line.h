@@ -31,6 +31,20 @@ inline CLI::Validator AtLeast(int64_t least) {
       absl::StrCat(">=", least));
 }
 
+// The verb that was given, or `app` if none was; `path` becomes what one types
+// to call it ("choir-admin job list").
+inline const CLI::App& LastVerb(const CLI::App& app,
+                                std::string* path = nullptr) {
+  const CLI::App* verb = &app;
+  std::string names = app.get_name();
+  while (!verb->get_subcommands().empty()) {
+    verb = verb->get_subcommands().front();
+    absl::StrAppend(&names, " ", verb->get_name());
+  }
+  if (path != nullptr) *path = names;
+  return *verb;
+}
+
 // What is wrong with the command line that made `error`. CLI11 looks for what
 // is missing before it minds what it does not know, and would answer "--config
 // is required" to "--confg FILE".
@@ -42,10 +56,7 @@ inline std::string DescribeParseError(const CLI::App& app,
                        kind != CLI::ExitCodes::ExtrasError)) {
     return error.what();
   }
-  const CLI::App* verb = &app;
-  while (!verb->get_subcommands().empty()) {
-    verb = verb->get_subcommands().front();
-  }
+  const CLI::App* verb = &LastVerb(app);
   std::vector<std::string> verbs;
   for (const CLI::App* one : verb->get_subcommands([](const CLI::App*) {
          return true;
@@ -64,8 +75,10 @@ inline std::string DescribeParseError(const CLI::App& app,
         known.push_back(absl::StrCat("--", name));
       }
     }
-    return absl::StrCat("unknown option '", argument, "'; did you mean '",
-                        NearestName(argument, known), "'?");
+    const std::string meant = NearestName(argument, known, /*most_edits=*/3);
+    return absl::StrCat(
+        "unknown option '", argument, "'",
+        meant.empty() ? "" : absl::StrCat("; did you mean '", meant, "'?"));
   }
   return absl::StrCat("unexpected argument '", left.front(), "'");
 }
@@ -78,8 +91,9 @@ inline absl::optional<int> ParseCommandLine(CLI::App& app, int argc,
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
-    return PrintUsageError(app.get_name(), DescribeParseError(app, error), argc,
-                           argv);
+    std::string program;
+    LastVerb(app, &program);
+    return PrintUsageError(program, DescribeParseError(app, error), argc, argv);
   }
   return absl::nullopt;
 }

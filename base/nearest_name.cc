@@ -25,13 +25,16 @@ int EditDistance(absl::string_view a, absl::string_view b) {
 }  // namespace
 
 std::string NearestName(absl::string_view name,
-                        absl::Span<const std::string> known) {
-  const auto nearest =
-      std::min_element(known.begin(), known.end(),
-                       [name](const std::string& a, const std::string& b) {
-                         return EditDistance(name, a) < EditDistance(name, b);
-                       });
-  return nearest == known.end() ? std::string() : *nearest;
+                        absl::Span<const std::string> known, int most_edits) {
+  std::string nearest;
+  int least = std::numeric_limits<int>::max();
+  for (const std::string& one : known) {
+    const int edits = EditDistance(name, one);
+    if (edits >= least || edits > most_edits) continue;
+    least = edits;
+    nearest = one;
+  }
+  return nearest;
 }
 
 }  // namespace choir::base

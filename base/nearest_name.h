@@ -2,6 +2,7 @@
 #ifndef CHOIR_BASE_NEAREST_NAME_H_
 #define CHOIR_BASE_NEAREST_NAME_H_
 
+#include <limits>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -10,9 +11,10 @@
 namespace choir::base {
 
 // The one of `known` that the fewest edits make of `name`, the first of equals;
-// empty if `known` is.
+// empty if it takes more than `most_edits`.
 std::string NearestName(absl::string_view name,
-                        absl::Span<const std::string> known);
+                        absl::Span<const std::string> known,
+                        int most_edits = std::numeric_limits<int>::max());
 
 }  // namespace choir::base
 

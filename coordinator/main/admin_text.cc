@@ -29,6 +29,11 @@ std::string Loss(const Json& value) {
   return value.is_number() ? absl::StrFormat("%.4f", value.get<double>()) : "-";
 }
 
+std::string Losses(const Json& before, const Json& now) {
+  if (!before.is_number() && !now.is_number()) return "-";
+  return absl::StrCat(Loss(before), " -> ", Loss(now));
+}
+
 std::string TextOrDash(const Json& value) {
   const std::string text = value.get<std::string>();
   return text.empty() ? "-" : text;
@@ -66,8 +71,7 @@ std::string Jobs(const Json& jobs) {
                     absl::StrCat(job["rounds_committed"].get<uint64_t>(), "/",
                                  job["rounds_total"].get<uint64_t>()),
                     job["rounds_lost"].dump(),
-                    absl::StrCat(Loss(job["heldout_loss_before"]), " -> ",
-                                 Loss(job["heldout_loss"])),
+                    Losses(job["heldout_loss_before"], job["heldout_loss"]),
                     job["available_clients"].dump(),
                     reason.empty() ? TextOrDash(job["waiting_for"]) : reason});
   }

@@ -51,7 +51,9 @@ TEST_F(CommandLineTest, NamesTheVerbsThereAre) {
             "error: unknown command 'round'; there are rounds, show; see");
   EXPECT_EQ(ErrorOf({"rounds", "--round", "3"}, true),
             "error: unknown option '--round'; did you mean '--rounds'?; see "
-            "choir-test --help\n");
+            "choir-test rounds --help\n");
+  EXPECT_EQ(ErrorOf({"--frobnicate"}, true),
+            "error: unknown option '--frobnicate'; see choir-test --help\n");
 }
 
 TEST_F(CommandLineTest, SaysWhichNumbersAreTaken) {
@@ -67,6 +69,8 @@ TEST(NearestNameTest, NeedsTheFewestEdits) {
   EXPECT_EQ(NearestName("tsl", names), "tls");
   EXPECT_EQ(NearestName("lissen", names), "listen");
   EXPECT_EQ(NearestName("x", {}), "");
+  EXPECT_EQ(NearestName("tsl", names, 2), "tls");
+  EXPECT_EQ(NearestName("tsl", names, 1), "");
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ TEST(AdminTextTest, JobsAreATable) {
       "for, or reason\n"
       "demo           running  2/40    0     4.3373 -> 3.9000  4        1 "
       "updates of 4\n"
-      "a-longer-name  failed   0/1     0     - -> -            0        no "
+      "a-longer-name  failed   0/1     0     -                 0        no "
       "model\n");
 }
 
