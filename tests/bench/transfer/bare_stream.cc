@@ -1,6 +1,7 @@
 #include "tests/bench/transfer/bare_stream.h"
 
 #include <grpcpp/grpcpp.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -60,8 +61,16 @@ int ServeBareStream(const TlsFiles& tls, uint64_t bytes, uint64_t chunk_bytes,
   return 0;
 }
 
-double ReadBareStream(const TlsFiles& tls, const std::string& address,
-                      uint64_t bytes, const std::string& file) {
+double UsedSeconds() {
+  rusage used = {};
+  getrusage(RUSAGE_SELF, &used);
+  return static_cast<double>(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+         static_cast<double>(used.ru_utime.tv_usec + used.ru_stime.tv_usec) *
+             1e-6;
+}
+
+BareRead ReadBareStream(const TlsFiles& tls, const std::string& address,
+                        uint64_t bytes, const std::string& file) {
   grpc::SslCredentialsOptions options;
   options.pem_root_certs = *base::ReadFile(tls.ca_certificate);
   options.pem_private_key = *base::ReadFile(tls.private_key);
@@ -71,9 +80,10 @@ double ReadBareStream(const TlsFiles& tls, const std::string& address,
   const auto channel = grpc::CreateCustomChannel(
       address, grpc::SslCredentials(options), arguments);
   const auto stub = v1::Coordinator::NewStub(channel);
-  CHOIR_CHECK(channel->WaitForConnected(absl::ToChronoTime(absl::Now() +
-                                                           absl::Seconds(30))));
+  CHOIR_CHECK(channel->WaitForConnected(
+      absl::ToChronoTime(absl::Now() + absl::Seconds(30))));
   const absl::Time start = absl::Now();
+  const double used_before = UsedSeconds();
   grpc::ClientContext context;
   const auto reader = stub->Download(&context, v1::DownloadRequest());
   v1::DownloadChunk chunk;
@@ -92,9 +102,10 @@ double ReadBareStream(const TlsFiles& tls, const std::string& address,
     (void)digest.Finish();
     CHOIR_CHECK(std::fclose(out) == 0);
   }
-  const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  const BareRead read = {absl::ToDoubleSeconds(absl::Now() - start),
+                         UsedSeconds() - used_before};
   if (out != nullptr) std::remove(file.c_str());
-  return seconds;
+  return read;
 }
 
 }  // namespace choir::bench
