@@ -61,7 +61,7 @@ function(choir_test name)
   set_tests_properties(
     ${name}
     PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} ENVIRONMENT
-               "CHOIR_SOURCE_DIR=${PROJECT_SOURCE_DIR};CHOIR_BIN_DIR=${PROJECT_BINARY_DIR}/bin;RC_PARAMS=seed=20261122"
+               "CHOIR_SOURCE_DIR=${PROJECT_SOURCE_DIR};CHOIR_BIN_DIR=${PROJECT_BINARY_DIR}/bin;RC_PARAMS=seed=20261122;TSAN_OPTIONS=ignore_noninstrumented_modules=1 suppressions=${PROJECT_SOURCE_DIR}/tests/tsan_suppressions.txt"
   )
 endfunction()
 

@@ -1,5 +1,5 @@
-// The local optimiser of one adapter where its model is: on a GPU neither values
-// nor gradients travel to the CPU between steps.
+// The local optimiser of one adapter where its model is: on a GPU neither
+// values nor gradients travel to the CPU between steps.
 #ifndef CHOIR_MODEL_DEVICE_OPTIMIZER_H_
 #define CHOIR_MODEL_DEVICE_OPTIMIZER_H_
 

@@ -8,8 +8,8 @@
 
 namespace choir::model {
 
-// Sequences are padded on the right to one length; the causal mask keeps padding
-// out of sight.
+// Sequences are padded on the right to one length; the causal mask keeps
+// padding out of sight.
 SequencePlan PlanSequences(const SequenceStarts& starts,
                            const at::Tensor& cosine, const at::Tensor& sine,
                            at::Device device) {

@@ -210,7 +210,7 @@ class LinearCrossEntropyFn : public Function<LinearCrossEntropyFn> {
     const int64_t slice =
         std::clamp<int64_t>(kLogitsSlice / head.size(0), 16, 1 << 14);
     at::Tensor grad_hidden;
-    if (want_gradient) grad_hidden = at::empty(hidden.sizes(), hidden.options());
+    if (want_gradient) grad_hidden = at::empty_like(hidden);
     at::Tensor loss = at::zeros({}, hidden.options().dtype(at::kDouble));
     for (int64_t i = 0; i < rows; i += slice) {
       const int64_t n = std::min(slice, rows - i);
@@ -285,9 +285,9 @@ bool Frozen(const std::vector<LinearParts>& layers) {
   });
 }
 
-std::vector<at::Tensor> LinearGroupDevice(const at::Tensor& x,
-                                          const std::vector<LinearParts>& layers,
-                                          double scale) {
+std::vector<at::Tensor> LinearGroupDevice(
+    const at::Tensor& x, const std::vector<LinearParts>& layers,
+    double scale) {
   const FlatLinears flat = Flatten(x, layers);
   const at::TensorList list(flat.tensors);
   return LinearGroupFn::apply(list, flat.mask, flat.packed, scale);
@@ -348,7 +348,10 @@ at::Tensor DropoutMaskByTensors(at::IntArrayRef sizes, double probability,
   z.bitwise_xor_(shifted(31));
   z = shifted(32);
   const auto limit = static_cast<int64_t>(probability * 4294967296.0);
-  return (z >= limit).to(at::kFloat).mul_(1.0 / (1.0 - probability)).view(sizes);
+  return (z >= limit)
+      .to(at::kFloat)
+      .mul_(1.0 / (1.0 - probability))
+      .view(sizes);
 }
 
 at::Tensor RotateDevice(const at::Tensor& x, const at::Tensor& cosine,

@@ -23,9 +23,8 @@ namespace choir::model {
 bool Frozen(const std::vector<LinearParts>& layers);
 
 // As LinearGroup() without dropout, for layers that are Frozen().
-std::vector<at::Tensor> LinearGroupDevice(const at::Tensor& x,
-                                          const std::vector<LinearParts>& layers,
-                                          double scale);
+std::vector<at::Tensor> LinearGroupDevice(
+    const at::Tensor& x, const std::vector<LinearParts>& layers, double scale);
 
 // As AddRmsNorm(); `weight` has no gradient.
 std::pair<at::Tensor, at::Tensor> AddRmsNormDevice(const at::Tensor& x,

@@ -1,5 +1,5 @@
-// The operations of ops.h in LibTorch's own terms: for what ops_device.h leaves out
-// (dropout, weights in training), and what both are tested against.
+// The operations of ops.h in LibTorch's own terms: for what ops_device.h
+// leaves out (dropout, weights in training), and what both are tested against.
 #include "model/transformer/ops_reference.h"
 
 #include <algorithm>

@@ -1,8 +1,8 @@
 // Training on a GPU against training on the CPU.
 //
 // AdamW divides each gradient by its size, so that an element whose gradient is
-// nothing but rounding moves as far as any other: whole adapters are compared by
-// the norm of what training changed, after few steps, with an epsilon that
+// nothing but rounding moves as far as any other: whole adapters are compared
+// by the norm of what training changed, after few steps, with an epsilon that
 // leaves such elements where they are. The bounds are those of gradients
 // (cuda_test.cc) with room for what steps add up.
 #include <cmath>

@@ -1,5 +1,5 @@
-// Whole models as a GPU computes them, on the CPU: weights in bfloat16, adapters
-// in float32, quantised weights as tensors, the operations of ops_device.h.
+// Whole models as a GPU computes them, on the CPU: weights in bfloat16,
+// adapters in float32, quantised weights as tensors, the operations of ops_device.h.
 // Against the same models in float32: bfloat16 rounds to 8 bits.
 #include <cmath>
 #include <memory>
@@ -64,7 +64,8 @@ std::vector<int32_t> Ids(int length) {
   return tests::RandomExamples(1, length, GpuConfig().vocab_size, 5)[0].ids;
 }
 
-at::Tensor Logits(const LoadedModel& model, const ForwardOptions& options = {}) {
+at::Tensor Logits(const LoadedModel& model,
+                  const ForwardOptions& options = {}) {
   at::NoGradGuard no_grad;
   return model.decoder().Logits(PackWhole(Ids(50), at::kCPU), options);
 }
