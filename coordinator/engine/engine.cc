@@ -155,13 +155,28 @@ bool Engine::Impl::CanBegin(const WaitingForClients& waiting) const {
          available_.size() >= static_cast<size_t>(rounds.min_available);
 }
 
+// All who are available, without those who have cost the round an attempt as
+// long as there are enough others.
+std::set<std::string> Engine::Impl::Candidates() const {
+  std::set<std::string> candidates(available_.begin(), available_.end());
+  if (state_.blamed().empty()) return candidates;
+  const config::SecureAggregationOptions& secure =
+      state_.options().secure_aggregation;
+  std::set<std::string> others = candidates;
+  for (const std::string& client : state_.blamed()) others.erase(client);
+  const size_t needed =
+      std::max(SurvivorsNeeded(),
+               static_cast<size_t>(secure.min_groups() * secure.group_size));
+  return others.size() < needed ? candidates : others;
+}
+
 void Engine::Impl::BeginRound(Outcome& outcome) {
   const config::JobOptions& options = state_.options();
   const uint32_t round = state_.round();
   const uint32_t attempt = state_.attempt();
   const uint64_t seed = base::DeriveSeed(
       options.seed, {"select", absl::StrCat(round), absl::StrCat(attempt)});
-  const std::set<std::string> candidates(available_.begin(), available_.end());
+  const std::set<std::string> candidates = Candidates();
   const std::vector<std::string> cohort =
       options.rounds.selection == config::Selection::kUniform
           ? selection::SelectUniform(candidates, options.rounds.num_to_select(),

@@ -94,6 +94,7 @@ class Engine::Impl {
   bool StepEvaluating(const Evaluating& evaluating, Outcome& outcome);
 
   bool CanBegin(const WaitingForClients& waiting) const;
+  std::set<std::string> Candidates() const;
   void BeginRound(Outcome& outcome);
   void BeginEvaluation(uint32_t version, Outcome& outcome);
   void LoseRound(const std::string& reason, Outcome& outcome);

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/saturating_add.h"
 #include "coordinator/engine/engine_impl.h"
+#include "proto/codec/task_key.h"
 
 namespace choir::engine {
 namespace {
@@ -31,6 +32,11 @@ std::string Fault(const v1::TrainReport& report,
   if (!std::isfinite(report.mean_loss())) {
     return "its mean loss is not finite";
   }
+  if (!std::isfinite(report.dense_flops()) ||
+      !std::isfinite(report.done_flops()) || report.dense_flops() < 0.0 ||
+      report.done_flops() < 0.0) {
+    return "its FLOPs are negative or not finite";
+  }
   return "";
 }
 
@@ -44,6 +50,10 @@ std::string Fault(const v1::EvaluationReport& report) {
   }
   if (report.tokens() == 0 && report.loss_sum() != 0.0) {
     return "has a loss, but no tokens";
+  }
+  if (report.correct() > report.tokens()) {
+    return absl::StrCat("claims ", report.correct(), " right labels of ",
+                        report.tokens(), " examples");
   }
   return "";
 }
@@ -102,7 +112,8 @@ void Engine::Impl::NoteReporter(const std::string& client) {
 
 const Cohort* Engine::Impl::CurrentCohort(const v1::TaskKey& key) const {
   const Cohort* cohort = state_.cohort();
-  return cohort != nullptr && SameKey(cohort->key, key) ? cohort : nullptr;
+  return cohort != nullptr && codec::SameTask(cohort->key, key) ? cohort
+                                                                 : nullptr;
 }
 
 bool Engine::Impl::Wants(absl::string_view client,
@@ -169,7 +180,8 @@ void Engine::Impl::AnswerUnwanted(const std::string& client,
   }
   for (const ClosedPhase* closed :
        {&state_.last_training(), &state_.last_evaluation()}) {
-    if (SameKey(closed->key, key) && closed->accepted.count(client) > 0) {
+    if (codec::SameTask(closed->key, key) &&
+        closed->accepted.count(client) > 0) {
       return Answer(Response::ACCEPTED, "", outcome);
     }
   }

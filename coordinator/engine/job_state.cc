@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/saturating_add.h"
+#include "proto/codec/task_key.h"
 
 namespace choir::engine {
 namespace {
@@ -68,11 +69,6 @@ absl::string_view JobOf(const v1::JournalRecord& record) {
 }
 
 }  // namespace
-
-bool SameKey(const v1::TaskKey& a, const v1::TaskKey& b) {
-  return a.kind() == b.kind() && a.round() == b.round() &&
-         a.attempt() == b.attempt() && a.job() == b.job();
-}
 
 absl::Status BrokenJournal(absl::string_view record, absl::string_view why) {
   return absl::DataLossError(
@@ -159,7 +155,8 @@ absl::Status JobState::ApplyRoundStarted(const v1::RoundStarted& record) {
 
 absl::Status JobState::ApplyUpdateAccepted(const v1::UpdateAccepted& record) {
   auto* training = std::get_if<Training>(&phase_);
-  if (training == nullptr || !SameKey(record.key(), training->cohort.key) ||
+  if (training == nullptr ||
+      !codec::SameTask(record.key(), training->cohort.key) ||
       record.weight() == 0 || training->session.has_value() ||
       training->cohort.pending.count(record.client()) == 0) {
     return BrokenJournal(
@@ -188,7 +185,7 @@ absl::Status JobState::ApplyOut(const v1::TaskKey& key,
     cohort = &evaluating->cohort;
   }
   // A refused report on a task that nobody was given changes nothing.
-  const bool current = cohort != nullptr && SameKey(key, cohort->key);
+  const bool current = cohort != nullptr && codec::SameTask(key, cohort->key);
   if (!refused && (!current || cohort->pending.count(client) == 0)) {
     return BrokenJournal("ClientLost",
                          absl::StrCat("'", client, "' has no task to be lost"));
@@ -249,6 +246,7 @@ absl::Status JobState::EnterCommitted(const v1::RoundCommitted& record) {
   server_state_ = record.server_state();
   rounds_committed_ = record.round();
   lost_in_a_row_ = 0;
+  blamed_.clear();
   EnterAfterVersion(record.round());
   return absl::OkStatus();
 }
@@ -292,7 +290,8 @@ absl::Status JobState::ApplyEvaluationStarted(
 absl::Status JobState::ApplyEvaluationAccepted(
     const v1::EvaluationAccepted& record) {
   auto* evaluating = std::get_if<Evaluating>(&phase_);
-  if (evaluating == nullptr || !SameKey(record.key(), evaluating->cohort.key) ||
+  if (evaluating == nullptr ||
+      !codec::SameTask(record.key(), evaluating->cohort.key) ||
       evaluating->cohort.pending.count(record.client()) == 0) {
     return BrokenJournal("EvaluationAccepted",
                          absl::StrCat("no evaluation of '", record.client(),

@@ -85,8 +85,6 @@ struct ClosedPhase {
   std::set<std::string, std::less<>> accepted;
 };
 
-bool SameKey(const v1::TaskKey& a, const v1::TaskKey& b);
-
 // Threads: one thread at a time. Memory: O(cohort).
 class JobState {
  public:
@@ -119,6 +117,8 @@ class JobState {
   double heldout_loss() const { return heldout_loss_; }
   uint64_t bytes_up() const { return bytes_up_; }
   uint64_t bytes_down() const { return bytes_down_; }
+  // Who has cost an earlier attempt at this round its sum.
+  const std::set<std::string, std::less<>>& blamed() const { return blamed_; }
   const ClosedPhase& last_training() const { return last_training_; }
   const ClosedPhase& last_evaluation() const { return last_evaluation_; }
   // The accepted clients of the phase that ended last.
@@ -169,6 +169,7 @@ class JobState {
   double heldout_loss_ = std::numeric_limits<double>::quiet_NaN();
   uint64_t bytes_up_ = 0;
   uint64_t bytes_down_ = 0;
+  std::set<std::string, std::less<>> blamed_;
   ClosedPhase last_training_;
   ClosedPhase last_evaluation_;
   bool last_was_evaluation_ = false;

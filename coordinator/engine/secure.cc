@@ -8,6 +8,7 @@
 #include "base/sim_random.h"
 #include "coordinator/engine/engine_impl.h"
 #include "coordinator/selection/selection.h"
+#include "proto/codec/task_key.h"
 
 namespace choir::engine {
 
@@ -234,7 +235,7 @@ bool Engine::Impl::StepSecure(const SecureSum& sum, Outcome& outcome) {
 void Engine::Impl::On(const SecurePhaseAdvanced& event, Outcome& outcome) {
   const Training* round = state_.round_in_progress();
   if (!closing_ || round == nullptr ||
-      !SameKey(round->cohort.key, event.key)) {
+      !codec::SameTask(round->cohort.key, event.key)) {
     return;  // of a round that was stopped meanwhile
   }
   const auto* sum = std::get_if<SecureSum>(&state_.phase());

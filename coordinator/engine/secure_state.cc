@@ -7,6 +7,7 @@
 #include "base/saturating_add.h"
 #include "coordinator/engine/job_state.h"
 #include "coordinator/engine/secure_events.h"
+#include "proto/codec/task_key.h"
 
 namespace choir::engine {
 namespace {
@@ -59,7 +60,7 @@ absl::Status JobState::ApplySecurePhase(const v1::SecurePhaseClosed& record) {
   const auto* secure = std::get_if<SecureSum>(&phase_);
   const Training* round = secure != nullptr ? &secure->round : training;
   if (round == nullptr || !round->session.has_value() ||
-      !SameKey(record.key(), round->cohort.key)) {
+      !codec::SameTask(record.key(), round->cohort.key)) {
     return BrokenJournal(kRecord, "no such round is summed in secret");
   }
   const absl::string_view open = secure != nullptr
@@ -110,6 +111,7 @@ void JobState::CloseSecure(const v1::SecurePhaseClosed& record,
   }
   for (const auto& group : record.groups()) {
     if (group.lost().empty()) continue;
+    blamed_.insert(group.blamed().begin(), group.blamed().end());
     sum.groups.erase(group.group());
     for (const auto& [client, its_group] : sum.members) {
       if (its_group != group.group()) continue;

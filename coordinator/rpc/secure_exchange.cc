@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "coordinator/rpc/job_loop.h"
 #include "coordinator/rpc/refusal_log.h"
+#include "proto/codec/task_key.h"
 
 namespace choir::rpc {
 namespace {
@@ -63,7 +64,7 @@ void JobLoop::OnSecure(const std::string& client, const v1::TaskKey& key,
                        const absl::StatusOr<v1::SecureServerMessage>& answer) {
   if (Ends(answer)) board_.Done(client, key);
   const auto waiting = exchanges_.find(client);
-  if (waiting == exchanges_.end() || !SameTask(waiting->second.key, key)) {
+  if (waiting == exchanges_.end() || !codec::SameTask(waiting->second.key, key)) {
     return;
   }
   if (!answer.ok()) return AnswerExchange(client, answer.status());

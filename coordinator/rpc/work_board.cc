@@ -3,13 +3,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "proto/codec/task_key.h"
 
 namespace choir::rpc {
-
-bool SameTask(const v1::TaskKey& a, const v1::TaskKey& b) {
-  return a.job() == b.job() && a.round() == b.round() &&
-         a.attempt() == b.attempt() && a.kind() == b.kind();
-}
 
 std::string TaskText(const v1::TaskKey& key) {
   return absl::StrCat("job ", key.job(), ", round ", key.round(), ", attempt ",
@@ -25,14 +21,16 @@ void WorkBoard::Give(const std::string& client, const v1::TaskPlan& plan) {
   task.blobs.insert(plan.adapter().digest());
   base::MutexLock lock(&mu_);
   Task& old = tasks_[client];
-  if (SameTask(old.key, task.key)) task.payloads = std::move(old.payloads);
+  if (codec::SameTask(old.key, task.key)) {
+    task.payloads = std::move(old.payloads);
+  }
   old = std::move(task);
 }
 
 void WorkBoard::Done(const std::string& client, const v1::TaskKey& key) {
   base::MutexLock lock(&mu_);
   auto task = tasks_.find(client);
-  if (task != tasks_.end() && SameTask(task->second.key, key)) {
+  if (task != tasks_.end() && codec::SameTask(task->second.key, key)) {
     tasks_.erase(task);
   }
 }
@@ -62,7 +60,7 @@ absl::Status WorkBoard::CheckUpload(absl::string_view client,
   base::MutexLock lock(&mu_);
   auto task = tasks_.find(client);
   if (key.kind() == v1::TASK_KIND_TRAIN && task != tasks_.end() &&
-      SameTask(task->second.key, key)) {
+      codec::SameTask(task->second.key, key)) {
     return absl::OkStatus();
   }
   return absl::AbortedError(
@@ -90,7 +88,7 @@ bool WorkBoard::HasPayload(absl::string_view client, const v1::TaskKey& key,
                            absl::string_view digest) const {
   base::MutexLock lock(&mu_);
   auto task = tasks_.find(client);
-  return task != tasks_.end() && SameTask(task->second.key, key) &&
+  return task != tasks_.end() && codec::SameTask(task->second.key, key) &&
          task->second.payloads.contains(digest);
 }
 

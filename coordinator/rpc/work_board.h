@@ -63,7 +63,6 @@ class WorkBoard {
   absl::flat_hash_set<std::string> unreported_ ABSL_GUARDED_BY(mu_);
 };
 
-bool SameTask(const v1::TaskKey& a, const v1::TaskKey& b);
 // "job j, round 3, attempt 1".
 std::string TaskText(const v1::TaskKey& key);
 

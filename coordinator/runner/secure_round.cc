@@ -211,6 +211,11 @@ Groups SecureRound::Close(const engine::CloseSecurePhase& action,
     }
     if (group.lost.empty()) continue;
     one.set_lost(group.lost);
+    if (group.session.has_value()) {
+      for (std::string& client : group.session->blamed()) {
+        one.add_blamed(std::move(client));
+      }
+    }
     for (const std::string& client : group.members) done_.erase(client);
     group.session.reset();
   }

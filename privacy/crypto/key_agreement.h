@@ -56,6 +56,10 @@ class X25519Key {
   std::unique_ptr<Handle> handle_;
 };
 
+// Whether `public_key`, 32 bytes, is a point of low order: one with which every
+// agreement fails. Cost: that of an agreement.
+bool HasLowOrder(absl::string_view public_key);
+
 }  // namespace choir::crypto
 
 #endif  // CHOIR_PRIVACY_CRYPTO_KEY_AGREEMENT_H_

@@ -52,6 +52,13 @@ absl::Status CheckAdvertisement(const v1::SecureSession& session,
         absl::StrCat("client '", client,
                      "': two keys and a commitment of 32 bytes are needed"));
   }
+  // Nobody can agree on anything with such a key: every neighbour would have to
+  // leave the session.
+  if (crypto::HasLowOrder(keys.mask_public_key()) ||
+      crypto::HasLowOrder(keys.share_public_key())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "client '", client, "' advertises a key that is a point of low order"));
+  }
   CHOIR_ASSIGN_OR_RETURN(const std::string key,
                          verifier.PublicKeyOf(client, keys.certificate()));
   if (!crypto::SignatureIsValid(
@@ -191,6 +198,7 @@ class ServerSession::Impl {
   }
 
   std::vector<std::string> survivors() const { return survivors_; }
+  std::vector<std::string> blamed() const { return blamed_; }
 
  private:
   // Digests of the answers that counted, to know their repetitions: at most
@@ -203,6 +211,12 @@ class ServerSession::Impl {
 
   void Fail(const absl::Status& status) {
     reason_ = std::string(status.message());
+    if (const Harvest* harvest = state_->harvest()) {
+      for (const int position : harvest->blamed) {
+        blamed_.push_back(facts_.name(position));
+      }
+      absl::c_sort(blamed_);
+    }
     state_.reset();
   }
 
@@ -225,6 +239,7 @@ class ServerSession::Impl {
   std::string reason_;
   bool summed_ = false;
   std::vector<std::string> survivors_;
+  std::vector<std::string> blamed_;
 };
 
 namespace {
@@ -322,6 +337,9 @@ absl::StatusOr<MaskedVector> ServerSession::Sum(base::ThreadPool* pool) {
 }
 std::vector<std::string> ServerSession::survivors() const {
   return impl_->survivors();
+}
+std::vector<std::string> ServerSession::blamed() const {
+  return impl_->blamed();
 }
 
 }  // namespace choir::secagg

@@ -102,6 +102,10 @@ class ServerSession {
   absl::StatusOr<MaskedVector> Sum(base::ThreadPool* pool);
   // Clients in the sum, sorted.
   std::vector<std::string> survivors() const;
+  // Once failed: those whose secrets could not be had back although enough
+  // peers answered, because they shared rubbish (or more peers lied than the
+  // parameters allow for), sorted. Another session had better go without them.
+  std::vector<std::string> blamed() const;
 
  private:
   class Impl;

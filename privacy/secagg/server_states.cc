@@ -17,36 +17,31 @@ namespace {
 // Shares of two secrets.
 constexpr size_t kSealedBytes = 2 * kSecretBytes + crypto::kSealOverhead;
 
-v1::Survivors SurvivorsOf(const Harvest& harvest) {
-  v1::Survivors survivors;
-  survivors.set_survivors(PackPositions(harvest.survivors));
-  survivors.set_sharers(PackPositions(harvest.sharers));
-  return survivors;
-}
-
 }  // namespace
 
-absl::Status ServerState::CheckLeft(const std::vector<bool>& sharers,
-                                    const std::vector<bool>& left,
-                                    absl::string_view did_what) const {
+absl::Status ServerState::CheckEnough(const std::vector<bool>& left,
+                                      absl::string_view did_what) const {
   const Parameters& parameters = facts_.parameters;
   const int64_t count = absl::c_count(left, true);
-  if (count < parameters.min_survivors) {
-    return absl::AbortedError(absl::StrCat(
-        "only ", count, " of ", parameters.num_clients, " clients ", did_what,
-        "; ", parameters.min_survivors, " are needed"));
-  }
+  if (count >= parameters.min_survivors) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat(
+      "only ", count, " of ", parameters.num_clients, " clients ", did_what,
+      "; ", parameters.min_survivors, " are needed"));
+}
+
+absl::Status ServerState::CheckHolders(const std::vector<bool>& sharers,
+                                       const std::vector<bool>& left,
+                                       absl::string_view did_what) const {
   for (size_t i = 0; i < sharers.size(); ++i) {
     if (!sharers[i]) continue;
-    int holders = 0;
-    for (const int holder : facts_.graph.HoldersOf(static_cast<int>(i))) {
-      if (left[holder]) ++holders;
-    }
-    if (holders < parameters.threshold) {
+    const int64_t holders =
+        absl::c_count_if(facts_.graph.HoldersOf(static_cast<int>(i)),
+                         [&](int holder) { return left[holder]; });
+    if (holders < facts_.parameters.threshold) {
       return absl::AbortedError(absl::StrCat(
           "only ", holders, " of those who hold shares of client '",
           facts_.name(static_cast<int>(i)), "' ", did_what, "; ",
-          parameters.threshold, " are needed"));
+          facts_.parameters.threshold, " are needed"));
     }
   }
   return absl::OkStatus();
@@ -100,7 +95,7 @@ absl::Status Sharing::Receive(int position,
 }
 
 absl::StatusOr<std::unique_ptr<ServerState>> Sharing::Close() {
-  CHOIR_RETURN_IF_ERROR(CheckLeft({}, answered_, "shared their keys"));
+  CHOIR_RETURN_IF_ERROR(CheckEnough(answered_, "shared their keys"));
   return std::make_unique<Masking>(facts_, answered_, std::move(shares_));
 }
 
@@ -141,12 +136,14 @@ absl::Status Masking::Receive(int position,
 }
 
 absl::StatusOr<std::unique_ptr<ServerState>> Masking::Close() {
-  CHOIR_RETURN_IF_ERROR(
-      CheckLeft(expected_, answered_, "sent a masked vector"));
+  constexpr char kDidWhat[] = "sent a masked vector";
+  CHOIR_RETURN_IF_ERROR(CheckEnough(answered_, kDidWhat));
+  CHOIR_RETURN_IF_ERROR(CheckHolders(expected_, answered_, kDidWhat));
   Harvest harvest{std::move(expected_), answered_, std::move(sum_),
-                  std::vector<CollectedShares>(answered_.size())};
+                  std::vector<CollectedShares>(answered_.size()), {}};
   if (facts_.confirms()) {
-    return std::make_unique<Confirming>(facts_, std::move(harvest));
+    return std::make_unique<Confirming>(facts_, std::move(harvest),
+                                        answered_);
   }
   return std::make_unique<Unmasking>(facts_, std::move(harvest), answered_,
                                      std::vector<std::string>());
@@ -154,10 +151,16 @@ absl::StatusOr<std::unique_ptr<ServerState>> Masking::Close() {
 
 // ------------------------------------------------------------- Confirming ----
 
-Confirming::Confirming(const ServerFacts& facts, Harvest harvest)
-    : ServerState(facts, harvest.survivors),
-      harvest_(std::move(harvest)),
-      survivors_(SurvivorsOf(harvest_)),
+AfterMasking::AfterMasking(const ServerFacts& facts, Harvest harvest,
+                           std::vector<bool> expected)
+    : ServerState(facts, std::move(expected)), harvest_(std::move(harvest)) {
+  survivors_.set_survivors(PackPositions(harvest_.survivors));
+  survivors_.set_sharers(PackPositions(harvest_.sharers));
+}
+
+Confirming::Confirming(const ServerFacts& facts, Harvest harvest,
+                       std::vector<bool> expected)
+    : AfterMasking(facts, std::move(harvest), std::move(expected)),
       signatures_(facts.keys.size()) {}
 
 v1::SecureServerMessage Confirming::MessageFor(int position) const {
@@ -184,19 +187,8 @@ absl::Status Confirming::Receive(int position,
 
 absl::StatusOr<std::unique_ptr<ServerState>> Confirming::Close() {
   // Fewer than the survivors may have signed; then the threshold decides.
-  for (size_t i = 0; i < harvest_.sharers.size(); ++i) {
-    if (!harvest_.sharers[i]) continue;
-    int64_t signers = 0;
-    for (const int holder : facts_.graph.HoldersOf(static_cast<int>(i))) {
-      if (answered_[holder]) ++signers;
-    }
-    if (signers < facts_.parameters.threshold) {
-      return absl::AbortedError(absl::StrCat(
-          "only ", signers, " of those who hold shares of client '",
-          facts_.name(static_cast<int>(i)), "' confirmed who survived; ",
-          facts_.parameters.threshold, " are needed"));
-    }
-  }
+  CHOIR_RETURN_IF_ERROR(
+      CheckHolders(harvest_.sharers, answered_, "confirmed who survived"));
   return std::make_unique<Unmasking>(facts_, std::move(harvest_), answered_,
                                      std::move(signatures_));
 }
@@ -206,9 +198,7 @@ absl::StatusOr<std::unique_ptr<ServerState>> Confirming::Close() {
 Unmasking::Unmasking(const ServerFacts& facts, Harvest harvest,
                      std::vector<bool> expected,
                      std::vector<std::string> signatures)
-    : ServerState(facts, std::move(expected)),
-      harvest_(std::move(harvest)),
-      survivors_(SurvivorsOf(harvest_)),
+    : AfterMasking(facts, std::move(harvest), std::move(expected)),
       signatures_(std::move(signatures)) {}
 
 v1::SecureServerMessage Unmasking::MessageFor(int position) const {
@@ -274,16 +264,22 @@ absl::Status Unmasking::Receive(int position,
 }
 
 absl::StatusOr<std::unique_ptr<ServerState>> Unmasking::Close() {
+  CHOIR_RETURN_IF_ERROR(
+      CheckHolders(harvest_.sharers, answered_, "sent shares back"));
+  // Those who answered hold no shares of these: what they got was rubbish.
+  absl::Status first;
   for (size_t i = 0; i < harvest_.sharers.size(); ++i) {
     if (!harvest_.sharers[i]) continue;
     const size_t shares = harvest_.collected[i].points.size();
-    if (shares < static_cast<size_t>(facts_.parameters.threshold)) {
-      return absl::AbortedError(
-          absl::StrCat("only ", shares, " shares of client '",
-                       facts_.name(static_cast<int>(i)), "' came back; ",
-                       facts_.parameters.threshold, " are needed"));
-    }
+    if (shares >= static_cast<size_t>(facts_.parameters.threshold)) continue;
+    harvest_.blamed.push_back(static_cast<int>(i));
+    if (!first.ok()) continue;
+    first = absl::AbortedError(
+        absl::StrCat("only ", shares, " shares of client '",
+                     facts_.name(static_cast<int>(i)), "' came back; ",
+                     facts_.parameters.threshold, " are needed"));
   }
+  CHOIR_RETURN_IF_ERROR(first);
   return std::make_unique<Summing>(facts_, std::move(harvest_));
 }
 

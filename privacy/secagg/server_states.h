@@ -63,6 +63,9 @@ struct Harvest {
   std::vector<bool> survivors;
   MaskedVector sum;
   std::vector<CollectedShares> collected;  // by position
+  // Positions of those who have cost the session its sum: their secrets do not
+  // come back although enough of those who hold shares of them answered.
+  std::vector<int> blamed;
 };
 
 class ServerState {
@@ -93,11 +96,14 @@ class ServerState {
   virtual Harvest* harvest() { return nullptr; }
 
  protected:
-  // ABORTED unless enough clients, and for each of `sharers` enough of those
-  // who hold its shares, are in `left`.
-  absl::Status CheckLeft(const std::vector<bool>& sharers,
-                         const std::vector<bool>& left,
-                         absl::string_view did_what) const;
+  // ABORTED unless enough clients are in `left`.
+  absl::Status CheckEnough(const std::vector<bool>& left,
+                           absl::string_view did_what) const;
+  // ABORTED unless for each of `sharers` enough of those who hold its shares
+  // are in `left`.
+  absl::Status CheckHolders(const std::vector<bool>& sharers,
+                            const std::vector<bool>& left,
+                            absl::string_view did_what) const;
 
   const ServerFacts& facts_;
   std::vector<bool> expected_;
@@ -139,9 +145,22 @@ class Masking final : public ServerState {
   MaskedVector sum_;
 };
 
-class Confirming final : public ServerState {
+// The states that follow Masking.
+class AfterMasking : public ServerState {
  public:
-  Confirming(const ServerFacts& facts, Harvest harvest);
+  AfterMasking(const ServerFacts& facts, Harvest harvest,
+               std::vector<bool> expected);
+  Harvest* harvest() override { return &harvest_; }
+
+ protected:
+  Harvest harvest_;
+  v1::Survivors survivors_;  // as clients are told
+};
+
+class Confirming final : public AfterMasking {
+ public:
+  Confirming(const ServerFacts& facts, Harvest harvest,
+             std::vector<bool> expected);
   Phase phase() const override { return Phase::kConfirm; }
   v1::SecureClientMessage::MessageCase answer() const override {
     return v1::SecureClientMessage::kConfirm;
@@ -150,15 +169,12 @@ class Confirming final : public ServerState {
   absl::Status Receive(int position, const v1::SecureClientMessage& message,
                        absl::string_view payload) override;
   absl::StatusOr<std::unique_ptr<ServerState>> Close() override;
-  Harvest* harvest() override { return &harvest_; }
 
  private:
-  Harvest harvest_;
-  v1::Survivors survivors_;
   std::vector<std::string> signatures_;  // by position
 };
 
-class Unmasking final : public ServerState {
+class Unmasking final : public AfterMasking {
  public:
   // `signatures`: by position, empty for those who did not sign.
   Unmasking(const ServerFacts& facts, Harvest harvest,
@@ -171,21 +187,18 @@ class Unmasking final : public ServerState {
   absl::Status Receive(int position, const v1::SecureClientMessage& message,
                        absl::string_view payload) override;
   absl::StatusOr<std::unique_ptr<ServerState>> Close() override;
-  Harvest* harvest() override { return &harvest_; }
 
  private:
   absl::Status CheckShares(int holder, const v1::UnmaskShares& shares) const;
 
-  Harvest harvest_;
-  v1::Survivors survivors_;
   std::vector<std::string> signatures_;
 };
 
-class Summing final : public ServerState {
+class Summing final : public AfterMasking {
  public:
   Summing(const ServerFacts& facts, Harvest harvest)
-      : ServerState(facts, std::vector<bool>(facts.keys.size(), false)),
-        harvest_(std::move(harvest)) {}
+      : AfterMasking(facts, std::move(harvest),
+                     std::vector<bool>(facts.keys.size(), false)) {}
   Phase phase() const override { return Phase::kDone; }
   v1::SecureClientMessage::MessageCase answer() const override {
     return v1::SecureClientMessage::MESSAGE_NOT_SET;
@@ -194,10 +207,6 @@ class Summing final : public ServerState {
   absl::Status Receive(int position, const v1::SecureClientMessage& message,
                        absl::string_view payload) override;
   absl::StatusOr<std::unique_ptr<ServerState>> Close() override;
-  Harvest* harvest() override { return &harvest_; }
-
- private:
-  Harvest harvest_;
 };
 
 }  // namespace choir::secagg

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -20,25 +21,26 @@
 namespace choir::secagg {
 namespace {
 
-// The first error by position, whoever meets it first.
-class FirstError {
+// What went wrong, by position, whoever meets it first.
+class Errors {
  public:
   void Set(int position, absl::Status status) {
     base::MutexLock lock(&mu_);
-    if (position < position_) {
-      position_ = position;
-      status_ = std::move(status);
-    }
+    by_position_.emplace(position, std::move(status));
   }
-  absl::Status Get() {
+  // The first one; those whose own secrets are lost go to `blamed`.
+  absl::Status Take(std::vector<int>& blamed) {
     base::MutexLock lock(&mu_);
-    return status_;
+    for (const auto& [position, status] : by_position_) {
+      if (absl::IsDataLoss(status)) blamed.push_back(position);
+    }
+    return by_position_.empty() ? absl::OkStatus()
+                                : by_position_.begin()->second;
   }
 
  private:
   base::Mutex mu_;
-  int position_ ABSL_GUARDED_BY(mu_) = INT32_MAX;
-  absl::Status status_ ABSL_GUARDED_BY(mu_);
+  std::map<int, absl::Status> by_position_ ABSL_GUARDED_BY(mu_);
 };
 
 // Threads that are still at work. Shared with them: the last one touches it
@@ -101,29 +103,47 @@ class Unmasker {
     return key.ok() && key->public_key() == keys.mask_public_key();
   }
 
-  // From `threshold` shares; if they do not fit, from the next ones, so that a
-  // wrong share spoils nothing as long as enough others came.
+  // From the first shares; none if they are not what the client advertised.
+  absl::StatusOr<absl::optional<crypto::SecretString>> Combine(
+      int position, const std::vector<uint32_t>& points,
+      const std::vector<absl::string_view>& shares) {
+    const size_t threshold = facts_.parameters.threshold;
+    const auto first = absl::MakeConstSpan(points).subspan(0, threshold);
+    // In the complete graph the points are mostly those of the one before.
+    if (!combiner_ || absl::MakeConstSpan(combiner_->points()) != first) {
+      CHOIR_ASSIGN_OR_RETURN(combiner_, SecretCombiner::Create(first));
+    }
+    CHOIR_ASSIGN_OR_RETURN(
+        crypto::SecretString secret,
+        combiner_->Combine(absl::MakeConstSpan(shares).subspan(0, threshold)));
+    if (!Matches(position, secret)) return absl::nullopt;
+    return absl::make_optional(std::move(secret));
+  }
+
+  // If the first shares do not fit, without those that are wrong. Those are
+  // found if twice as many others came beyond the threshold; else by trying,
+  // which succeeds if one is wrong and one came too many.
   absl::StatusOr<crypto::SecretString> Reconstruct(int position) {
     const CollectedShares& collected = harvest_.collected[position];
-    const size_t threshold = facts_.parameters.threshold;
-    const size_t count = collected.points.size();
-    const size_t attempts = count > threshold ? count : 1;
-    std::vector<uint32_t> points(threshold);
-    std::vector<absl::string_view> shares(threshold);
-    for (size_t first = 0; first < attempts; ++first) {
-      for (size_t i = 0; i < threshold; ++i) {
-        const size_t at = (first + i) % count;
-        points[i] = collected.points[at];
-        shares[i] = absl::string_view(collected.shares)
-                        .substr(at * kSecretBytes, kSecretBytes);
-      }
-      // In the complete graph the points are mostly those of the one before.
-      if (!combiner_ || combiner_->points() != points) {
-        CHOIR_ASSIGN_OR_RETURN(combiner_, SecretCombiner::Create(points));
-      }
-      CHOIR_ASSIGN_OR_RETURN(crypto::SecretString secret,
-                             combiner_->Combine(shares));
-      if (Matches(position, secret)) return secret;
+    std::vector<uint32_t> points = collected.points;
+    std::vector<absl::string_view> shares;
+    for (size_t i = 0; i < points.size(); ++i) {
+      shares.push_back(absl::string_view(collected.shares)
+                           .substr(i * kSecretBytes, kSecretBytes));
+    }
+    CHOIR_ASSIGN_OR_RETURN(auto secret, Combine(position, points, shares));
+    if (secret) return *std::move(secret);
+    const std::vector<size_t> wrong =
+        FindWrongShares(points, shares, facts_.parameters.threshold);
+    for (auto it = wrong.rbegin(); it != wrong.rend(); ++it) {
+      points.erase(points.begin() + *it);
+      shares.erase(shares.begin() + *it);
+    }
+    for (size_t turn = 0; turn < points.size(); ++turn) {
+      CHOIR_ASSIGN_OR_RETURN(secret, Combine(position, points, shares));
+      if (secret) return *std::move(secret);
+      std::rotate(points.begin(), points.begin() + 1, points.end());
+      std::rotate(shares.begin(), shares.begin() + 1, shares.end());
     }
     return absl::DataLossError(absl::StrCat(
         "the shares of client '", facts_.name(position),
@@ -190,16 +210,16 @@ absl::Status RemoveMasks(const ServerFacts& facts, Harvest& harvest,
   std::stable_partition(order.begin(), order.end(),
                         [&](int i) { return !harvest.survivors[i]; });
   std::atomic<int> next{0};
-  FirstError error;
+  Errors errors;
   const auto work = [&](MaskedVector& vector) {
     Unmasker unmasker(facts, harvest, vector);
     for (int i = next++; i < num_clients; i = next++) {
       if (absl::Status status = unmasker.Remove(order[i]); !status.ok()) {
-        error.Set(order[i], std::move(status));
+        errors.Set(order[i], std::move(status));
       }
     }
     if (absl::Status status = unmasker.Flush(); !status.ok()) {
-      error.Set(num_clients, std::move(status));
+      errors.Set(num_clients, std::move(status));
     }
   };
   if (pool == nullptr) {
@@ -218,7 +238,7 @@ absl::Status RemoveMasks(const ServerFacts& facts, Harvest& harvest,
     crypto::Wipe(collected.shares);
   }
   harvest.collected.clear();
-  CHOIR_RETURN_IF_ERROR(error.Get());
+  CHOIR_RETURN_IF_ERROR(errors.Take(harvest.blamed));
   for (const MaskedVector& part : parts) harvest.sum.Add(part);
   return absl::OkStatus();
 }

@@ -17,8 +17,8 @@ namespace choir::secagg {
 // `pool` (may be null), each of which adds into a vector of its own. The result
 // does not depend on it: addition modulo a power of two has no order.
 // Errors: DATA_LOSS naming the first client (by position) whose shares do not
-//   give back what it advertised, whichever of them are tried; the sum is then
-//   worthless.
+//   give back what it advertised, even without those that are wrong; the sum is
+//   then worthless, and `harvest.blamed` has all such clients.
 absl::Status RemoveMasks(const ServerFacts& facts, Harvest& harvest,
                          base::ThreadPool* pool);
 

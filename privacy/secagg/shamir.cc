@@ -269,4 +269,85 @@ absl::StatusOr<crypto::SecretString> SecretCombiner::Combine(
   return crypto::SecretString(std::move(secret));
 }
 
+// ----------------------------------------------------------- correction ----
+
+namespace {
+
+// Coefficients, that of x^0 first; the last one is not zero.
+using Polynomial = std::vector<FieldElement>;
+
+// a += factor * x^shift * b.
+void AddMultiple(const Polynomial& b, FieldElement factor, size_t shift,
+                 Polynomial& a) {
+  a.resize(std::max(a.size(), b.size() + shift));
+  for (size_t i = 0; i < b.size(); ++i) {
+    a[i + shift] = Plus(a[i + shift], FieldMultiply(factor, b[i]));
+  }
+  while (!a.empty() && a.back() == FieldElement{}) a.pop_back();
+}
+
+FieldElement ValueAt(const Polynomial& polynomial, uint32_t point) {
+  FieldElement value;
+  for (size_t i = polynomial.size(); i-- > 0;) {
+    value = Plus(MultiplyByPoint(value, point), polynomial[i]);
+  }
+  return value;
+}
+
+// The polynomial whose roots are the points at which one half of the shares is
+// wrong, up to a factor.
+Polynomial ErrorLocator(absl::Span<const uint32_t> points,
+                        absl::Span<const absl::string_view> shares,
+                        size_t threshold, size_t half) {
+  constexpr FieldElement kOne{1, 0};
+  // `zero` vanishes at all points, `through` goes through all shares.
+  Polynomial zero = {kOne};
+  Polynomial through;
+  for (size_t i = 0; i < points.size(); ++i) {
+    const FieldElement miss =
+        Plus(Load(shares[i], half), ValueAt(through, points[i]));
+    AddMultiple(zero,
+                FieldMultiply(miss, FieldInverse(ValueAt(zero, points[i]))), 0,
+                through);
+    const Polynomial before = zero;
+    zero.insert(zero.begin(), FieldElement{});
+    AddMultiple(before, {points[i], 0}, 0, zero);
+  }
+  // Euclid's algorithm on both, until the rest is of the degree that product
+  // of the secret's polynomial and the locator can have.
+  Polynomial locator_before;
+  Polynomial locator = {kOne};
+  while (2 * through.size() >= points.size() + threshold + 2) {
+    const FieldElement inverse = FieldInverse(through.back());
+    while (zero.size() >= through.size()) {
+      const FieldElement factor = FieldMultiply(zero.back(), inverse);
+      const size_t shift = zero.size() - through.size();
+      AddMultiple(through, factor, shift, zero);
+      AddMultiple(locator, factor, shift, locator_before);
+    }
+    std::swap(zero, through);
+    std::swap(locator_before, locator);
+  }
+  return locator;
+}
+
+}  // namespace
+
+std::vector<size_t> FindWrongShares(absl::Span<const uint32_t> points,
+                                    absl::Span<const absl::string_view> shares,
+                                    size_t threshold) {
+  std::vector<size_t> wrong;
+  const Polynomial locators[] = {ErrorLocator(points, shares, threshold, 0),
+                                 ErrorLocator(points, shares, threshold, 1)};
+  for (size_t i = 0; i < points.size(); ++i) {
+    for (const Polynomial& locator : locators) {
+      if (!(ValueAt(locator, points[i]) == FieldElement{})) continue;
+      wrong.push_back(i);
+      break;
+    }
+  }
+  if (wrong.size() + threshold > points.size()) wrong.clear();
+  return wrong;
+}
+
 }  // namespace choir::secagg

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
+#include "proto/codec/task_key.h"
 
 namespace choir::sim {
 namespace {
@@ -18,11 +19,6 @@ namespace {
 constexpr uint32_t kRoundsBetweenTrims = 16;
 // Timers that fire in a row without any record mean that nothing can happen.
 constexpr int kMaxIdleWakeups = 100;
-
-bool SameTask(const v1::TaskKey& a, const v1::TaskKey& b) {
-  return a.round() == b.round() && a.attempt() == b.attempt() &&
-         a.kind() == b.kind();
-}
 
 }  // namespace
 
@@ -178,7 +174,7 @@ void SimulationLoop::QueueSent() {
   for (Sent& sent : sent_) {
     const auto active = active_.find(sent.client);
     if (active != active_.end() &&
-        SameTask(active->second, sent.plan.key())) {
+        codec::SameTask(active->second, sent.plan.key())) {
       continue;  // said again; the client is at it
     }
     active_[sent.client] = sent.plan.key();

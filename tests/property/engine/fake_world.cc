@@ -204,6 +204,7 @@ void FakeWorld::CloseSessions() {
     const bool unlucky = close.phase == lose_group_in && group == lose_group;
     if (unlucky || size < session_minimum) {
       one.set_lost("too few are left");
+      if (!blame.empty()) one.add_blamed(blame);
       for (auto it = members_.begin(); it != members_.end();) {
         it = it->second == group ? members_.erase(it) : std::next(it);
       }

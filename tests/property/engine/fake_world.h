@@ -81,6 +81,8 @@ class FakeWorld {
   size_t session_minimum = 1;
   std::string lose_group_in;
   uint32_t lose_group = 0;
+  // Who is to blame for it.
+  std::string blame;
 
   bool manual_aggregation = false;
   bool fail_aggregations = false;

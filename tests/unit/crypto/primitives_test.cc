@@ -79,10 +79,9 @@ TEST(X25519Test, AgreesWithManyAsWithEach) {
   EXPECT_EQ(key->AgreeWithAll(views).status().code(), kBad);
 }
 
-TEST(X25519Test, RefusesPointsOfLowOrder) {
-  base::SystemRandom random;
-  const auto key = X25519Key::Generate(random);
-  ASSERT_TRUE(key.ok());
+// The points of low order, in every encoding that there is.
+std::vector<std::string> PointsOfLowOrder() {
+  std::vector<std::string> points;
   for (const absl::string_view point :
        {"0000000000000000000000000000000000000000000000000000000000000000",
         "0100000000000000000000000000000000000000000000000000000000000000",
@@ -92,10 +91,67 @@ TEST(X25519Test, RefusesPointsOfLowOrder) {
         "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
         "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
         "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"}) {
-    EXPECT_EQ(key->Agree(FromHex(point)).status().code(), kBad) << point;
+    // The highest bit does not count.
+    for (const char bit : {'\0', '\x80'}) {
+      points.push_back(FromHex(point));
+      points.back().back() = static_cast<char>(points.back().back() | bit);
+    }
   }
+  return points;
+}
+
+TEST(X25519Test, RefusesPointsOfLowOrder) {
+  base::SystemRandom random;
+  const auto key = X25519Key::Generate(random);
+  ASSERT_TRUE(key.ok());
+  for (const std::string& point : PointsOfLowOrder()) {
+    EXPECT_EQ(key->Agree(point).status().code(), kBad) << Hex(point);
+    EXPECT_TRUE(HasLowOrder(point)) << Hex(point);
+  }
+  EXPECT_FALSE(HasLowOrder(key->public_key()));
   EXPECT_EQ(key->Agree("short").status().code(), kBad);
   EXPECT_EQ(X25519Key::FromPrivate("short").status().code(), kBad);
+}
+
+// Eight at a time: what is refused, and what is not reduced, in each lane, while
+// the others hold ordinary points; with private keys of few and of all bits.
+TEST(X25519Test, EdgesInEveryLaneAreAsInOpenssl) {
+  base::SystemRandom random;
+  std::vector<X25519Key> keys;
+  for (const char fill : {'\0', '\xff', '\x55'}) {
+    keys.push_back(*X25519Key::FromPrivate(std::string(32, fill)));
+  }
+  keys.push_back(*X25519Key::Generate(random));
+  // p - 1 + i for i = 0..20 (p = 2^255 - 19), with and without the highest bit.
+  std::vector<std::string> edges = PointsOfLowOrder();
+  for (int i = 0; i <= 19; ++i) {
+    for (const char top : {'\x7f', '\xff'}) {
+      edges.push_back(std::string(1, static_cast<char>(0xec + i)) +
+                      std::string(30, '\xff') + std::string(1, top));
+    }
+  }
+  for (int i = 0; i < 20; ++i) {
+    edges.push_back(std::string(1, static_cast<char>(i)) +
+                    std::string(30, '\0') + (i % 2 ? '\0' : '\x80'));
+  }
+  for (const X25519Key& key : keys) {
+    for (const std::string& edge : edges) {
+      const auto alone = key.Agree(edge);
+      for (size_t lane = 0; lane < 8; ++lane) {
+        std::vector<absl::string_view> points(8, keys.back().public_key());
+        points[lane] = edge;
+        const auto all = key.AgreeWithAll(points);
+        ASSERT_EQ(all.ok(), alone.ok()) << Hex(edge) << " in lane " << lane;
+        if (!all.ok()) continue;
+        for (size_t i = 0; i < 8; ++i) {
+          ASSERT_EQ((*all)[i].view(), i == lane
+                                          ? alone->view()
+                                          : key.Agree(points[i])->view())
+              << Hex(edge) << " in lane " << lane;
+        }
+      }
+    }
+  }
 }
 
 TEST(X25519Test, GeneratedKeysAgree) {

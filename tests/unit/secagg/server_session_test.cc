@@ -3,6 +3,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "privacy/secagg/transcript.h"
 #include "tests/support/secagg_world.h"
 
 namespace choir::secagg {
@@ -188,6 +189,34 @@ TEST_F(ServerSessionTest, OneLiarSpoilsNothing) {
             absl::OkStatus());
 }
 
+// As many liars as the shares beyond the threshold allow for, scattered, each
+// lying about everybody.
+TEST(LiarsTest, HalfOfTheSharesBeyondTheThresholdMayBeWrong) {
+  for (const int clients : {24, 90}) {
+    WorldOptions options;
+    options.clients = clients;
+    World world(options);
+    Federation federation = Advertise(world);
+    const Parameters parameters = federation.server->parameters();
+    const int holders = parameters.degree + (parameters.complete() ? 1 : 0);
+    // Of whoever holds shares with one: two are missing, one of them a liar.
+    std::vector<Fate> fates(clients, Fate::kStays);
+    fates[5] = Fate::kNoMasked;
+    fates[6] = Fate::kNoUnmask;
+    const int liars = (holders - 2 - parameters.threshold) / 2;
+    ASSERT_GE(liars, 2);
+    EXPECT_EQ(SumWith(world, federation, fates,
+                      [&](int client, v1::UnmaskShares& shares) {
+                        if (client % 7 != 1 || client / 7 >= liars) return;
+                        for (auto& share : *shares.mutable_shares()) {
+                          Spoil(share);
+                        }
+                      }),
+              absl::OkStatus())
+        << clients;
+  }
+}
+
 TEST_F(ServerSessionTest, NamesTheClientWhoseSecretDoesNotComeBack) {
   const std::string culprit = federation_.keys[4].client();
   // Everybody's share of one client is wrong: that is its own doing.
@@ -202,6 +231,59 @@ TEST_F(ServerSessionTest, NamesTheClientWhoseSecretDoesNotComeBack) {
   EXPECT_TRUE(absl::IsDataLoss(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr(culprit));
   EXPECT_EQ(server().phase(), Phase::kFailed);
+  EXPECT_THAT(server().blamed(), ElementsAre(culprit));
+}
+
+// Shares that nobody can open, of one that stays and of one that vanishes.
+TEST_F(ServerSessionTest, BlamesWhoSharesRubbish) {
+  for (const Fate fate : {Fate::kStays, Fate::kNoMasked}) {
+    federation_ = Federation();
+    world_ = std::make_unique<World>([] {
+      WorldOptions options;
+      options.clients = 7;
+      options.dropout_fraction = 0.3;
+      return options;
+    }());
+    federation_ = Advertise(*world_);
+    std::vector<Fate> fates(7, Fate::kStays);
+    fates[4] = fate;
+    ClientStep rubbish = Answer(4);
+    for (auto& share : *rubbish.message.mutable_share()->mutable_shares()) {
+      share.mutable_sealed()->back() ^= 1;
+    }
+    ASSERT_TRUE(Send(4, rubbish).ok());
+    std::vector<Fate> others = fates;
+    others[4] = Fate::kNoShares;
+    ClosePhase(others);
+    while (server().phase() != Phase::kUnmask) ClosePhase(fates);
+    ASSERT_TRUE(AnswerPhase(*world_, federation_, fates).ok());
+    const absl::Status closed = server().Close();
+    EXPECT_TRUE(absl::IsAborted(closed)) << closed;
+    EXPECT_THAT(std::string(closed.message()), HasSubstr(Name(4)));
+    EXPECT_THAT(server().blamed(), ElementsAre(Name(4)));
+  }
+}
+
+TEST_F(ServerSessionTest, NobodyIsBlamedForSilence) {
+  while (server().phase() != Phase::kUnmask) ClosePhase();
+  ASSERT_TRUE(Send(0, Answer(0)).ok());
+  EXPECT_TRUE(absl::IsAborted(server().Close()));
+  EXPECT_THAT(server().blamed(), IsEmpty());
+}
+
+// With such a key no neighbour could agree on anything: all would leave.
+TEST_F(ServerSessionTest, KeysOfLowOrderAreNotTaken) {
+  for (const bool mask : {true, false}) {
+    v1::AdvertiseKeys keys = federation_.keys[0];
+    (mask ? keys.mutable_mask_public_key() : keys.mutable_share_public_key())
+        ->assign(32, '\0');
+    keys.set_signature(*world_->signer(0).Sign(
+        AdvertiseText(SessionDigest(world_->session), EntryDigest(keys))));
+    const absl::Status taken = CheckAdvertisement(world_->session, Name(0),
+                                                  keys, world_->verifier());
+    EXPECT_TRUE(absl::IsInvalidArgument(taken)) << taken;
+    EXPECT_THAT(std::string(taken.message()), HasSubstr("low order"));
+  }
 }
 
 TEST_F(ServerSessionTest, SharesThatWereNotAskedForAreRefused) {

@@ -159,6 +159,53 @@ TEST(ShamirTest, FewerSharesTellNothing) {
   }
 }
 
+// Up to half of the shares beyond the threshold may be wrong, in either half of
+// the secret, wherever they are.
+TEST(CorrectionTest, FindsTheWrongSharesAndNoOthers) {
+  TestRandom random(12);
+  base::SimRandom choice(13);
+  for (int run = 0; run < 300; ++run) {
+    const int n = 1 + static_cast<int>(choice.Below(40));
+    const int t = 1 + static_cast<int>(choice.Below(n));
+    std::vector<uint32_t> points(n);
+    std::iota(points.begin(), points.end(), 1 + choice.Below(1000));
+    choice.Shuffle(points);
+    const std::string secret = "an example secret of 32 bytes...";
+    const auto shares = *SplitSecret(secret, points, t, random);
+    std::vector<std::string> came;
+    for (const auto& share : shares) came.emplace_back(share.view());
+    std::vector<int> order(n);
+    std::iota(order.begin(), order.end(), 0);
+    choice.Shuffle(order);
+    const int liars = static_cast<int>(choice.Below((n - t) / 2 + 1));
+    std::vector<size_t> expected(order.begin(), order.begin() + liars);
+    std::sort(expected.begin(), expected.end());
+    for (const size_t i : expected) {
+      came[i][choice.Below(kSecretBytes)] ^= 1 + choice.Below(255);
+    }
+    const std::vector<absl::string_view> views(came.begin(), came.end());
+    EXPECT_EQ(FindWrongShares(points, views, t), expected)
+        << n << " shares, " << t << " needed";
+  }
+}
+
+TEST(CorrectionTest, SharesOfNothingHaveNoWrongOnes) {
+  TestRandom random(14);
+  std::vector<uint32_t> points(20);
+  std::iota(points.begin(), points.end(), 1);
+  for (const size_t t : {1u, 2u, 7u, 19u, 20u}) {
+    std::vector<std::string> came(20, std::string(kSecretBytes, '\0'));
+    std::vector<absl::string_view> views(came.begin(), came.end());
+    EXPECT_TRUE(FindWrongShares(points, views, t).empty()) << t;
+    for (std::string& share : came) {
+      random.Fill(absl::MakeSpan(reinterpret_cast<uint8_t*>(share.data()),
+                                 share.size()));
+    }
+    // Whatever it says, enough are left to be tried.
+    EXPECT_LE(FindWrongShares(points, views, t).size(), 20 - t) << t;
+  }
+}
+
 TEST(ShamirTest, RefusesWhatMakesNoSense) {
   TestRandom random(11);
   const std::string secret(kSecretBytes, 's');
