@@ -100,6 +100,8 @@ class Agent {
   // Hands a trained update over in secret (secure_task.cc).
   absl::Status DoSecure(const v1::TaskPlan& plan, const TaskResult& trained,
                         uint64_t bytes_downloaded);
+  // Fills peers_, with what was revoked.
+  absl::Status ReadPeers();
   absl::StatusOr<secagg::ClientSession> BeginSession(const v1::TaskPlan& plan,
                                                      const TaskResult& trained);
   // OK: the session has ended, as it should or not. Otherwise why this client

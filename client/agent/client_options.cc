@@ -51,6 +51,7 @@ v1::ClientConfig WithDefaults(v1::ClientConfig config) {
   if (!secure.has_require_confirmation()) {
     secure.set_require_confirmation(false);
   }
+  if (!secure.has_one_sum_per_model()) secure.set_one_sum_per_model(false);
   return config;
 }
 
@@ -109,6 +110,8 @@ absl::StatusOr<ClientOptions> ResolveClient(const v1::ClientConfig& given) {
   options.secure.required = secure.required();
   options.secure.min_clients = static_cast<int>(secure.min_clients());
   options.secure.require_confirmation = secure.require_confirmation();
+  options.secure.one_sum_per_model = secure.one_sum_per_model();
+  options.secure.crl = secure.crl();
   options.threads = static_cast<int>(threads);
   options.cache_bytes = static_cast<uint64_t>(config.cache_mib()) << 20;
   return options;

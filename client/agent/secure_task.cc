@@ -15,6 +15,7 @@
 #include "client/agent/agent.h"
 #include "client/agent/retry.h"
 #include "client/session/secure_participation.h"
+#include "privacy/crypto/authority.h"
 
 namespace choir::client {
 namespace {
@@ -58,14 +59,25 @@ absl::Status Agent::ReportFailure(const v1::TaskKey& key,
   return Deliver();
 }
 
-absl::StatusOr<secagg::ClientSession> Agent::BeginSession(
-    const v1::TaskPlan& plan, const TaskResult& trained) {
+absl::Status Agent::ReadPeers() {
+  CHOIR_ASSIGN_OR_RETURN(const std::string ca,
+                         base::ReadFile(options_.ca_certificate, 1u << 20));
   if (peers_ == nullptr) {
-    CHOIR_ASSIGN_OR_RETURN(const std::string ca,
-                           base::ReadFile(options_.ca_certificate, 1u << 20));
     CHOIR_ASSIGN_OR_RETURN(peers_,
                            secagg::CertifiedPeers::Create(ca, deps_.clock));
   }
+  if (options_.secure.crl.empty()) return absl::OkStatus();
+  CHOIR_ASSIGN_OR_RETURN(const std::string crl,
+                         base::ReadFile(options_.secure.crl, 16u << 20));
+  CHOIR_ASSIGN_OR_RETURN(const auto revoked,
+                         crypto::ParseRevocationList(crl, ca));
+  peers_->SetRevoked(crypto::SerialSet(revoked));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<secagg::ClientSession> Agent::BeginSession(
+    const v1::TaskPlan& plan, const TaskResult& trained) {
+  CHOIR_RETURN_IF_ERROR(ReadPeers());
   if (history_ == nullptr) {
     CHOIR_ASSIGN_OR_RETURN(history_,
                            secagg::FileHistory::Open(state_->history_path()));
@@ -93,7 +105,8 @@ absl::Status Agent::DoSecure(const v1::TaskPlan& plan,
     v1::SecureExchangeRequest request;
     *request.mutable_key() = plan.key();
     request.set_bytes_downloaded(bytes_downloaded);
-    request.set_seconds(trained.report.train().seconds());
+    // Not how long training took: that would tell the number of examples, which
+    // travels masked.
     status = TalkInSecret(plan.key(), *session, std::move(request));
   }
   if (status.ok() || deps_.sleeper.stopping()) return absl::OkStatus();

@@ -30,6 +30,7 @@ absl::StatusOr<secagg::ClientSession> JoinSecureSession(
   expectations.config_digest = codec::ConfigDigest(plan);
   expectations.min_clients = policy.min_clients;
   expectations.require_confirmation = policy.require_confirmation;
+  expectations.one_sum_per_model = policy.one_sum_per_model;
   return secagg::ClientSession(plan.secure_session(), std::move(expectations),
                                std::move(input), environment);
 }

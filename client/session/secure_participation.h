@@ -4,6 +4,7 @@
 #define CHOIR_CLIENT_SESSION_SECURE_PARTICIPATION_H_
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "choir/v1/coordinator.pb.h"
@@ -20,6 +21,9 @@ struct SecurePolicy {
   int min_clients = 3;
   // See secagg::ClientExpectations.
   bool require_confirmation = false;
+  bool one_sum_per_model = false;
+  // Path of a revocation list; empty: none.
+  std::string crl;
 };
 
 // The session in which `trained` (of RunTask() for this plan) is handed over.

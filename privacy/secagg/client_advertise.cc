@@ -54,16 +54,6 @@ MaybeRefusal CheckAgainst(const v1::SecureSession& session,
   return absl::nullopt;
 }
 
-Refusal FromHistory(const absl::Status& status, absl::string_view what) {
-  if (absl::IsAlreadyExists(status)) {
-    return Refusal{v1::SecureRefusal::REPLAYED,
-                   absl::StrCat(what, " was seen before")};
-  }
-  return Refusal{
-      v1::SecureRefusal::CLIENT_FAILED,
-      absl::StrCat("cannot remember ", what, ": ", status.message())};
-}
-
 Refusal Failed(const absl::Status& status) {
   return Refusal{v1::SecureRefusal::CLIENT_FAILED,
                  std::string(status.message())};
@@ -82,6 +72,20 @@ absl::StatusOr<OwnSecrets> MakeSecrets(base::SecureRandom& random) {
 }
 
 }  // namespace
+
+Refusal FromHistory(const absl::Status& status, absl::string_view what) {
+  if (absl::IsAlreadyExists(status)) {
+    return Refusal{v1::SecureRefusal::REPLAYED,
+                   absl::StrCat(what, " was seen before")};
+  }
+  return Refusal{
+      v1::SecureRefusal::CLIENT_FAILED,
+      absl::StrCat("cannot remember ", what, ": ", status.message())};
+}
+
+std::string ClientFacts::SumToken() const {
+  return absl::StrCat("sum ", session.job(), " ", session.model_digest());
+}
 
 SecretVector::~SecretVector() {
   if (!secret_) return;
@@ -105,8 +109,16 @@ OrRefusal<Step<Advertised, v1::AdvertiseKeys>> Advertised::Create(
   if (MaybeRefusal refusal = CheckAgainst(session, expectations, input.get())) {
     return *std::move(refusal);
   }
+  const std::string session_digest = SessionDigest(session);
+  auto facts = std::make_unique<ClientFacts>(
+      ClientFacts{std::move(session), std::move(expectations), environment,
+                  session_digest, environment.signer.name()});
+  if (facts->expectations.one_sum_per_model &&
+      environment.history.Remembers(facts->SumToken())) {
+    return FromHistory(absl::AlreadyExistsError(""), "a sum of this model");
+  }
   if (absl::Status status = environment.history.Remember(
-          absl::StrCat("session ", session.session_id()));
+          absl::StrCat("session ", facts->session.session_id()));
       !status.ok()) {
     return FromHistory(status, "this session");
   }
@@ -114,22 +126,18 @@ OrRefusal<Step<Advertised, v1::AdvertiseKeys>> Advertised::Create(
   if (!secrets.ok()) return Failed(secrets.status());
 
   v1::AdvertiseKeys keys;
-  const std::string session_digest = SessionDigest(session);
   keys.set_client(environment.signer.name());
   keys.set_certificate(environment.signer.certificate());
   keys.set_mask_public_key(secrets->mask_key.public_key());
   keys.set_share_public_key(secrets->share_key->public_key());
   keys.set_self_mask_commitment(
       SelfMaskCommitment(session_digest, secrets->self_mask_seed.view()));
-  const std::string entry = EntryDigest(keys);
-  absl::StatusOr<std::string> signature =
-      environment.signer.Sign(AdvertiseText(session_digest, entry));
+  facts->entry_digest = EntryDigest(keys);
+  absl::StatusOr<std::string> signature = environment.signer.Sign(
+      AdvertiseText(session_digest, facts->entry_digest));
   if (!signature.ok()) return Failed(signature.status());
   keys.set_signature(*std::move(signature));
 
-  auto facts = std::make_unique<ClientFacts>(
-      ClientFacts{std::move(session), std::move(expectations), environment,
-                  session_digest, environment.signer.name(), entry});
   return Step<Advertised, v1::AdvertiseKeys>{
       Advertised(std::move(facts), *std::move(secrets), std::move(input)),
       std::move(keys)};

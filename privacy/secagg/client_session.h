@@ -27,6 +27,9 @@ struct ClientExpectations {
   int min_clients = 3;
   // Takes part only if survivors are confirmed by signatures (SEMI_MALICIOUS).
   bool require_confirmation = false;
+  // Gives nobody's shares away for a second sum of the same job and model: the
+  // difference of two sums over almost the same clients is one's own vector.
+  bool one_sum_per_model = false;
 };
 
 // All outlive the session.

@@ -70,6 +70,21 @@ v1::UnmaskShares SharesFor(const ClientFacts& facts,
   return message;
 }
 
+// The end of the session.
+OrRefusal<Step<Revealed, v1::UnmaskShares>> Reveal(
+    const ClientFacts& facts, const crypto::SecretString& own_share,
+    const v1::Survivors& survivors) {
+  if (facts.expectations.one_sum_per_model) {
+    absl::Status status =
+        facts.environment.history.Remember(facts.SumToken());
+    if (!status.ok()) return FromHistory(status, "a sum of this model");
+  }
+  return Step<Revealed, v1::UnmaskShares>{
+      Revealed(), SharesFor(facts, own_share,
+                            *UnpackPositions(survivors.survivors(),
+                                             facts.parameters.num_clients))};
+}
+
 bool Equal(const v1::Survivors& a, const v1::Survivors& b) {
   return a.survivors() == b.survivors() && a.sharers() == b.sharers();
 }
@@ -245,10 +260,7 @@ OrRefusal<Step<Revealed, v1::UnmaskShares>> Masked::OnUnmask(
   if (MaybeRefusal refusal = CheckSurvivors(request.survivors())) {
     return *std::move(refusal);
   }
-  const auto survivors = UnpackPositions(request.survivors().survivors(),
-                                         facts_->parameters.num_clients);
-  return Step<Revealed, v1::UnmaskShares>{
-      Revealed(), SharesFor(*facts_, own_share_, *survivors)};
+  return Reveal(*facts_, own_share_, request.survivors());
 }
 
 MaybeRefusal Confirmed::CheckSignatures(
@@ -294,10 +306,7 @@ OrRefusal<Step<Revealed, v1::UnmaskShares>> Confirmed::OnUnmask(
   if (MaybeRefusal refusal = CheckSignatures(request)) {
     return *std::move(refusal);
   }
-  const auto survivors =
-      UnpackPositions(survivors_.survivors(), facts_->parameters.num_clients);
-  return Step<Revealed, v1::UnmaskShares>{
-      Revealed(), SharesFor(*facts_, own_share_, *survivors)};
+  return Reveal(*facts_, own_share_, survivors_);
 }
 
 }  // namespace choir::secagg

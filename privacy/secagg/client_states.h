@@ -103,7 +103,11 @@ struct ClientFacts {
            v1::SecureAssumptions::SEMI_MALICIOUS;
   }
   Neighbour* FindNeighbour(uint32_t peer);
+  // Of what was revealed in this session and must not be for another.
+  std::string SumToken() const;
 };
+// Why `what` cannot be remembered.
+Refusal FromHistory(const absl::Status& status, absl::string_view what);
 using FactsPtr = std::unique_ptr<ClientFacts>;
 
 // Our own secrets until masking.

@@ -40,6 +40,7 @@ class SessionHistory {
   // Remembers `token` (a session id, a peer's public key) durably.
   // ALREADY_EXISTS if it was remembered before.
   virtual absl::Status Remember(absl::string_view token) = 0;
+  virtual bool Remembers(absl::string_view token) const = 0;
   // Remembers all of `tokens`, or none if one of them was remembered before.
   // To be overridden where making many durable at once is cheaper; this one
   // remembers them one by one.

@@ -143,6 +143,11 @@ absl::Status RecentHistory::RememberAll(absl::Span<const std::string> tokens) {
   return absl::OkStatus();
 }
 
+bool RecentHistory::Remembers(absl::string_view token) const {
+  base::MutexLock lock(&mu_);
+  return seen_.contains(Digest(token, kEntryBytes));
+}
+
 absl::StatusOr<std::unique_ptr<FileHistory>> FileHistory::Open(
     const std::string& path, size_t capacity) {
   std::unique_ptr<FileHistory> history(new FileHistory(path, capacity));
@@ -230,6 +235,11 @@ absl::Status FileHistory::RememberAll(absl::Span<const std::string> tokens) {
   CHOIR_RETURN_IF_ERROR(Append(bytes));
   Insert(std::move(entries), 2 * capacity_, order_, seen_);
   return absl::OkStatus();
+}
+
+bool FileHistory::Remembers(absl::string_view token) const {
+  base::MutexLock lock(&mu_);
+  return seen_.contains(Digest(token, kEntryBytes));
 }
 
 size_t FileHistory::size() const {

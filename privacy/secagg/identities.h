@@ -86,10 +86,11 @@ class RecentHistory final : public SessionHistory {
   explicit RecentHistory(size_t capacity = 100000) : capacity_(capacity) {}
   absl::Status Remember(absl::string_view token) override;
   absl::Status RememberAll(absl::Span<const std::string> tokens) override;
+  bool Remembers(absl::string_view token) const override;
 
  private:
   const size_t capacity_;
-  base::Mutex mu_;
+  mutable base::Mutex mu_;
   std::deque<std::string> order_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_set<std::string> seen_ ABSL_GUARDED_BY(mu_);
 };
@@ -108,6 +109,7 @@ class FileHistory final : public SessionHistory {
   absl::Status Remember(absl::string_view token) override;
   // One write and one sync for all.
   absl::Status RememberAll(absl::Span<const std::string> tokens) override;
+  bool Remembers(absl::string_view token) const override;
   size_t size() const;
 
  private:

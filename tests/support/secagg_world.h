@@ -85,6 +85,9 @@ class TestSigner final : public Signer {
 class MemoryHistory final : public SessionHistory {
  public:
   absl::Status Remember(absl::string_view token) override;
+  bool Remembers(absl::string_view token) const override {
+    return seen_.count(std::string(token)) > 0;
+  }
   // The defence switched off.
   void ForgetAll() { seen_.clear(); }
   // From now on nothing can be remembered.

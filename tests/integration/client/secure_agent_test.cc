@@ -121,13 +121,17 @@ class World {
                              FakeRunner::SecureUpdateOf(plan).size());
   }
 
+  void AddPeer() {
+    peers.push_back(std::make_unique<Peer>(
+        "peer" + std::to_string(peers.size()), clock));
+  }
+
   // Everybody else says what is to be said; then the phase is over.
   absl::Status Begin(const v1::AdvertiseKeys& from_agent) {
     std::vector<v1::AdvertiseKeys> keys = {from_agent};
     for (int i = 0; i < kPeers; ++i) {
-      peers.push_back(
-          std::make_unique<Peer>("peer" + std::to_string(i), clock));
-      Peer& peer = *peers.back();
+      if (peers.size() == static_cast<size_t>(i)) AddPeer();
+      Peer& peer = *peers[i];
       TaskResult trained;
       trained.secure_update = FakeRunner::SecureUpdateOf(plan);
       trained.report.mutable_train()->set_num_examples(5);
@@ -176,6 +180,8 @@ class World {
 
   absl::Status OnExchange(const v1::SecureExchangeRequest& request,
                           v1::SecureExchangeResponse* response) {
+    // It would tell how many examples there are.
+    EXPECT_EQ(request.seconds(), 0.0);
     const v1::SecureClientMessage& message = request.message();
     if (message.has_refusal()) {
       refusals.push_back(message.refusal().reason());
@@ -377,6 +383,50 @@ TEST(SecureAgentTest, KeepsItsOwnPolicy) {
   EXPECT_THAT(world.coordinator.accepted[0].failure().reason(),
               testing::HasSubstr("only in secret"));
   EXPECT_EQ(world.runner.runs, 0);
+}
+
+TEST(SecureAgentTest, RefusesPeersThatItsOwnListRevokes) {
+  for (const bool revoked : {true, false}) {
+    World world;
+    world.AddPeer();
+    const std::string serial =
+        revoked ? world.peers[0]->signer->info().serial : "abcdef";
+    world.options.secure.crl = base::JoinPath(tests::NewTempDir(), "crl.pem");
+    std::ofstream(world.options.secure.crl) << *TestCa().SignRevocationList(
+        {{serial, world.clock.Now()}}, world.clock.Now());
+    ASSERT_TRUE(world.Live().ok());
+    if (revoked) {
+      EXPECT_THAT(world.refusals,
+                  testing::ElementsAre(v1::SecureRefusal::BAD_PEER_KEY));
+    } else {
+      world.ExpectSum("nobody is revoked");
+    }
+  }
+  // A list that cannot be read, or that somebody else signed, revokes nobody:
+  // without it the client does not begin.
+  World world;
+  world.options.secure.crl = base::JoinPath(tests::NewTempDir(), "crl.pem");
+  std::ofstream(world.options.secure.crl) << "nonsense";
+  ASSERT_TRUE(world.Live().ok());
+  ASSERT_EQ(world.coordinator.accepted.size(), 1u);
+  EXPECT_TRUE(world.coordinator.accepted[0].has_failure());
+  EXPECT_FALSE(world.server.has_value());
+}
+
+TEST(SecureAgentTest, HelpsToRevealOneSumOfAModel) {
+  World world;
+  world.options.secure.one_sum_per_model = true;
+  ASSERT_TRUE(world.Live().ok());
+  world.ExpectSum("the first");
+  // The coordinator says that it was lost, and asks once more.
+  world.plan.mutable_key()->set_attempt(2);
+  world.plan.mutable_secure_session()->set_attempt(2);
+  world.plan.mutable_secure_session()->set_session_id(std::string(32, 't'));
+  world.coordinator.plans.push_back(world.plan);
+  world.server.reset();
+  ASSERT_TRUE(world.Live().ok());
+  EXPECT_THAT(world.refusals,
+              testing::ElementsAre(v1::SecureRefusal::REPLAYED));
 }
 
 TEST(SecureAgentTest, AsksForASigningCertificateThatItLacks) {

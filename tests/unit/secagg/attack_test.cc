@@ -282,6 +282,84 @@ TEST(ReplayTest, TheDifferenceOfUpdatesLeaksOnlyToAClientThatForgets) {
             SecureRefusal::NOT_IN_ROSTER);
 }
 
+// The coordinator has a sum, says that it was lost, and asks for another one of
+// the same model, without one client: the difference is that client's vector.
+TEST(TwoSumsTest, TheDifferenceIsTheVictimsVectorUnlessClientsHelpOnce) {
+  for (const bool defended : {true, false}) {
+    WorldOptions options;
+    options.clients = 6;
+    options.dropout_fraction = 0.2;
+    World world(options);
+    std::vector<std::unique_ptr<SeededRandom>> randoms;
+    int refusals = 0;
+    const auto sum_of = [&](int attempt, int members) {
+      world.session.set_attempt(attempt);
+      world.session.set_session_id(
+          std::string(32, static_cast<char>('a' + attempt)));
+      Federation federation;
+      for (int i = 0; i < members; ++i) {
+        randoms.push_back(
+            std::make_unique<SeededRandom>(100 * attempt + i));
+        ClientExpectations expectations = world.expectations();
+        expectations.one_sum_per_model = defended;
+        federation.clients.emplace_back(
+            world.session, expectations, world.Input(i),
+            world.Environment(i, *randoms.back()));
+        const ClientStep step = federation.clients.back().Start();
+        if (step.refused()) {
+          EXPECT_EQ(step.message.refusal().reason(), SecureRefusal::REPLAYED);
+          ++refusals;
+        }
+        federation.keys.push_back(step.message.advertise());
+      }
+      if (refusals > 0) return std::vector<uint64_t>();
+      federation.server = *ServerSession::Create(
+          world.session, 0, federation.keys, world.verifier());
+      while (federation.server->phase() != Phase::kDone) {
+        EXPECT_TRUE(AnswerPhase(world, federation, {}).ok());
+        EXPECT_TRUE(federation.server->Close().ok());
+      }
+      const MaskedVector sum = *federation.server->Sum(nullptr);
+      std::vector<uint64_t> out;
+      for (uint64_t k = 0; k < sum.length(); ++k) out.push_back(sum[k]);
+      return out;
+    };
+    const std::vector<uint64_t> all = sum_of(1, 6);
+    const std::vector<uint64_t> others = sum_of(2, 5);
+    EXPECT_EQ(refusals, defended ? 5 : 0);
+    if (defended) continue;
+    MaskedVector stolen(20, 17);
+    for (uint64_t k = 0; k < 17; ++k) stolen.Set(k, all[k] - others[k]);
+    EXPECT_EQ(Difference(stolen, world.PlainSum({world.name(5)})), "");
+  }
+}
+
+// Two sessions of one model at the same time: the second is refused at its end.
+TEST(TwoSumsTest, SessionsSideBySideRevealOneSum) {
+  World world(WorldOptions{});
+  Federation federation = Advertise(world);
+  SeededRandom random(77);
+  ClientExpectations expectations = world.expectations();
+  expectations.one_sum_per_model = true;
+  world.history(0).ForgetAll();
+  federation.clients[0] =
+      ClientSession(world.session, expectations, world.Input(0),
+                    world.Environment(0, random));
+  federation.keys[0] = federation.clients[0].Start().message.advertise();
+  federation.server = *ServerSession::Create(world.session, 0, federation.keys,
+                                             world.verifier());
+  while (federation.server->phase() != Phase::kUnmask) {
+    ASSERT_TRUE(AnswerPhase(world, federation, {}).ok());
+    ASSERT_TRUE(federation.server->Close().ok());
+  }
+  ASSERT_TRUE(world.history(0).Remember("sum test model").ok());
+  EXPECT_EQ(federation.clients[0]
+                .Handle(*federation.server->MessageFor(world.name(0)))
+                ->message.refusal()
+                .reason(),
+            SecureRefusal::REPLAYED);
+}
+
 // -------------------------------------------------- model inconsistency ----
 
 // All but the victim get a model whose gradient is zero; the sum would be the

@@ -76,6 +76,8 @@ TEST(RecentHistoryTest, RemembersAllOrNone) {
   EXPECT_TRUE(history.Remember("d").ok());
   EXPECT_TRUE(history.Remember("a").ok());  // forgotten by now
   EXPECT_TRUE(absl::IsAlreadyExists(history.Remember("d")));
+  EXPECT_TRUE(history.Remembers("d"));
+  EXPECT_FALSE(history.Remembers("e"));
 }
 
 TEST(FileHistoryTest, RemembersAcrossRestarts) {
@@ -95,7 +97,9 @@ TEST(FileHistoryTest, RemembersAcrossRestarts) {
   for (int i = 0; i < 2; ++i) {
     const auto history = FileHistory::Open(path);
     ASSERT_TRUE(history.ok());
+    EXPECT_FALSE((*history)->Remembers("d"));
     for (const char* token : {"a", "b", "c"}) {
+      EXPECT_TRUE((*history)->Remembers(token));
       EXPECT_TRUE(absl::IsAlreadyExists((*history)->Remember(token)));
     }
     EXPECT_TRUE((*history)->Remember("new" + std::to_string(i)).ok());

@@ -1,6 +1,8 @@
 // What a client refuses, reason by reason. Each test takes an honest round to
 // the message in question, changes one thing about it, and expects the client
 // to end with that reason; the same message unchanged is answered.
+#include <algorithm>
+#include <cstdlib>
 #include <functional>
 
 #include "gtest/gtest.h"
@@ -160,6 +162,51 @@ TEST_F(RefusalTest, ListedTwice) {
   const int position = static_cast<int>(roster.position());
   const int next = position == 5 ? 4 : position + 1;
   *roster.mutable_entry_digests(next) = roster.entry_digests(position);
+  EXPECT_EQ(ReasonFor(message), SecureRefusal::LISTED_TWICE);
+}
+
+TEST_F(RefusalTest, AnotherClientListedTwice) {
+  v1::SecureServerMessage message = Reach(Phase::kShareKeys);
+  v1::Roster& roster = *message.mutable_roster();
+  const int position = static_cast<int>(roster.position());
+  const int a = (position + 1) % 6, b = (position + 2) % 6;
+  *roster.mutable_entry_digests(std::max(a, b)) =
+      roster.entry_digests(std::min(a, b));
+  // As neighbours of each other in the list, or further apart.
+  const SecureRefusal::Reason reason = ReasonFor(message);
+  EXPECT_EQ(reason, std::abs(a - b) == 1 ? SecureRefusal::LISTED_TWICE
+                                         : SecureRefusal::MALFORMED);
+}
+
+// One client with two pairs of keys, each signed by itself, in two places: the
+// roster is sound but for that, and all that follows from it is right.
+TEST_F(RefusalTest, AClientInTwoPlaces) {
+  Reach(Phase::kShareKeys);
+  const int twice = 4;
+  world_->history(twice).ForgetAll();
+  ClientSession again = world_->Client(twice, /*life=*/1);
+  std::vector<v1::AdvertiseKeys> keys = federation_.keys;
+  keys[5] = again.Start().message.advertise();
+  std::sort(keys.begin(), keys.end(), [](const auto& a, const auto& b) {
+    return EntryDigest(a) < EntryDigest(b);
+  });
+  const Parameters parameters = federation_.server->parameters();
+  v1::SecureServerMessage message;
+  v1::Roster& roster = *message.mutable_roster();
+  roster.set_degree(parameters.degree);
+  roster.set_threshold(parameters.threshold);
+  for (int i = 0; i < 6; ++i) {
+    roster.add_entry_digests(EntryDigest(keys[i]));
+    if (keys[i].client() == world_->name(kVictim)) {
+      roster.set_position(i);
+      continue;
+    }
+    v1::Roster::Neighbour& neighbour = *roster.add_neighbours();
+    neighbour.set_peer(i);
+    *neighbour.mutable_keys() = keys[i];
+  }
+  roster.set_context(ContextDigest(SessionDigest(world_->session),
+                                   RosterDigest(roster), parameters));
   EXPECT_EQ(ReasonFor(message), SecureRefusal::LISTED_TWICE);
 }
 
