@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kBarWidth = 24;
 constexpr int kLeastBarWidth = 6;  // shorter ones tell nothing
+constexpr size_t kBarFrom = 60;    // columns in which the bar always stays
 constexpr absl::Duration kRedraw = absl::Milliseconds(100);
 constexpr absl::Duration kBetweenLines = absl::Seconds(1);
 
@@ -124,7 +125,7 @@ void ProgressDisplay::Draw(absl::string_view suffix) {
        absl::StrCat("held-out ", Loss(last_heldout_loss_)),
        absl::StrCat("ETA ", eta), std::string(suffix),
        absl::StrFormat("%.1f clients/s", last_.clients_per_second)},
-      columns);
+      columns >= kBarFrom ? columns - kLeastBarWidth - 2 : columns);
   std::fprintf(stderr, "\r\033[K%s",
                FitLine(done, total_rounds_, figures, columns).c_str());
   std::fflush(stderr);
