@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,6 +19,7 @@
 #include "base/files.h"
 #include "choir/v1/coordinator.grpc.pb.h"
 #include "tests/e2e/refusals/audited.h"
+#include "tests/support/measure.h"
 
 namespace choir::tests {
 namespace {
@@ -90,14 +90,9 @@ class MessageLimits : public AuditedTest {
 
   // Of the coordinator, at most, so far.
   static double PeakMib() {
-    std::ifstream status(
-        absl::StrCat("/proc/", cluster().coordinator()->pid(), "/status"));
-    std::string word;
-    double kib = 0.0;
-    while (status >> word) {
-      if (word == "VmHWM:") status >> kib;
-    }
-    return kib / 1024.0;
+    return static_cast<double>(
+               MemoryBytes("VmHWM", cluster().coordinator()->pid())) /
+           kMib;
   }
 };
 
