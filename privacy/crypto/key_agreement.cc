@@ -95,7 +95,8 @@ absl::StatusOr<SecretString> X25519Key::Agree(absl::string_view peer) const {
 }
 
 bool HasLowOrder(absl::string_view public_key) {
-  // Whatever the private key is: all are multiples of 8, the largest such order.
+  // Whatever the private key is: all are multiples of 8, the largest such
+  // order.
   static const X25519Key* const kAny =
       new X25519Key(*X25519Key::FromPrivate(std::string(kX25519Bytes, 'x')));
   return absl::IsInvalidArgument(kAny->Agree(public_key).status());

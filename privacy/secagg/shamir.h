@@ -69,10 +69,11 @@ class SecretCombiner {
   std::vector<FieldElement> coefficients_;  // of Lagrange, at zero
 };
 
-// Which of `shares`, at `points`, are not on the polynomials that the others are
-// on, if at most half of those beyond `threshold` are wrong; then any
-// `threshold` of the rest combine to the secret. If more are wrong it may be any
-// of them, or none, but `threshold` are left: the caller checks what it gets.
+// Which of `shares`, at `points`, are not on the polynomials that the others
+// are on, if at most half of those beyond `threshold` are wrong; then any
+// `threshold` of the rest combine to the secret. If more are wrong it may be
+// any of them, or none, but `threshold` are left: the caller checks what it
+// gets.
 // Sizes as in SecretCombiner. Cost: the number of points squared.
 //
 // Source: Gao, "A New Algorithm for Decoding Reed-Solomon Codes" (2003).

@@ -162,7 +162,9 @@ class SecureRefusalsTest : public ::testing::Test {
     job.secure_aggregation.enabled = true;
     job.secure_aggregation.min_clients = 3;
     std::vector<std::string> names;
-    for (int i = 0; i < kClients; ++i) names.push_back(absl::StrCat("c", 100 + i));
+    for (int i = 0; i < kClients; ++i) {
+      names.push_back(absl::StrCat("c", 100 + i));
+    }
     SecureFleet fleet(names, *store, clock_, static_cast<uint64_t>(reason));
     ASSERT_TRUE(fleet.Start(job).ok());
     lie(fleet);

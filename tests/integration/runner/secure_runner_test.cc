@@ -386,8 +386,72 @@ TEST_F(SecureRunnerTest, ACoordinatorKilledInAnyPhaseBeginsTheAttemptAnew) {
   }
 }
 
-// The same in groups, one of whose members vanishes in the second attempt: what
-// is committed is the median of the groups' sums in the open, bit for bit.
+// One client hands back wrong shares of everybody, where one share more than
+// needed comes, and where two more do: the round is summed at the first try.
+TEST_F(SecureRunnerTest, WrongSharesOfOthersSpoilNothing) {
+  for (const int clients : {6, 7}) {
+    config::JobOptions job = Job(1, clients, 5);
+    job.name = absl::StrCat("job-", clients);
+    auto fleet = Fleet(job);
+    fleet->tamper = [](const std::string& client,
+                       v1::SecureExchangeRequest& request, std::string&) {
+      if (client != "c102" || !request.message().has_unmask()) return;
+      v1::UnmaskShares& shares = *request.mutable_message()->mutable_unmask();
+      for (auto& share : *shares.mutable_shares()) {
+        share.mutable_self_mask()->back() ^= 1;
+      }
+    };
+    const absl::Status ran = fleet->Run();
+    ASSERT_TRUE(ran.ok()) << ran;
+    const v1::RoundCommitted round = Committed(*fleet).at(0);
+    EXPECT_EQ(round.attempt(), 1u);
+    EXPECT_THAT(round.survivors(), SizeIs(clients));
+    EXPECT_EQ(Aggregate(round),
+              fleet->PlainSum(1, SurvivorsOf(round)).Encode());
+  }
+}
+
+// One client shares what nobody can open, and falls silent or not: the attempt
+// is lost, its name is journaled, and the next goes without it.
+TEST_F(SecureRunnerTest, WhoSharesRubbishIsLeftOutOfTheNextAttempt) {
+  for (const bool silent : {true, false}) {
+    config::JobOptions job = Job(1, 7, 5);
+    job.name = silent ? "silent" : "loud";
+    auto fleet = Fleet(job);
+    fleet->tamper = [](const std::string& client,
+                       v1::SecureExchangeRequest& request, std::string&) {
+      if (client != "c103" || !request.message().has_share()) return;
+      v1::ShareKeys& shares = *request.mutable_message()->mutable_share();
+      for (auto& share : *shares.mutable_shares()) {
+        share.mutable_sealed()->back() ^= 1;
+      }
+    };
+    fleet->vanishes = [&](const std::string& client, const v1::TaskKey& key,
+                          absl::string_view phase) {
+      return silent && client == "c103" && key.attempt() == 1 &&
+             phase == engine::kMaskedInput;
+    };
+    const absl::Status ran = fleet->Run();
+    ASSERT_TRUE(ran.ok()) << ran;
+    std::vector<std::string> blamed;
+    for (const v1::JournalRecord& record : fleet->records()) {
+      for (const auto& group : record.secure_phase_closed().groups()) {
+        blamed.insert(blamed.end(), group.blamed().begin(),
+                      group.blamed().end());
+      }
+    }
+    EXPECT_THAT(blamed, ElementsAre("c103"));
+    const v1::RoundCommitted round = Committed(*fleet).at(0);
+    EXPECT_EQ(round.attempt(), 2u);
+    EXPECT_THAT(round.survivors(), SizeIs(6));
+    EXPECT_EQ(Aggregate(round),
+              fleet->PlainSum(1, SurvivorsOf(round)).Encode());
+  }
+}
+
+// A coordinator killed amid groups, one of whose members vanishes in the second
+// attempt: what is committed is the median of the groups' sums in the open, bit
+// for bit.
 TEST_F(SecureRunnerTest, ACoordinatorKilledAmidGroupsFormsThemAnew) {
   for (int closed = 1; closed <= 4; ++closed) {
     config::JobOptions job = Job(1, 15, 12);
