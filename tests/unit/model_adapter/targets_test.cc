@@ -239,14 +239,12 @@ PeftAdapter Uneven(Family family, AdapterKind kind, bool stabilized) {
   const ModelConfig config = SmallConfig(family);
   AdapterOptions options = tests::SmallOptions(family, kind);
   options.rank_stabilized = stabilized;
-  int i = 0;
   const std::vector<LinearSpec> layers = AdaptedLayers(config, options).value();
   for (const LinearSpec& layer : layers) {
-    // The experts of a layer share a tensor in GGUF.
-    if (layer.expert > 0) --i;
-    if (i % 2 == 1) options.layer_ranks[layer.module] = 1 + i % 5;
+    // The experts of a layer share a tensor in GGUF, and so a rank.
+    const int i = static_cast<int>(layer.layer) + static_cast<int>(layer.role);
+    if (i % 2 == 1) options.layer_ranks[layer.module] = i % 4 == 1 ? 2 : 5;
     if (i % 3 == 1) options.layer_alphas[layer.module] = 2.5 + i;
-    ++i;
   }
   return tests::RandomAdapter(config, options, 4);
 }
