@@ -35,6 +35,12 @@ if(CHOIR_WITH_TORCH)
     choir_torch_import SYSTEM
     INTERFACE ${CHOIR_TORCH_INCLUDE}
               ${CHOIR_TORCH_INCLUDE}/torch/csrc/api/include)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION
+                                              VERSION_GREATER_EQUAL 14)
+    # Takes reference counts in LibTorch's headers for writes to address zero.
+    target_compile_options(choir_torch_import
+                           INTERFACE -Wno-stringop-overflow)
+  endif()
   target_link_libraries(
     choir_torch_import INTERFACE ${CHOIR_TORCH_LIBRARY}
                                  ${CHOIR_TORCH_CPU_LIBRARY}
