@@ -4,11 +4,11 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <latch>
 #include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "base/cli.h"
 #include "base/files.h"
 #include "base/log.h"
@@ -58,13 +58,13 @@ absl::StatusOr<rpc::ServerOptions> LoadServerOptions(
 // no error: the daemon was started again with the same command line.
 absl::Status SubmitIfNew(rpc::JobLoop& loop, const v1::JobConfig& job) {
   absl::Status status;
-  absl::Notification done;
+  std::latch done{1};
   const bool posted = loop.Post([&] {
     status = loop.Submit(job, "command line").status();
-    done.Notify();
+    done.count_down();
   });
   if (!posted) return absl::CancelledError("shutting down");
-  done.WaitForNotification();
+  done.wait();
   if (absl::IsAlreadyExists(status)) {
     base::LogInfo("job ", job.name(), " is known already");
     return absl::OkStatus();

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <iterator>
+#include <latch>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/blocking_counter.h"
 #include "base/status_macros.h"
 #include "privacy/secagg/masked_vector.h"
 #include "proto/codec/flat_update.h"
@@ -83,14 +83,14 @@ absl::StatusOr<IntegerSum> SumUpdates(
   if (num_parts == 1) {
     work(parts[0]);
   } else {
-    absl::BlockingCounter running(static_cast<int>(num_parts));
+    std::latch running(static_cast<std::ptrdiff_t>(num_parts));
     for (Part& part : parts) {
       pool->Add([&work, &part, &running](int) {
         work(part);
-        running.DecrementCount();
+        running.count_down();
       });
     }
-    running.Wait();
+    running.wait();
   }
   const Part* first_failure = nullptr;
   for (const Part& part : parts) {

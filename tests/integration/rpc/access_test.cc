@@ -1,13 +1,14 @@
 // Who may call what: certificates, roles, revocation, tokens.
 #include <gmock/gmock.h>
 
+#include <latch>
+
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
-#include "absl/synchronization/notification.h"
 #include "privacy/crypto/signing.h"
 #include "tests/integration/rpc/server_fixture.h"
 
@@ -148,14 +149,14 @@ TEST_F(AccessTest, RevokingAClientEndsItsWait) {
   const Credentials anna = Agent("anna");
   auto stub = AgentStub(anna);
   grpc::Status waited;
-  absl::Notification ended;
+  std::latch ended{1};
   auto context = Context();
   v1::CheckInRequest request;
   v1::CheckInResponse response;
   stub->async()->CheckIn(context.get(), &request, &response,
                          [&](const grpc::Status& status) {
                            waited = status;
-                           ended.Notify();
+                           ended.count_down();
                          });
   // It waits as soon as the loop knows it.
   for (bool connected = false; !connected;) {
@@ -169,7 +170,7 @@ TEST_F(AccessTest, RevokingAClientEndsItsWait) {
                   ->RevokeClient(Context().get(), revoke, &revoked)
                   .ok());
   EXPECT_EQ(revoked.state(), "revoked");
-  ended.WaitForNotification();
+  ended.wait();
   EXPECT_EQ(waited.error_code(), kDenied);
   EXPECT_EQ(CheckIn(anna).error_code(), kDenied);
 }

@@ -2,9 +2,9 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <latch>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "base/files.h"
 
 namespace choir::rpc {
@@ -146,12 +146,12 @@ grpc::Status ServerTest::Submit(const std::string& name) {
 }
 
 void ServerTest::OnLoop(std::function<void()> work) {
-  absl::Notification done;
+  std::latch done{1};
   ASSERT_TRUE(server_->loop().Post([&] {
     work();
-    done.Notify();
+    done.count_down();
   }));
-  done.WaitForNotification();
+  done.wait();
 }
 
 std::vector<std::string> ServerTest::Refusals() {

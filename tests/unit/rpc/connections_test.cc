@@ -11,13 +11,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <latch>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "coordinator/rpc/listener.h"
 #include "coordinator/rpc/message_stream.h"
 
@@ -292,10 +292,10 @@ TEST(PeerNameTest, IsWhatGrpcCallsThePeer) {
     grpc::ByteBuffer request, response;
     grpc::Slice empty("");
     request = grpc::ByteBuffer(&empty, 1);
-    absl::Notification done;
+    std::latch done{1};
     stub.UnaryCall(&context, "/a/B", grpc::StubOptions(), &request, &response,
-                   [&done](grpc::Status) { done.Notify(); });
-    done.WaitForNotification();
+                   [&done](grpc::Status) { done.count_down(); });
+    done.wait();
     sockaddr_storage expected = {};
     if (address[0] == '[') {
       auto& v6 = reinterpret_cast<sockaddr_in6&>(expected);
@@ -335,7 +335,7 @@ class ListenerTest : public testing::Test {
                         EXPECT_EQ(peer, "ipv4:127.0.0.1");
                         EXPECT_EQ(why.code(),
                                   absl::StatusCode::kResourceExhausted);
-                        if (!refused_.HasBeenNotified()) refused_.Notify();
+                        if (!refused_.try_wait()) refused_.count_down();
                       }});
   }
   // Whether the other side has closed the connection within some seconds.
@@ -351,7 +351,7 @@ class ListenerTest : public testing::Test {
   base::ManualClock clock_;
   std::unique_ptr<Connections> connections_;
   std::unique_ptr<Listener> listener_;
-  absl::Notification refused_;
+  std::latch refused_{1};
 };
 
 TEST_F(ListenerTest, RefusesWhatIsTooMuchAndSaysSo) {
@@ -359,7 +359,7 @@ TEST_F(ListenerTest, RefusesWhatIsTooMuchAndSaysSo) {
   limits.most_unproven_per_address = 0;
   Start(limits, "127.0.0.1:0");
   EXPECT_TRUE(GetsClosed(ConnectTo(listener_->port())));
-  refused_.WaitForNotification();
+  refused_.wait();
 }
 
 TEST_F(ListenerTest, GoesOnWhenThereAreDescriptorsAgain) {
