@@ -136,6 +136,15 @@ TEST_F(EngineReportsTest, ALossThatIsNotFiniteIsRefused) {
   EXPECT_EQ(Send("b", key_, report).verdict(), Verdict::REFUSED);
 }
 
+TEST_F(EngineReportsTest, FlopsThatCannotBeAreRefused) {
+  v1::TrainReport report = Report("a");
+  report.set_dense_flops(-1.0);
+  EXPECT_EQ(Send("a", key_, report).verdict(), Verdict::REFUSED);
+  report = Report("b");
+  report.set_done_flops(std::numeric_limits<double>::infinity());
+  EXPECT_EQ(Send("b", key_, report).verdict(), Verdict::REFUSED);
+}
+
 TEST_F(EngineReportsTest, AClientThatGaveUpIsLostAndComesTooLate) {
   const v1::TrainReport report = Report("a");
   EXPECT_EQ(world_.Post(TaskFailed{"a", key_, "no power", false}).verdict(),
@@ -204,6 +213,21 @@ TEST(EngineEvaluationReportsTest, ImpossibleFiguresAreRefused) {
   EXPECT_EQ(verdict("c", 1.0, 0), Verdict::REFUSED);
   EXPECT_EQ(verdict("d", 1.0, uint64_t{1} << 60), Verdict::REFUSED);
   EXPECT_TRUE(world.journal().back().has_evaluation_finished());
+}
+
+TEST(EngineEvaluationReportsTest, MoreRightLabelsThanExamplesAreRefused) {
+  FakeWorld world(TestJob(1, 2));
+  world.ArriveAll({"a", "b"});
+  const v1::TaskKey key = world.tasks().at("a").key();
+  v1::EvaluationReport report;
+  report.set_loss_sum(1.0);
+  report.set_tokens(3);
+  report.set_correct(4);
+  EXPECT_EQ(world.Post(EvaluationReceived{"a", key, report}).verdict(),
+            Verdict::REFUSED);
+  report.set_correct(3);
+  EXPECT_EQ(world.Post(EvaluationReceived{"b", key, report}).verdict(),
+            Verdict::ACCEPTED);
 }
 
 TEST(EngineEvaluationReportsTest, RepeatedAndLateEvaluationsAreAnswered) {

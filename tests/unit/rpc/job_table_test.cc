@@ -83,6 +83,24 @@ TEST_F(JobTableTest, VersionsAreFoundByNumber) {
   EXPECT_FALSE(jobs_.IsModelBlob("update of a client"));
 }
 
+TEST_F(JobTableTest, StatusSaysTheLastEvaluationsAccuracy) {
+  Submit("j");
+  Start("j");
+  EXPECT_TRUE(std::isnan(jobs_.Status("j")->heldout_accuracy()));
+  for (const uint64_t correct : {1, 3}) {
+    v1::JournalRecord begin, one, end;
+    begin.mutable_evaluation_started()->set_job("j");
+    one.mutable_evaluation_accepted()->mutable_key()->set_job("j");
+    one.mutable_evaluation_accepted()->mutable_report()->set_correct(correct);
+    end.mutable_evaluation_finished()->set_job("j");
+    end.mutable_evaluation_finished()->set_tokens(8);
+    for (const auto& record : {begin, one, one, end}) {
+      ASSERT_TRUE(jobs_.Apply(record).ok());
+    }
+    EXPECT_EQ(jobs_.Status("j")->heldout_accuracy(), 2.0 * correct / 8.0);
+  }
+}
+
 TEST_F(JobTableTest, StatusSumsUpTheRecords) {
   Submit("j");
   Start("j");
