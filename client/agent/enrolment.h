@@ -21,9 +21,9 @@
 namespace choir::client {
 
 // The private keys (for connections, and for signing in secure aggregation) are
-// made here, lie in the state folder (0600) and never leave it. Everything it does may be cut off and begun again: the same keys
-// and requests are used. All references outlive the object.
-// Threads: one thread at a time.
+// made here, lie in the state folder (0600) and never leave it. Everything it
+// does may be cut off and begun again: the same keys and requests are used. All
+// references outlive the object. Threads: one thread at a time.
 class Enrolment {
  public:
   Enrolment(const ClientOptions& options, StateDir& state,

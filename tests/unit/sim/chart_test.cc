@@ -25,7 +25,8 @@ TEST(ChartTest, TextIsEscaped) {
 }
 
 TEST(ChartTest, SaysItsFiguresInWordsForScreenReaders) {
-  Chart chart{"Loss", "round", "nats", false, {{"held <out>", "a", {{1, 4}, {2, 3}}}}};
+  Chart chart{
+      "Loss", "round", "nats", false, {{"held <out>", "a", {{1, 4}, {2, 3}}}}};
   const std::string svg = ChartSvg(chart);
   EXPECT_THAT(svg, HasSubstr("role=\"img\""));
   EXPECT_THAT(svg, HasSubstr("held &lt;out&gt;: 4 at 1, 3 at 2."));

@@ -62,7 +62,8 @@ double Concentration(const Partition& partition,
 TEST(PartitionerTest, NaturalMakesOneClientPerValueNamedByIt) {
   std::vector<PartitionItem> items = {
       {"noun.food"}, {"verb motion!"}, {"noun.food"}, {".hidden"}};
-  const auto partition = MakePartition(items, Options(PartitionKind::kNatural, 0));
+  const auto partition =
+      MakePartition(items, Options(PartitionKind::kNatural, 0));
   ASSERT_TRUE(partition.ok()) << partition.status();
   ASSERT_EQ(partition->clients.size(), 3u);
   EXPECT_EQ(partition->clients[0].name, "_hidden");
@@ -75,7 +76,8 @@ TEST(PartitionerTest, NaturalKeepsValuesApartWhoseNamesWouldBeTheSame) {
   const std::string long_value(70, 'x');
   std::vector<PartitionItem> items = {
       {"a b"}, {"a-b"}, {"a_b"}, {long_value}, {long_value + "y"}};
-  const auto partition = MakePartition(items, Options(PartitionKind::kNatural, 0));
+  const auto partition =
+      MakePartition(items, Options(PartitionKind::kNatural, 0));
   ASSERT_TRUE(partition.ok()) << partition.status();
   std::set<std::string> names;
   for (const ClientPart& part : partition->clients) {
