@@ -24,17 +24,22 @@
 namespace choir::tests {
 namespace {
 
-constexpr int kAgents = 4;
-constexpr int kRounds = 6;
-constexpr int kKills = 16;
+struct Plan {
+  int agents = 4;
+  int rounds = 6;
+  int kills = 16;
+  // Of [secure_aggregation].
+  std::string settings;
+};
 
-std::string Job(const std::string& name, bool secure) {
-  return MicroJob(name, kRounds, kAgents,
-                  absl::StrCat("max_lost_in_a_row = 100000\n"
-                               "[secure_aggregation]\nenabled = ",
-                               secure ? "true" : "false",
-                               "\nmin_clients = 3\n"
-                               "phase_deadline = \"10s\"\n"));
+std::string Job(const Plan& plan, const std::string& name, bool secure) {
+  return MicroJob(
+      name, plan.rounds, plan.agents,
+      absl::StrCat("max_lost_in_a_row = 100000\n",
+                   "[secure_aggregation]\nenabled = ",
+                   secure ? "true" : "false",
+                   "\nmin_clients = 3\nphase_deadline = \"10s\"\n",
+                   secure ? plan.settings : ""));
 }
 
 struct Story {
@@ -99,23 +104,27 @@ void AwaitSecurePhase(const Cluster& cluster) {
   }
 }
 
-TEST(SecureCrashTest, KillsInAnyPhaseAbandonTheAttemptAndChangeNothing) {
+// Kills the coordinator `plan.kills` times while jobs that sum in secret run
+// one after the other, every fourth time with an agent; all must end with the
+// adapter of a job that sums in the open. Counts the attempts that were cut off
+// amid a secure phase.
+void SurviveKills(const Plan& plan, int* cut_off) {
   Cluster cluster;
   cluster.StartCoordinator();
-  for (int i = 1; i <= kAgents; ++i) {
+  for (int i = 1; i <= plan.agents; ++i) {
     const std::string name = absl::StrCat("agent-", i);
     const std::string data = cluster.PathOf(name + ".jsonl");
     ASSERT_TRUE(base::WriteFileAtomic(data, MakeExamples(name, 24)).ok());
     cluster.AddAgent(name, data);
     cluster.StartAgent(name);
   }
-  cluster.Submit(Job("plain", false));
+  cluster.Submit(Job(plan, "plain", false));
   ASSERT_EQ(cluster.AwaitJob("plain", absl::Seconds(120)).state, "done")
       << cluster.Logs();
   base::SimRandom random(4);
   int jobs = 1;
-  cluster.Submit(Job("secure-0", true));
-  for (int kill = 0; kill < kKills; ++kill) {
+  cluster.Submit(Job(plan, "secure-0", true));
+  for (int kill = 0; kill < plan.kills; ++kill) {
     if (kill % 2 == 0) {
       AwaitSecurePhase(cluster);
       absl::SleepFor(absl::Milliseconds(random.Below(20)));
@@ -125,7 +134,8 @@ TEST(SecureCrashTest, KillsInAnyPhaseAbandonTheAttemptAndChangeNothing) {
     cluster.coordinator()->Signal(SIGKILL);
     ASSERT_TRUE(cluster.coordinator()->Wait(absl::Seconds(10)));
     if (kill % 4 == 0) {
-      const std::string victim = cluster.agent_names()[random.Below(kAgents)];
+      const std::string victim =
+          cluster.agent_names()[random.Below(plan.agents)];
       cluster.agent(victim)->Signal(SIGKILL);
       ASSERT_TRUE(cluster.agent(victim)->Wait(absl::Seconds(10)));
       cluster.StartAgent(victim);
@@ -133,15 +143,14 @@ TEST(SecureCrashTest, KillsInAnyPhaseAbandonTheAttemptAndChangeNothing) {
     cluster.StartCoordinator();
     const std::string current = absl::StrCat("secure-", jobs - 1);
     if (cluster.ShowJob(current).state == "done") {
-      cluster.Submit(Job(absl::StrCat("secure-", jobs++), true));
+      cluster.Submit(Job(plan, absl::StrCat("secure-", jobs++), true));
     }
   }
-  int lost_in_a_phase = 0;
   for (int i = 0; i < jobs; ++i) {
     const JobView view =
         cluster.AwaitJob(absl::StrCat("secure-", i), absl::Seconds(240));
     ASSERT_EQ(view.state, "done") << i << "\n" << cluster.Logs();
-    EXPECT_EQ(view.rounds_committed, kRounds);
+    EXPECT_EQ(view.rounds_committed, plan.rounds);
   }
   cluster.coordinator()->Signal(SIGTERM);
   ASSERT_TRUE(cluster.coordinator()->Wait(absl::Seconds(30)));
@@ -153,11 +162,27 @@ TEST(SecureCrashTest, KillsInAnyPhaseAbandonTheAttemptAndChangeNothing) {
     const Story story =
         StoryOf(cluster.store(), absl::StrCat("secure-", i));
     EXPECT_EQ(story.last_adapter, plain.last_adapter) << i;
-    lost_in_a_phase += story.lost_in_a_phase;
+    *cut_off += story.lost_in_a_phase;
   }
-  std::printf("%d attempts were cut off amid a secure phase\n",
-              lost_in_a_phase);
-  EXPECT_GT(lost_in_a_phase, 0) << "no kill came amid a secure phase";
+  std::printf("%d attempts were cut off amid a secure phase\n", *cut_off);
+}
+
+TEST(SecureCrashTest, KillsInAnyPhaseAbandonTheAttemptAndChangeNothing) {
+  int cut_off = 0;
+  SurviveKills(Plan{}, &cut_off);
+  EXPECT_GT(cut_off, 0) << "no kill came amid a secure phase";
+}
+
+// Two groups of three, each summed by itself, a lost one costing the attempt.
+TEST(SecureCrashTest, KillsAmidTheSumsOfGroupsChangeNothing) {
+  Plan plan;
+  plan.agents = 6;
+  plan.rounds = 3;
+  plan.kills = 8;
+  plan.settings = "group_size = 3\ngroup_rule = \"mean\"\n";
+  int cut_off = 0;
+  SurviveKills(plan, &cut_off);
+  EXPECT_GT(cut_off, 0) << "no kill came amid a secure phase";
 }
 
 }  // namespace
