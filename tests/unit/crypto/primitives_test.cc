@@ -3,6 +3,7 @@
 #include "gtest/gtest.h"
 #include "privacy/crypto/key_agreement.h"
 #include "privacy/crypto/symmetric.h"
+#include "tests/support/hex.h"
 
 namespace choir::crypto {
 namespace {
@@ -10,9 +11,7 @@ namespace {
 std::string Hex(absl::string_view bytes) {
   return absl::BytesToHexString(bytes);
 }
-std::string FromHex(absl::string_view hex) {
-  return absl::HexStringToBytes(hex);
-}
+using tests::FromHex;
 constexpr auto kBad = absl::StatusCode::kInvalidArgument;
 
 // RFC 7748, 6.1.

@@ -6,15 +6,14 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "privacy/crypto/identity.h"
+#include "tests/support/hex.h"
 
 namespace choir::crypto {
 namespace {
 
 const absl::Time kNow = absl::FromUnixSeconds(1800000000);
 
-std::string FromHex(absl::string_view hex) {
-  return absl::HexStringToBytes(hex);
-}
+using tests::FromHex;
 
 // RFC 8032, 7.1, tests 1 and 2.
 TEST(SigningKeyTest, KnownAnswers) {

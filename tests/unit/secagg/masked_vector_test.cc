@@ -5,11 +5,12 @@
 #include "absl/strings/escaping.h"
 #include "base/sim_random.h"
 #include "gtest/gtest.h"
+#include "tests/support/hex.h"
 
 namespace choir::secagg {
 namespace {
 
-const std::string kKey = absl::HexStringToBytes(
+const std::string kKey = tests::FromHex(
     "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
 
 TEST(MaskedVectorTest, MasksAreTheCiphersWords) {
