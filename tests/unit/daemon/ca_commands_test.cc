@@ -43,7 +43,8 @@ TEST_F(CaCommandsTest, AgentsGetAKeyToSignWith) {
       *base::ReadFile(base::JoinPath(dir_, "ca.crt")));
   ASSERT_TRUE(signer.ok()) << signer.status();
   EXPECT_EQ((*signer)->name(), "agent-1");
-  EXPECT_EQ((*signer)->info().serial, (*out)["signing_serial"]);
+  EXPECT_EQ((*signer)->info().serial,
+            (*out)["signing_serial"].get<std::string>());
   EXPECT_NE((*out)["serial"], (*out)["signing_serial"]);
   // Nothing is overwritten.
   EXPECT_EQ(Issue("agent").status().code(), absl::StatusCode::kAlreadyExists);
