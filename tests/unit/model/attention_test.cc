@@ -2,17 +2,17 @@
 #include "model/transformer/attention.h"
 
 #include <ATen/Parallel.h>
-#include <malloc.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/sim_random.h"
 #include "gtest/gtest.h"
 #include "model/transformer/attention_blockwise.h"
@@ -269,43 +269,45 @@ TEST(AttentionTest, AutoIsExactUnlessScoresOfALongSequenceWouldBeKept) {
             AttentionKind::kBlockSparse);
 }
 
-// KiB that one forward and backward pass adds to the resident memory, in a
-// process of its own.
-double PeakKib(Kernels kernels, AttentionKind kind, int64_t tokens) {
-  int ends[2];
-  EXPECT_EQ(pipe(ends), 0);
-  const pid_t child = fork();
-  if (child == 0) {
-    const auto status = [](const char* name) {
-      std::FILE* file = std::fopen("/proc/self/status", "r");
-      char line[256];
-      double value = 0.0;
-      while (std::fgets(line, sizeof line, file) != nullptr) {
-        if (std::strncmp(line, name, std::strlen(name)) == 0) {
-          value = std::atof(line + std::strlen(name));
-        }
+// In a process of its own: prints the KiB that one forward and backward pass
+// adds to the resident memory.
+int PrintPeakKib(Kernels kernels, AttentionKind kind, int64_t tokens) {
+  const auto pass = [&](int64_t length) {
+    Choir(kernels, {2, 1, 16, 0}, {0, length}, Method(kind));
+  };
+  const auto status = [](const char* name) {
+    std::FILE* file = std::fopen("/proc/self/status", "r");
+    char line[256];
+    double value = 0.0;
+    while (std::fgets(line, sizeof line, file) != nullptr) {
+      if (std::strncmp(line, name, std::strlen(name)) == 0) {
+        value = std::atof(line + std::strlen(name));
       }
-      std::fclose(file);
-      return value;
-    };
-    // What earlier tests left in the heap must not hide what this one takes.
-    malloc_trim(0);
-    if (std::FILE* file = std::fopen("/proc/self/clear_refs", "w")) {
-      std::fputs("5", file);
-      std::fclose(file);
     }
-    const double before = status("VmRSS:");
-    Choir(kernels, {2, 1, 16, 0}, {0, tokens}, Method(kind));
-    const double kib = status("VmHWM:") - before;
-    const bool written = write(ends[1], &kib, sizeof kib) == sizeof kib;
-    _exit(written ? 0 : 1);
+    std::fclose(file);
+    return value;
+  };
+  pass(16);  // what LibTorch needs once
+  if (std::FILE* file = std::fopen("/proc/self/clear_refs", "w")) {
+    std::fputs("5", file);
+    std::fclose(file);
   }
-  close(ends[1]);
+  const double before = status("VmRSS:");
+  pass(tokens);
+  std::printf("%f\n", status("VmHWM:") - before);
+  return 0;
+}
+
+// This program again, as main() knows it. A fork would do with LibTorch 1.13;
+// later ones do not compute gradients in one.
+double PeakKib(Kernels kernels, AttentionKind kind, int64_t tokens) {
+  const std::string command = absl::StrCat(
+      std::filesystem::read_symlink("/proc/self/exe").string(), " --peak-kib ",
+      static_cast<int>(kernels), " ", static_cast<int>(kind), " ", tokens);
+  std::FILE* child = popen(command.c_str(), "r");
   double kib = -1.0;
-  EXPECT_EQ(read(ends[0], &kib, sizeof kib), static_cast<ssize_t>(sizeof kib));
-  close(ends[0]);
-  int exit_status = 0;
-  waitpid(child, &exit_status, 0);
+  EXPECT_EQ(std::fscanf(child, "%lf", &kib), 1);
+  EXPECT_EQ(pclose(child), 0);
   return kib;
 }
 
@@ -333,9 +335,14 @@ TEST(AttentionTest, BlockwisePeakMemoryGrowsLinearlyWithTheSequence) {
 }  // namespace choir::model
 
 int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
-  // Forked children inherit no threads.
   choir::model::SetBlasThreads(1);
   at::set_num_threads(1);
+  if (argc == 5 && std::strcmp(argv[1], "--peak-kib") == 0) {
+    return choir::model::PrintPeakKib(
+        static_cast<choir::model::Kernels>(std::atoi(argv[2])),
+        static_cast<choir::model::AttentionKind>(std::atoi(argv[3])),
+        std::atoll(argv[4]));
+  }
+  ::testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }
