@@ -28,29 +28,13 @@ class GpuTrainingTest : public ::testing::Test {
 };
 
 config::AdapterOptions Adapter(AdapterKind kind) {
-  config::AdapterOptions options;
-  options.kind = kind;
-  options.rank = 4;
-  options.alpha = 8;
-  options.frozen_seed = 3;
-  if (kind == AdapterKind::kLofit) {
-    options.lofit_heads = 3;
-    return options;
-  }
-  options.target_modules = {"down_proj", "k_proj", "q_proj", "up_proj"};
-  if (kind == AdapterKind::kIa3) options.feedforward_modules = {"down_proj"};
-  return options;
+  return tests::SmallAdapter(kind,
+                             {"down_proj", "k_proj", "q_proj", "up_proj"});
 }
 
 config::TrainingOptions Steps(int steps) {
-  config::TrainingOptions options;
-  options.objective = config::Objective::kCausalLm;
-  options.local_steps = steps;
-  options.local_epochs = 0;
-  options.batch_size = 4;
-  options.learning_rate = 1e-2;
+  config::TrainingOptions options = tests::FewSteps(steps);
   options.epsilon = 1e-4;
-  options.max_sequence_length = 64;
   return options;
 }
 

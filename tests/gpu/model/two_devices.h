@@ -6,6 +6,8 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "gtest/gtest.h"
@@ -54,6 +56,36 @@ inline model::ModelConfig GpuConfig(
     config.num_kv_heads = config.num_heads;
   }
   return config;
+}
+
+// A small adapter of one kind. `targets` are as in PEFT; LoFiT has none.
+inline config::AdapterOptions SmallAdapter(config::AdapterKind kind,
+                                           std::vector<std::string> targets) {
+  config::AdapterOptions options;
+  options.kind = kind;
+  options.rank = 4;
+  options.alpha = 8;
+  options.frozen_seed = 3;
+  if (kind == config::AdapterKind::kLofit) {
+    options.lofit_heads = 3;
+    return options;
+  }
+  options.target_modules = std::move(targets);
+  if (kind == config::AdapterKind::kIa3) {
+    options.feedforward_modules = {"down_proj"};
+  }
+  return options;
+}
+
+inline config::TrainingOptions FewSteps(int steps) {
+  config::TrainingOptions options;
+  options.objective = config::Objective::kCausalLm;
+  options.local_steps = steps;
+  options.local_epochs = 0;
+  options.batch_size = 4;
+  options.learning_rate = 1e-2;
+  options.max_sequence_length = 64;
+  return options;
 }
 
 inline std::shared_ptr<const model::LoadedModel> LoadOn(

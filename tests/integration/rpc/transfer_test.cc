@@ -143,9 +143,6 @@ TEST_F(TransferTest, EightDownloadsAtOnceTakeLittleMemory) {
 #ifdef CHOIR_TSAN
   GTEST_SKIP() << "ThreadSanitizer's own memory would be measured";
 #endif
-#ifdef CHOIR_TSAN
-  GTEST_SKIP() << "ThreadSanitizer's own memory would be measured";
-#endif
   const std::string path = folder_ + "/big";
   constexpr size_t kSize = 64u << 20;
   {

@@ -17,17 +17,14 @@
 #include "gtest/gtest.h"
 #include "model/transformer/attention_blockwise.h"
 #include "model/transformer/blas.h"
+#include "tests/unit/model/normal_tensor.h"
 
 namespace choir::model {
 namespace {
 
 at::Tensor Random(at::IntArrayRef sizes, uint64_t seed) {
   base::SimRandom random(seed);
-  at::Tensor x = at::empty(sizes, at::kFloat);
-  for (int64_t i = 0; i < x.numel(); ++i) {
-    x.data_ptr<float>()[i] = static_cast<float>(random.Normal());
-  }
-  return x;
+  return tests::NormalTensor(random, sizes);
 }
 
 double Difference(const at::Tensor& a, const at::Tensor& b) {

@@ -16,6 +16,7 @@ namespace {
 
 using config::AdapterKind;
 using tests::Apart;
+using tests::FewSteps;
 using tests::GpuConfig;
 
 constexpr double kHalf = 3e-2;
@@ -161,33 +162,11 @@ Outcome Train(const std::shared_ptr<const LoadedModel>& model,
   return outcome;
 }
 
-config::TrainingOptions Steps(int steps) {
-  config::TrainingOptions options;
-  options.objective = config::Objective::kCausalLm;
-  options.local_steps = steps;
-  options.local_epochs = 0;
-  options.batch_size = 4;
-  options.learning_rate = 1e-2;
-  options.max_sequence_length = 64;
-  return options;
-}
-
 config::AdapterOptions Adapter(const ModelConfig& config, AdapterKind kind) {
-  config::AdapterOptions options;
-  options.kind = kind;
-  options.rank = 4;
-  options.alpha = 8;
-  options.frozen_seed = 3;
-  if (kind == AdapterKind::kLofit) {
-    options.lofit_heads = 3;
-    return options;
-  }
-  options.target_modules = LinearKinds(config);
-  if (kind == AdapterKind::kIa3) {
-    options.target_modules = {"down_proj", "k_proj", "v_proj"};
-    options.feedforward_modules = {"down_proj"};
-  }
-  return options;
+  return tests::SmallAdapter(
+      kind, kind == AdapterKind::kIa3
+                ? std::vector<std::string>{"down_proj", "k_proj", "v_proj"}
+                : LinearKinds(config));
 }
 
 void ExpectSame(const Outcome& half, const Outcome& wide) {
@@ -202,7 +181,7 @@ TEST(DeviceModelTest, TrainingOfEachFamily) {
     const auto model = Load(config, absl::nullopt);
     const auto half = AsOnCuda(*model);
     const config::AdapterOptions adapter = Adapter(config, AdapterKind::kLora);
-    config::TrainingOptions options = Steps(5);
+    config::TrainingOptions options = FewSteps(5);
     options.router.aux_loss = 0.01;
     const Outcome wide = Train(model, adapter, options, examples);
     const Outcome plain = Train(half, adapter, options, examples);
@@ -222,8 +201,8 @@ TEST(DeviceModelTest, TrainingOfEachKindOfAdapter) {
        {AdapterKind::kDora, AdapterKind::kFrozenA, AdapterKind::kIa3,
         AdapterKind::kLofit}) {
     const config::AdapterOptions adapter = Adapter(GpuConfig(), kind);
-    ExpectSame(Train(half, adapter, Steps(5), examples),
-               Train(model, adapter, Steps(5), examples));
+    ExpectSame(Train(half, adapter, FewSteps(5), examples),
+               Train(model, adapter, FewSteps(5), examples));
   }
 }
 
@@ -232,7 +211,7 @@ TEST(DeviceModelTest, TrainingWithDropoutSparsityAndAQuantisedBase) {
       tests::RandomExamples(12, 40, GpuConfig().vocab_size, 3);
   config::AdapterOptions adapter = Adapter(GpuConfig(), AdapterKind::kLora);
   const auto model = Load(GpuConfig(), absl::nullopt);
-  config::TrainingOptions sparse = Steps(5);
+  config::TrainingOptions sparse = FewSteps(5);
   sparse.sparsity.max_rate = 0.5;
   sparse.sparsity.stages = 2;
   ExpectSame(Train(AsOnCuda(*model), adapter, sparse, examples),
@@ -242,8 +221,8 @@ TEST(DeviceModelTest, TrainingWithDropoutSparsityAndAQuantisedBase) {
        {absl::optional<WeightFormat>(),
         absl::optional<WeightFormat>(WeightFormat::kNf4)}) {
     const auto base = Load(GpuConfig(), format);
-    ExpectSame(Train(AsOnCuda(*base), adapter, Steps(5), examples),
-               Train(base, adapter, Steps(5), examples));
+    ExpectSame(Train(AsOnCuda(*base), adapter, FewSteps(5), examples),
+               Train(base, adapter, FewSteps(5), examples));
   }
 }
 

@@ -12,6 +12,7 @@
 #include "model/transformer/blas_torch.h"
 #include "model/transformer/ops_device.h"
 #include "model/transformer/ops_reference.h"
+#include "tests/unit/model/normal_tensor.h"
 
 namespace choir::model {
 namespace {
@@ -22,11 +23,7 @@ using Body = std::function<Tensors(const Tensors&)>;
 class DeviceOpsTest : public ::testing::Test {
  protected:
   at::Tensor Random(at::IntArrayRef sizes, double scale = 1.0) {
-    at::Tensor x = at::empty(sizes, at::kFloat);
-    for (int64_t i = 0; i < x.numel(); ++i) {
-      x.data_ptr<float>()[i] = static_cast<float>(random_.Normal() * scale);
-    }
-    return x;
+    return tests::NormalTensor(random_, sizes, scale);
   }
   base::SimRandom random_{12};
 };

@@ -12,6 +12,7 @@
 #include "model/objective/losses.h"
 #include "model/objective/packing.h"
 #include "model/transformer/linear_nll.h"
+#include "tests/unit/model/normal_tensor.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace choir::model {
@@ -179,11 +180,7 @@ TEST_F(ObjectiveTest, TokenLossesEqualTheirSumAndLibTorchsGradients) {
   const int64_t rows = 40;
   const int64_t vocabulary = 1 << 18;  // slices of 16 rows
   const auto normal = [&](at::IntArrayRef sizes) {
-    at::Tensor x = at::empty(sizes, at::kFloat);
-    for (int64_t i = 0; i < x.numel(); ++i) {
-      x.data_ptr<float>()[i] = static_cast<float>(random.Normal());
-    }
-    return x;
+    return tests::NormalTensor(random, sizes);
   };
   const at::Tensor hidden = normal({rows, 8});
   const at::Tensor head = normal({vocabulary, 8});

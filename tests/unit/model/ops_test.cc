@@ -9,6 +9,7 @@
 #include "model/generate.h"
 #include "model/loaded_model.h"
 #include "model/objective/packing.h"
+#include "tests/unit/model/normal_tensor.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace choir::model {
@@ -17,11 +18,7 @@ namespace {
 class OpsTest : public ::testing::Test {
  protected:
   at::Tensor Random(at::IntArrayRef sizes, double scale = 1.0) {
-    at::Tensor x = at::empty(sizes, at::kFloat);
-    for (int64_t i = 0; i < x.numel(); ++i) {
-      x.data_ptr<float>()[i] = static_cast<float>(random_.Normal() * scale);
-    }
-    return x;
+    return tests::NormalTensor(random_, sizes, scale);
   }
   base::SimRandom random_{11};
 };
