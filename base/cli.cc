@@ -42,10 +42,9 @@ size_t CharacterBytes(absl::string_view text) {
   for (size_t i = 1; i < size; ++i) {
     if ((byte(i) & 0xc0) != 0x80) return 0;
   }
-  const bool odd = (first == 0xe0 && byte(1) < 0xa0) ||
-                   (first == 0xed && byte(1) > 0x9f) ||
-                   (first == 0xf0 && byte(1) < 0x90) ||
-                   (first == 0xf4 && byte(1) > 0x8f);
+  const bool odd =
+      (first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) > 0x9f) ||
+      (first == 0xf0 && byte(1) < 0x90) || (first == 0xf4 && byte(1) > 0x8f);
   return odd ? 0 : size;
 }
 
@@ -71,8 +70,8 @@ int FinishOutput(int code) {
   return code == kExitDone ? kExitFailed : code;
 }
 
-int PrintUsageError(absl::string_view program, absl::string_view what,
-                    int argc, const char* const* argv) {
+int PrintUsageError(absl::string_view program, absl::string_view what, int argc,
+                    const char* const* argv) {
   bool json = false;
   for (int i = 1; i < argc; ++i) {
     json = json || absl::string_view(argv[i]) == "--json";

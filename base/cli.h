@@ -27,8 +27,8 @@ int FinishOutput(int code);
 // A command line that cannot be understood: `what` and where to read more,
 // through PrintError(). The arguments themselves are searched for --json: the
 // parser may have stopped before it. Returns kExitUsage.
-int PrintUsageError(absl::string_view program, absl::string_view what,
-                    int argc, const char* const* argv);
+int PrintUsageError(absl::string_view program, absl::string_view what, int argc,
+                    const char* const* argv);
 
 // `text` as a JSON string literal, quotes included; bytes that are not UTF-8
 // become U+FFFD.

@@ -58,9 +58,8 @@ inline std::string DescribeParseError(const CLI::App& app,
   }
   const CLI::App* verb = &LastVerb(app);
   std::vector<std::string> verbs;
-  for (const CLI::App* one : verb->get_subcommands([](const CLI::App*) {
-         return true;
-       })) {
+  for (const CLI::App* one :
+       verb->get_subcommands([](const CLI::App*) { return true; })) {
     verbs.push_back(one->get_name());
   }
   if (!verbs.empty() && !absl::StartsWith(left.front(), "-")) {

@@ -48,9 +48,8 @@ absl::StatusOr<RegularFile> OpenRegular(const std::string& path) {
 }  // namespace
 
 absl::Status ErrnoStatus(int error_number, absl::string_view what) {
-  const std::string message =
-      absl::StrCat("cannot ", what, ": ",
-                   std::generic_category().message(error_number));
+  const std::string message = absl::StrCat(
+      "cannot ", what, ": ", std::generic_category().message(error_number));
   switch (error_number) {
     case ENOENT:
     case ENOTDIR:
@@ -115,9 +114,9 @@ absl::StatusOr<std::string> ReadFile(const std::string& path,
                                      uint64_t max_bytes) {
   CHOIR_ASSIGN_OR_RETURN(auto file, RandomAccessFile::Open(path));
   if (file->size() > max_bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(path, " is ", file->size(), " bytes long; at most ",
-                     max_bytes, " are read"));
+    return absl::ResourceExhaustedError(absl::StrCat(path, " is ", file->size(),
+                                                     " bytes long; at most ",
+                                                     max_bytes, " are read"));
   }
   std::string bytes(file->size(), '\0');
   CHOIR_RETURN_IF_ERROR(file->ReadAt(0, bytes.size(), bytes.data()));
@@ -128,8 +127,8 @@ absl::Status WriteFileAtomic(const std::string& path, absl::string_view bytes,
                              Durability durability, int mode) {
   SystemRandom random;
   const std::string temporary = absl::StrCat(path, ".tmp-", random.Hex(6));
-  ScopedFd fd(open(temporary.c_str(),
-                   O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
+  ScopedFd fd(
+      open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
   if (!fd.is_open()) {
     return ErrnoStatus(errno, absl::StrCat("create ", temporary));
   }

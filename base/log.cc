@@ -33,12 +33,13 @@ LogLevel GetLogLevel() { return g_level; }
 
 void Log(LogLevel level, absl::string_view message) {
   if (level < g_level.load(std::memory_order_relaxed)) return;
-  const std::string line = absl::StrCat(
-      absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(),
-                       absl::UTCTimeZone()),
-      " ", Name(level), " ", message, "\n");
+  const std::string line =
+      absl::StrCat(absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(),
+                                    absl::UTCTimeZone()),
+                   " ", Name(level), " ", message, "\n");
   // One write keeps the line whole. Nothing sensible can be done if it fails.
-  [[maybe_unused]] ssize_t ignored = write(STDERR_FILENO, line.data(), line.size());
+  [[maybe_unused]] ssize_t ignored =
+      write(STDERR_FILENO, line.data(), line.size());
 }
 
 }  // namespace choir::base

@@ -10,7 +10,13 @@
 
 namespace choir::base {
 
-enum class LogLevel { kDebug = 0, kInfo = 1, kWarning = 2, kError = 3, kOff = 4 };
+enum class LogLevel {
+  kDebug = 0,
+  kInfo = 1,
+  kWarning = 2,
+  kError = 3,
+  kOff = 4
+};
 
 // Messages below `level` are dropped. Threads: safe. Default: kInfo.
 void SetLogLevel(LogLevel level);

@@ -1,8 +1,9 @@
 // The mutex of this code base: absl::Mutex, except under ThreadSanitizer.
 //
-// Debian's Abseil is not built for ThreadSanitizer, which therefore does not see
-// that absl::Mutex orders anything and reports all that it guards. In that build
-// (CHOIR_TSAN) the same interface stands on the standard library, which it sees.
+// Debian's Abseil is not built for ThreadSanitizer, which therefore does not
+// see that absl::Mutex orders anything and reports all that it guards. In that
+// build (CHOIR_TSAN) the same interface stands on the standard library, which
+// it sees.
 #ifndef CHOIR_BASE_MUTEX_H_
 #define CHOIR_BASE_MUTEX_H_
 

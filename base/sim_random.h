@@ -15,7 +15,8 @@ namespace choir::base {
 
 // A seed that depends on all `parts` and on nothing else (SHA-256 of the parts
 // with their lengths). Two lists that differ give unrelated seeds.
-uint64_t DeriveSeed(uint64_t seed, std::initializer_list<absl::string_view> parts);
+uint64_t DeriveSeed(uint64_t seed,
+                    std::initializer_list<absl::string_view> parts);
 
 // xoshiro256** (Blackman and Vigna, 2018), seeded through splitmix64. The same
 // numbers on every platform, unlike the distributions of <random>.

@@ -9,12 +9,11 @@
 
 // Evaluates `expr` (an absl::Status) and returns it from the enclosing function
 // unless it is OK.
-#define CHOIR_RETURN_IF_ERROR(expr)                         \
-  do {                                                      \
-    if (absl::Status choir_status_ = (expr);                \
-        !choir_status_.ok()) {                              \
-      return choir_status_;                                 \
-    }                                                       \
+#define CHOIR_RETURN_IF_ERROR(expr)                                 \
+  do {                                                              \
+    if (absl::Status choir_status_ = (expr); !choir_status_.ok()) { \
+      return choir_status_;                                         \
+    }                                                               \
   } while (false)
 
 #define CHOIR_STATUS_CONCAT_INNER_(a, b) a##b

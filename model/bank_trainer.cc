@@ -52,8 +52,8 @@ class BankTraining {
         adapter_(adapter),
         layout_(layout),
         training_(training),
-        max_length_(std::min(training.max_sequence_length,
-                             base.max_positions())) {}
+        max_length_(
+            std::min(training.max_sequence_length, base.max_positions())) {}
 
   void Add(const BankMember& member);
   absl::Status Run(const ProgressFn& progress);
@@ -64,8 +64,8 @@ class BankTraining {
   struct Pass {
     std::vector<const Example*> examples;  // that predict something
     std::vector<int32_t> adapter_of_example;
-    std::vector<Client*> clients;           // those with something to predict
-    std::vector<int64_t> predictions;       // of each
+    std::vector<Client*> clients;      // those with something to predict
+    std::vector<int64_t> predictions;  // of each
     AdapterRows rows;
   };
   void Choose(Client& client);
@@ -146,9 +146,9 @@ BankTraining::Pass BankTraining::Gather(absl::Span<Client* const> active,
     pass.predictions.push_back(predictions);
     pass.rows.adapters.push_back(&client->bank);
     // As a trainer of this client alone has it.
-    pass.rows.dropout_seeds.push_back(
-        client->dropout_seed + static_cast<uint64_t>(step) * 0x51ed2701 +
-        begin * 1000003);
+    pass.rows.dropout_seeds.push_back(client->dropout_seed +
+                                      static_cast<uint64_t>(step) * 0x51ed2701 +
+                                      begin * 1000003);
   }
   return pass;
 }
@@ -212,7 +212,8 @@ absl::Status BankTraining::Step(absl::Span<Client* const> active, int step) {
 
 absl::Status BankTraining::Run(const ProgressFn& progress) {
   int steps = 0;
-  for (const auto& client : clients_) steps = std::max(steps, client->length.steps);
+  for (const auto& client : clients_)
+    steps = std::max(steps, client->length.steps);
   for (int step = 0; step < steps; ++step) {
     std::vector<Client*> active;
     for (const auto& client : clients_) {

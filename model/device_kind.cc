@@ -22,9 +22,8 @@ absl::StatusOr<DeviceKind> ParseDeviceKind(absl::string_view name,
        {DeviceKind::kAuto, DeviceKind::kCpu, DeviceKind::kCuda}) {
     if (name == DeviceKindName(kind)) return kind;
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat(what, " is \"", name,
-                   "\"; it must be \"auto\", \"cpu\" or \"cuda\""));
+  return absl::InvalidArgumentError(absl::StrCat(
+      what, " is \"", name, "\"; it must be \"auto\", \"cpu\" or \"cuda\""));
 }
 
 }  // namespace choir::model

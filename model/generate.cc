@@ -53,8 +53,8 @@ int32_t Draw(absl::Span<const float> logits, const GenerateOptions& options,
   }
   std::vector<double> weights(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
-    weights[i] = std::exp((static_cast<double>(logits[i]) - *top) /
-                          options.temperature);
+    weights[i] =
+        std::exp((static_cast<double>(logits[i]) - *top) / options.temperature);
   }
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);

@@ -19,8 +19,8 @@ void ScaleLayers(const ModelConfig& config, const PeftAdapter& adapter,
   const std::vector<codec::TensorSpec>& tensors = adapter.layout.tensors();
   for (const LinearSpec& layer : LinearLayers(config)) {
     const std::string name = LoraBName(layer.module);
-    const auto factor = static_cast<float>(options.scale_of(layer.module) /
-                                           options.scale());
+    const auto factor =
+        static_cast<float>(options.scale_of(layer.module) / options.scale());
     for (size_t i = 0; i < tensors.size(); ++i) {
       if (tensors[i].name != name) continue;
       float* begin = values + adapter.layout.offset(i);
@@ -47,8 +47,8 @@ LoraBank BindForUse(const PeftAdapter& adapter, const Decoder& decoder) {
   std::copy(adapter.values.begin(), adapter.values.end(),
             flat.data_ptr<float>());
   ScaleLayers(decoder.config(), adapter, flat.data_ptr<float>());
-  LoraBank bank = BindAdapter(decoder.config(), adapter.options,
-                              adapter.layout, flat.to(decoder.device()));
+  LoraBank bank = BindAdapter(decoder.config(), adapter.options, adapter.layout,
+                              flat.to(decoder.device()));
   FixDora(BlockLayersOf(decoder), bank);
   if (adapter.options.kind == config::AdapterKind::kLofit) {
     SetLofitState(decoder.config(),

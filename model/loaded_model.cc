@@ -68,10 +68,9 @@ absl::StatusOr<absl::optional<WeightFormat>> HeldFormat(
 absl::StatusOr<at::Tensor> ToHalf(const TensorFiles& files,
                                   const std::string& name,
                                   absl::Span<const int64_t> shape) {
-  CHOIR_ASSIGN_OR_RETURN(
-      const QuantizedMatrix matrix,
-      LoadWeight(files, name, shape[0], shape[1], /*transposed=*/false,
-                 WeightFormat::kBf16));
+  CHOIR_ASSIGN_OR_RETURN(const QuantizedMatrix matrix,
+                         LoadWeight(files, name, shape[0], shape[1],
+                                    /*transposed=*/false, WeightFormat::kBf16));
   return at::from_blob(
       const_cast<char*>(matrix.parts().codes.data()),
       at::IntArrayRef(shape.data(), shape.size()),
@@ -79,10 +78,11 @@ absl::StatusOr<at::Tensor> ToHalf(const TensorFiles& files,
       at::TensorOptions().dtype(at::kBFloat16));
 }
 
-absl::StatusOr<DecoderWeights> LoadWeights(
-    const ModelConfig& config, const TensorFiles& files,
-    absl::optional<WeightFormat> format, at::Device device,
-    at::ScalarType type) {
+absl::StatusOr<DecoderWeights> LoadWeights(const ModelConfig& config,
+                                           const TensorFiles& files,
+                                           absl::optional<WeightFormat> format,
+                                           at::Device device,
+                                           at::ScalarType type) {
   const TensorNames names = ModelTensorNames(config);
   const FindTensor find =
       [&](const codec::TensorSpec& spec) -> absl::StatusOr<at::Tensor> {
@@ -130,9 +130,8 @@ absl::StatusOr<std::shared_ptr<const BaseModel>> BaseModel::Load(
 absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadFolder(
     const std::string& directory, const LoadOptions& options,
     bool with_tokenizer) {
-  CHOIR_ASSIGN_OR_RETURN(
-      ModelConfig config,
-      LoadModelConfig(base::JoinPath(directory, "config.json")));
+  CHOIR_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(base::JoinPath(
+                                                 directory, "config.json")));
   CHOIR_RETURN_IF_ERROR(HoldExperts(options.experts, config));
   std::unique_ptr<const Tokenizer> tokenizer;
   if (with_tokenizer) {
@@ -153,12 +152,11 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadFolder(
         CHOIR_ASSIGN_OR_RETURN(const at::Device where,
                                PickDevice(options.device));
         // CUDA computes in bfloat16, unless float32 was asked for by name.
-        const bool wide = where.is_cpu() ||
-                          options.precision == WeightFormat::kFloat32;
-        CHOIR_ASSIGN_OR_RETURN(
-            DecoderWeights weights,
-            LoadWeights(config, files, format, where,
-                        wide ? at::kFloat : at::kBFloat16));
+        const bool wide =
+            where.is_cpu() || options.precision == WeightFormat::kFloat32;
+        CHOIR_ASSIGN_OR_RETURN(DecoderWeights weights,
+                               LoadWeights(config, files, format, where,
+                                           wide ? at::kFloat : at::kBFloat16));
         return std::make_shared<const LoadedModel>(
             std::move(tokenizer),
             std::make_unique<const Decoder>(config, std::move(weights)));

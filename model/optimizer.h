@@ -19,7 +19,8 @@ struct AdamWOptions {
 
 // One step, PyTorch's arithmetic; `step` counts from 1. m and v are the running
 // moments. All spans have the same length.
-// Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019).
+// Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization"
+// (2019).
 void AdamWStep(const AdamWOptions& options, int64_t step,
                absl::Span<const float> gradient, absl::Span<float> m,
                absl::Span<float> v, absl::Span<float> parameters);

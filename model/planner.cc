@@ -48,20 +48,18 @@ BlockFloats FloatsOf(const ModelConfig& c, int64_t layer) {
           4 * static_cast<double>(c.moe.num_experts) + h;
   }
   floats.kept += mlp;
-  floats.transient =
-      6 * h + std::max(1.5 * mlp, 2 * queries + 4 * keys);
+  floats.transient = 6 * h + std::max(1.5 * mlp, 2 * queries + 4 * keys);
   return floats;
 }
 
 double LinearBytes(const ModelConfig& config, WeightFormat precision) {
   double bytes = 0.0;
   for (const LinearSpec& linear : LinearLayers(config)) {
-    const int64_t outliers =
-        precision == WeightFormat::kInt8
-            ? std::max<int64_t>(1, linear.in_features / 64)
-            : 0;
-    bytes += static_cast<double>(WeightBytes(
-        precision, linear.out_features, linear.in_features, outliers));
+    const int64_t outliers = precision == WeightFormat::kInt8
+                                 ? std::max<int64_t>(1, linear.in_features / 64)
+                                 : 0;
+    bytes += static_cast<double>(WeightBytes(precision, linear.out_features,
+                                             linear.in_features, outliers));
   }
   return bytes;
 }
@@ -103,8 +101,8 @@ double LossBytes(const ModelConfig& config, WeightFormat precision,
   // As LinearCrossEntropy slices them.
   const double most =
       precision == WeightFormat::kFloat32 ? std::min(tokens, 256.0) : tokens;
-  const double rows = std::min(std::max(most, 16.0),
-                               std::max(16.0, (1 << 22) / vocabulary));
+  const double rows =
+      std::min(std::max(most, 16.0), std::max(16.0, (1 << 22) / vocabulary));
   return 4 * (rows * vocabulary +
               3 * tokens * static_cast<double>(config.hidden_size));
 }
@@ -184,8 +182,8 @@ class Planner {
 
   absl::StatusOr<MemoryPlan> Run() {
     int longest = request_.training.max_sequence_length;
-    longest = static_cast<int>(
-        std::min<int64_t>(longest, config_.max_positions));
+    longest =
+        static_cast<int>(std::min<int64_t>(longest, config_.max_positions));
     if (request_.longest_example > 0) {
       longest = static_cast<int>(
           std::min<int64_t>(longest, request_.longest_example));
@@ -265,8 +263,8 @@ MemoryEstimate EstimateMemory(const ModelConfig& config,
                               const config::AdapterOptions& adapter,
                               const config::TrainingOptions& training,
                               WeightFormat precision) {
-  const double length = static_cast<double>(std::min<int64_t>(
-      training.max_sequence_length, config.max_positions));
+  const double length = static_cast<double>(
+      std::min<int64_t>(training.max_sequence_length, config.max_positions));
   // A preference is two examples.
   const double tokens =
       length * training.batch_size *
@@ -291,12 +289,12 @@ MemoryEstimate EstimateMemory(const ModelConfig& config,
   estimate.adapter =
       8.0 * 4.0 * static_cast<double>(AdapterParameters(config, adapter));
   estimate.activations = kHeapSlack * 4.0 * tokens * kept;
-  const double merged = precision == WeightFormat::kFloat32
-                            ? 4.0 * LargestLinear(config)
-                            : 4.0 * (1 << 18) +
-                                  64.0 * static_cast<double>(std::max(
-                                             config.hidden_size,
-                                             config.intermediate_size));
+  const double merged =
+      precision == WeightFormat::kFloat32
+          ? 4.0 * LargestLinear(config)
+          : 4.0 * (1 << 18) +
+                64.0 * static_cast<double>(std::max(config.hidden_size,
+                                                    config.intermediate_size));
   estimate.workspace =
       kHeapSlack * std::max(4.0 * tokens * largest.transient + merged,
                             LossBytes(config, precision, tokens));

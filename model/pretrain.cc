@@ -46,7 +46,8 @@ class Pretrainer {
   Pretrainer(const PretrainOptions& options, PretrainData data)
       : options_(options), data_(std::move(data)), config_(options.config) {
     config_.vocab_size = data_.tokenizer->vocab_size();
-    if (data_.tokenizer->bos_id()) config_.bos_token_id = *data_.tokenizer->bos_id();
+    if (data_.tokenizer->bos_id())
+      config_.bos_token_id = *data_.tokenizer->bos_id();
     if (data_.tokenizer->eos_id()) {
       config_.eos_token_ids = {*data_.tokenizer->eos_id()};
     }
@@ -111,9 +112,8 @@ absl::Status Pretrainer::Initialize() {
       std::fill(part.begin(), part.end(), 1.0f);
       continue;
     }
-    const bool output =
-        spec.name.find("o_proj") != std::string::npos ||
-        spec.name.find("down_proj") != std::string::npos;
+    const bool output = spec.name.find("o_proj") != std::string::npos ||
+                        spec.name.find("down_proj") != std::string::npos;
     base::SimRandom random(base::DeriveSeed(options_.seed, {spec.name}));
     for (float& value : part) {
       value = static_cast<float>(random.Normal() * (output ? residual : 0.02));
@@ -132,19 +132,20 @@ absl::Status Pretrainer::MakeReplicas() {
     replica.gradient = at::zeros_like(values_);
     CHOIR_ASSIGN_OR_RETURN(
         DecoderWeights weights,
-        CollectWeights(config_, [&](const codec::TensorSpec& spec)
-                                    -> absl::StatusOr<at::Tensor> {
-          const int64_t offset = layout_.offset(index[spec.name]);
-          const auto view = [&](const at::Tensor& flat) {
-            return flat.narrow(0, offset, spec.num_elements())
-                .view(spec.shape)
-                .detach();
-          };
-          at::Tensor leaf = view(values_);
-          leaf.set_requires_grad(true);
-          leaf.mutable_grad() = view(replica.gradient);
-          return leaf;
-        }));
+        CollectWeights(
+            config_,
+            [&](const codec::TensorSpec& spec) -> absl::StatusOr<at::Tensor> {
+              const int64_t offset = layout_.offset(index[spec.name]);
+              const auto view = [&](const at::Tensor& flat) {
+                return flat.narrow(0, offset, spec.num_elements())
+                    .view(spec.shape)
+                    .detach();
+              };
+              at::Tensor leaf = view(values_);
+              leaf.set_requires_grad(true);
+              leaf.mutable_grad() = view(replica.gradient);
+              return leaf;
+            }));
     replica.decoder = std::make_unique<Decoder>(config_, std::move(weights));
   }
   return absl::OkStatus();
@@ -209,9 +210,8 @@ absl::StatusOr<double> Pretrainer::Step() {
     Replica& replica = replicas_[r];
     replica.gradient.zero_();
     replica.loss = 0.0;
-    const absl::Span<const int64_t> mine =
-        absl::MakeConstSpan(chosen).subspan(
-            std::min<int64_t>(r * share, batch), share);
+    const absl::Span<const int64_t> mine = absl::MakeConstSpan(chosen).subspan(
+        std::min<int64_t>(r * share, batch), share);
     // A few windows at a time stay in the processor's cache.
     for (size_t i = 0; i < mine.size(); i += 8) {
       const PackedBatch part = Windows(data_.train, mine.subspan(i, 8));
@@ -388,8 +388,8 @@ absl::Status Pretrainer::SaveModel(const PretrainResult& result) const {
       {"tokenizer_config.json", TokenizerConfigJson(*data_.tokenizer)},
       {"README.md", ModelCard(options_, config_, data_, result)}};
   for (const auto& [name, contents] : files) {
-    CHOIR_RETURN_IF_ERROR(base::WriteFileAtomic(
-        base::JoinPath(options_.out, name), contents));
+    CHOIR_RETURN_IF_ERROR(
+        base::WriteFileAtomic(base::JoinPath(options_.out, name), contents));
   }
   return absl::OkStatus();
 }
@@ -460,10 +460,9 @@ absl::StatusOr<PretrainResult> Pretrain(const PretrainOptions& options) {
     }
   }
   CHOIR_ASSIGN_OR_RETURN(PretrainData data, LoadPretrainData(options));
-  return TorchGuard("pretraining",
-                    [&]() -> absl::StatusOr<PretrainResult> {
-                      return Pretrainer(options, std::move(data)).Run();
-                    });
+  return TorchGuard("pretraining", [&]() -> absl::StatusOr<PretrainResult> {
+    return Pretrainer(options, std::move(data)).Run();
+  });
 }
 
 }  // namespace choir::model

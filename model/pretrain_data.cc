@@ -84,8 +84,8 @@ absl::StatusOr<PretrainData> LoadPretrainData(const PretrainOptions& options) {
   const std::string& given =
       options.tokenizer.empty() && options.resume ? kept : options.tokenizer;
   if (given.empty()) {
-    base::LogInfo("training a tokenizer of ", options.vocab_size,
-                  " tokens on ", documents.size(), " documents");
+    base::LogInfo("training a tokenizer of ", options.vocab_size, " tokens on ",
+                  documents.size(), " documents");
     BpeTrainerOptions bpe;
     bpe.vocab_size = options.vocab_size;
     bpe.add_bos = true;
@@ -138,13 +138,11 @@ std::string ModelCard(const PretrainOptions& options, const ModelConfig& config,
                       const PretrainData& data, const PretrainResult& result) {
   std::vector<std::string> names;
   for (const std::string& path : options.corpus) {
-    names.push_back(
-        std::vector<std::string>(absl::StrSplit(path, '/')).back());
+    names.push_back(std::vector<std::string>(absl::StrSplit(path, '/')).back());
   }
-  const char* split = options.split == DocumentSplit::kLines ? "lines"
-                      : options.split == DocumentSplit::kFiles
-                          ? "files"
-                          : "paragraphs";
+  const char* split = options.split == DocumentSplit::kLines   ? "lines"
+                      : options.split == DocumentSplit::kFiles ? "files"
+                                                               : "paragraphs";
   return absl::StrCat(
       "# ", options.name, "\n\n",
       absl::StrFormat(

@@ -7,8 +7,8 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(CHOIR_TSAN)
 #define CHOIR_KERNEL \
-  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", \
-                               "default")))
+  __attribute__((    \
+      target_clones("arch=skylake-avx512", "arch=haswell", "default")))
 #else
 #define CHOIR_KERNEL
 #endif

@@ -45,8 +45,8 @@ at::Tensor RouterTraining::AddLosses(const at::Tensor& loss, double share) {
   at::Tensor total = loss;
   if (log_.keep_logits && !log_.layers.empty()) {
     if (aux_loss_ > 0.0) {
-      const int64_t k = std::min<int64_t>(
-          moe_.experts_per_token, static_cast<int64_t>(held_.size()));
+      const int64_t k = std::min<int64_t>(moe_.experts_per_token,
+                                          static_cast<int64_t>(held_.size()));
       total = total + LoadBalancingLoss(log_.layers, k).to(at::kDouble) *
                           (aux_loss_ * share);
     }

@@ -22,8 +22,9 @@ class TextStream {
   TextStream(const Tokenizer& tokenizer, absl::Span<const int32_t> prompt,
              std::vector<std::string> stops);
 
-  // The text that the next token makes certain, valid UTF-8; may be empty. After a stop
-  // string, empty; an id above the tokenizer's last has no text. Errors: those of Tokenizer::Decode.
+  // The text that the next token makes certain, valid UTF-8; may be empty.
+  // After a stop string, empty; an id above the tokenizer's last has no text.
+  // Errors: those of Tokenizer::Decode.
   absl::StatusOr<std::string> Add(int32_t id);
 
   // What is still held back, once no more tokens come; broken characters become

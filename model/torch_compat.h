@@ -3,14 +3,14 @@
 #ifndef CHOIR_MODEL_TORCH_COMPAT_H_
 #define CHOIR_MODEL_TORCH_COMPAT_H_
 
-#include <cmath>
-#include <tuple>
-#include <utility>
-
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/version.h>
+
+#include <cmath>
+#include <tuple>
+#include <utility>
 
 namespace choir::model::compat {
 
@@ -31,10 +31,10 @@ inline at::Tensor SpreadHeads(const at::Tensor& x, int64_t heads) {
   return group == 1 ? x : x.repeat_interleave(group, 1);
 }
 
-// softmax(q k^T / sqrt(d)) v with a causal mask; with `window` above 0, position
-// i sees i - window + 1 to i.
-// Shapes: q [batch, heads, tokens, head_dim]; k and v may have fewer heads, which
-// then serve groups of the queries'.
+// softmax(q k^T / sqrt(d)) v with a causal mask; with `window` above 0,
+// position i sees i - window + 1 to i. Shapes: q [batch, heads, tokens,
+// head_dim]; k and v may have fewer heads, which then serve groups of the
+// queries'.
 inline at::Tensor CausalSdpa(const at::Tensor& q, const at::Tensor& k,
                              const at::Tensor& v, int64_t window) {
   const int64_t tokens = q.size(-2);
@@ -49,9 +49,8 @@ inline at::Tensor CausalSdpa(const at::Tensor& q, const at::Tensor& k,
 #endif
 #if TORCH_VERSION_MAJOR >= 2
   if (q.is_cuda() && window <= 0) {
-    return at::scaled_dot_product_attention(q, SpreadHeads(k, heads),
-                                            SpreadHeads(v, heads), {}, 0.0,
-                                            true);
+    return at::scaled_dot_product_attention(
+        q, SpreadHeads(k, heads), SpreadHeads(v, heads), {}, 0.0, true);
   }
 #endif
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(-1)));
@@ -60,9 +59,8 @@ inline at::Tensor CausalSdpa(const at::Tensor& q, const at::Tensor& k,
   if (window > 0) visible = visible.triu(1 - window);
 #if TORCH_VERSION_MAJOR >= 2
   if (q.is_cuda()) {
-    return at::scaled_dot_product_attention(q, SpreadHeads(k, heads),
-                                            SpreadHeads(v, heads), visible,
-                                            0.0, false);
+    return at::scaled_dot_product_attention(
+        q, SpreadHeads(k, heads), SpreadHeads(v, heads), visible, 0.0, false);
   }
 #endif
   const at::Tensor scores =
@@ -85,8 +83,8 @@ inline std::pair<at::Tensor, at::Tensor> RmsNorm(const at::Tensor& x,
   }
 #endif
   at::Tensor wide = x.to(at::kFloat);
-  const at::Tensor inverse = at::rsqrt(
-      wide.square().mean({-1}, /*keepdim=*/true).add_(epsilon));
+  const at::Tensor inverse =
+      at::rsqrt(wide.square().mean({-1}, /*keepdim=*/true).add_(epsilon));
   return {(wide * inverse).mul_(weight).to(x.scalar_type()), inverse};
 }
 

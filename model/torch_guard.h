@@ -29,8 +29,9 @@ auto TorchGuard(absl::string_view what, Body&& body) -> decltype(body()) {
   if (message.find("out of memory") != std::string::npos ||
       message.find("allocate memory") != std::string::npos) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(what, ": not enough memory; use a smaller batch_size or "
-                           "max_sequence_length"));
+        absl::StrCat(what,
+                     ": not enough memory; use a smaller batch_size or "
+                     "max_sequence_length"));
   }
   return absl::InternalError(absl::StrCat(what, ": LibTorch: ", message));
 }

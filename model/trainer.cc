@@ -82,10 +82,10 @@ class LoraTrainer final : public Trainer {
       absl::Span<const BankMember> members,
       const config::TrainingOptions& options,
       const ProgressFn& progress) override {
-    return TorchGuard(
-        "training", [&]() -> absl::StatusOr<std::vector<TrainResult>> {
-          return TrainBankImpl(members, options, progress);
-        });
+    return TorchGuard("training",
+                      [&]() -> absl::StatusOr<std::vector<TrainResult>> {
+                        return TrainBankImpl(members, options, progress);
+                      });
   }
 
   absl::StatusOr<EvalResult> Evaluate(absl::Span<const float> parameters,

@@ -97,7 +97,7 @@ struct EvalResult {
   double loss_sum = 0.0;  // nats
   uint64_t tokens = 0;    // predicted tokens, pairs or examples, as above
   uint64_t num_examples = 0;
-  uint64_t correct = 0;   // of classification: examples with the right label
+  uint64_t correct = 0;  // of classification: examples with the right label
 };
 
 // One client's part in a pass that several share.

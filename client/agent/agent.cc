@@ -23,11 +23,11 @@ constexpr absl::Duration kMaxRetry = absl::Minutes(5);
 }  // namespace
 
 std::string Agent::Label(const v1::TaskKey& key) {
-  return absl::StrCat(
-      "job ", key.job(),
-      key.kind() == v1::TASK_KIND_EVALUATE ? ", evaluation of version "
-                                           : ", round ",
-      key.round());
+  return absl::StrCat("job ", key.job(),
+                      key.kind() == v1::TASK_KIND_EVALUATE
+                          ? ", evaluation of version "
+                          : ", round ",
+                      key.round());
 }
 
 Agent::Agent(const ClientOptions& options, std::unique_ptr<StateDir> state,
@@ -95,8 +95,8 @@ absl::Status Agent::Step() {
 
 absl::Status Agent::DoTask(const v1::TaskPlan& plan) {
   const absl::Time expires =
-      deps_.clock.Now() +
-      (plan.deadline_ms() == 0 ? absl::InfiniteDuration()
+      deps_.clock.Now() + (plan.deadline_ms() == 0
+                               ? absl::InfiniteDuration()
                                : absl::Milliseconds(std::min<uint64_t>(
                                      plan.deadline_ms(), 1ull << 40)));
   const std::string obstacle = Obstacle(plan);
@@ -154,16 +154,15 @@ absl::Status Agent::Work(const v1::TaskPlan& plan, absl::Time expires,
       LinkModelFolder(state_->models_path(), plan.base_model()));
   CHOIR_ASSIGN_OR_RETURN(const std::string adapter,
                          base::ReadFile(adapter_path, kMaxAdapterBytes));
-  const char* verb = plan.key().kind() == v1::TASK_KIND_EVALUATE
-                         ? "evaluation"
-                         : "training";
+  const char* verb =
+      plan.key().kind() == v1::TASK_KIND_EVALUATE ? "evaluation" : "training";
   absl::Time next_line = deps_.clock.Now() + kProgressEvery;
   const auto progress = [&](int step, int steps) -> absl::Status {
     const absl::Time now = deps_.clock.Now();
     if (deps_.sleeper.stopping()) return absl::CancelledError("asked to stop");
     if (now > expires) {
-      return absl::AbortedError(absl::StrCat(
-          "its deadline passed at ", verb, " step ", step, " of ", steps));
+      return absl::AbortedError(absl::StrCat("its deadline passed at ", verb,
+                                             " step ", step, " of ", steps));
     }
     if (now >= next_line) {
       base::LogInfo(label, ": ", verb, " step ", step, "/", steps);

@@ -112,8 +112,7 @@ class Agent {
   // Hands one message in until it is answered; none if it need not go on.
   absl::StatusOr<absl::optional<v1::SecureServerMessage>> Exchange(
       const v1::SecureExchangeRequest& request, const std::string& payload);
-  void CountEnd(const v1::TaskKey& key,
-                const v1::SecureServerMessage& message);
+  void CountEnd(const v1::TaskKey& key, const v1::SecureServerMessage& message);
   // After a refusal that concerns the task: true if it is to be tried again.
   absl::StatusOr<bool> AfterRefusal(const absl::Status& status);
   // Once the coordinator has decided; waits while the disk is full.

@@ -75,8 +75,8 @@ class PartFile {
  private:
   absl::Status WriteAll(iovec* part, iovec* end) {
     while (part != end) {
-      const int count = static_cast<int>(
-          std::min<std::ptrdiff_t>(end - part, kMostParts));
+      const int count =
+          static_cast<int>(std::min<std::ptrdiff_t>(end - part, kMostParts));
       ssize_t put = writev(fd_.get(), part, count);
       if (put < 0 && errno == EINTR) continue;
       if (put < 0) return Errno("write ");

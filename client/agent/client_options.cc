@@ -63,15 +63,16 @@ absl::StatusOr<ClientOptions> ResolveClient(const v1::ClientConfig& given) {
   CHOIR_RETURN_IF_ERROR(Required("ca_certificate", config.ca_certificate()));
   CHOIR_RETURN_IF_ERROR(Required("data.path", config.data().path()));
   if (!config::IsValidName(config.name())) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "name = \"", config.name(), "\" must be 1 to 64 letters, digits, "
-        "'-', '_' and '.', not beginning with '.'"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("name = \"", config.name(),
+                     "\" must be 1 to 64 letters, digits, "
+                     "'-', '_' and '.', not beginning with '.'"));
   }
   CHOIR_RETURN_IF_ERROR(CheckAddress(config.coordinator()));
   const double holdout = config.data().holdout();
   if (!(holdout >= 0.0 && holdout <= 0.9)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "data.holdout = ", holdout, " must be from 0 to 0.9"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("data.holdout = ", holdout, " must be from 0 to 0.9"));
   }
   const uint32_t threads = config.device().threads();
   if (threads < 1 || threads > kMaxThreads) {
@@ -84,17 +85,17 @@ absl::StatusOr<ClientOptions> ResolveClient(const v1::ClientConfig& given) {
   const v1::SecurePolicyConfig& secure = config.secure_aggregation();
   if (secure.min_clients() < kLeastClients ||
       secure.min_clients() > kMostClients) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "secure_aggregation.min_clients = ", secure.min_clients(),
-        " must be from ", kLeastClients, " to ", kMostClients));
+    return absl::InvalidArgumentError(
+        absl::StrCat("secure_aggregation.min_clients = ", secure.min_clients(),
+                     " must be from ", kLeastClients, " to ", kMostClients));
   }
   ClientOptions options;
   CHOIR_ASSIGN_OR_RETURN(
       options.device,
       model::ParseDeviceKind(config.device().kind(), "device.kind"));
-  CHOIR_ASSIGN_OR_RETURN(options.precision,
-                         model::ParsePrecision(config.device().precision(),
-                                               "device.precision"));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.precision,
+      model::ParsePrecision(config.device().precision(), "device.precision"));
   options.memory_mib = config.device().memory_mib();
   options.name = config.name();
   options.coordinator = config.coordinator();

@@ -79,13 +79,12 @@ absl::Status Agent::UploadBlob(const v1::TaskKey& key, const v1::BlobRef& blob,
   }
   CHOIR_ASSIGN_OR_RETURN(
       const v1::UploadStatusResponse after,
-      deps_.transport.Upload(BlobSource(key, blob, read,
-                                        before.received_bytes(),
-                                        &summary_.bytes_up)));
+      deps_.transport.Upload(BlobSource(
+          key, blob, read, before.received_bytes(), &summary_.bytes_up)));
   if (after.received_bytes() != blob.size()) {
-    return absl::UnavailableError(
-        absl::StrCat("the upload ended after ", after.received_bytes(), " of ",
-                     blob.size(), " bytes"));
+    return absl::UnavailableError(absl::StrCat("the upload ended after ",
+                                               after.received_bytes(), " of ",
+                                               blob.size(), " bytes"));
   }
   base::LogInfo(Label(key), ": uploaded ", blob.size(), " bytes");
   return absl::OkStatus();
@@ -141,9 +140,8 @@ absl::Status Agent::Deliver() {
     if (response.ok()) {
       Count(*state_->pending(), *response);
       backoff_.Reset();
-      const bool failed =
-          state_->pending()->has_failure() ||
-          response->verdict() == v1::ReportResponse::REFUSED;
+      const bool failed = state_->pending()->has_failure() ||
+                          response->verdict() == v1::ReportResponse::REFUSED;
       CHOIR_RETURN_IF_ERROR(ForgetPending());
       // What went wrong now would go wrong in the next round at once.
       if (failed) deps_.sleeper.Sleep(task_backoff_.Next());

@@ -50,19 +50,17 @@ absl::StatusOr<std::string> Enrolment::LoadOrMakeRequest(
     const crypto::PrivateKey& key) {
   if (base::FileExists(state_.request_path())) {
     CHOIR_ASSIGN_OR_RETURN(std::string request,
-                           base::ReadFile(state_.request_path(),
-                                          kMaxPemBytes));
+                           base::ReadFile(state_.request_path(), kMaxPemBytes));
     const auto info = crypto::ParseCertificateRequest(request);
     if (info.ok() && info->name == options_.name &&
         info->public_key_sha256 == public_key_sha256_) {
       return request;
     }
   }
-  CHOIR_ASSIGN_OR_RETURN(std::string request,
-                         crypto::MakeCertificateRequest(
-                             key, options_.name, crypto::Role::kAgent));
-  CHOIR_RETURN_IF_ERROR(
-      base::WriteFileAtomic(state_.request_path(), request));
+  CHOIR_ASSIGN_OR_RETURN(
+      std::string request,
+      crypto::MakeCertificateRequest(key, options_.name, crypto::Role::kAgent));
+  CHOIR_RETURN_IF_ERROR(base::WriteFileAtomic(state_.request_path(), request));
   return request;
 }
 
@@ -135,9 +133,9 @@ absl::Status Enrolment::UseSigner(const std::string& certificate_pem) {
                                       ca_certificate_pem_));
   const crypto::SignerInfo& info = signer->info();
   if (info.name != options_.name) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "a signing certificate for \"", info.name, "\", not for \"",
-        options_.name, "\""));
+    return absl::FailedPreconditionError(
+        absl::StrCat("a signing certificate for \"", info.name,
+                     "\", not for \"", options_.name, "\""));
   }
   renew_signer_at_ = RenewalTime(info.not_before, info.not_after);
   signer_ = std::move(signer);
@@ -171,9 +169,9 @@ void Enrolment::RenewSignerIfDue() {
   absl::Status status = response.status();
   if (status.ok()) status = AdoptSigner(response->signing_certificate_pem());
   if (status.ok()) {
-    base::LogInfo("signing certificate valid until ",
-                  absl::FormatTime(signer_->info().not_after,
-                                   absl::UTCTimeZone()));
+    base::LogInfo(
+        "signing certificate valid until ",
+        absl::FormatTime(signer_->info().not_after, absl::UTCTimeZone()));
     return;
   }
   if (sleeper_.stopping()) return;
@@ -189,9 +187,9 @@ absl::Status Enrolment::Adopt(const std::string& certificate_pem) {
                          crypto::ParseCertificate(certificate_pem));
   if (info.name != options_.name ||
       info.public_key_sha256 != public_key_sha256_) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the coordinator sent a certificate for \"", info.name,
-        "\" or for another key, not for \"", options_.name, "\""));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the coordinator sent a certificate for \"", info.name,
+                     "\" or for another key, not for \"", options_.name, "\""));
   }
   CHOIR_RETURN_IF_ERROR(
       base::WriteFileAtomic(state_.certificate_path(), certificate_pem));
@@ -201,8 +199,8 @@ absl::Status Enrolment::Adopt(const std::string& certificate_pem) {
 absl::Status Enrolment::Enroll(const std::string& request_pem) {
   if (options_.token_file.empty()) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "\"", options_.name, "\" has no valid certificate in ",
-        options_.state, "; ask an operator for a token (choir-admin token "
+        "\"", options_.name, "\" has no valid certificate in ", options_.state,
+        "; ask an operator for a token (choir-admin token "
         "create) and name its file in token_file"));
   }
   CHOIR_ASSIGN_OR_RETURN(std::string token_text,
@@ -234,17 +232,18 @@ absl::Status Enrolment::Enroll(const std::string& request_pem) {
       if (!waiting) {
         base::LogInfo("enrolment of ", options_.name,
                       " waits for an operator's approval (choir-admin client "
-                      "approve ", options_.name, ")");
+                      "approve ",
+                      options_.name, ")");
       }
       waiting = true;
       sleeper_.Sleep(backoff_.Next());
       continue;
     }
     if (KindOf(response.status()) != ErrorKind::kTransient) {
-      return absl::Status(response.status().code(),
-                          absl::StrCat("enrolment of ", options_.name,
-                                       " was refused: ",
-                                       response.status().message()));
+      return absl::Status(
+          response.status().code(),
+          absl::StrCat("enrolment of ", options_.name,
+                       " was refused: ", response.status().message()));
     }
     const absl::Duration wait = backoff_.Next();
     base::LogWarning("enrolment: ", Describe(response.status()),
@@ -271,10 +270,10 @@ absl::Status Enrolment::EnsureEnrolled() {
 absl::Status Enrolment::RenewIfDue() {
   const absl::Time now = clock_.Now();
   if (now >= expires_at_) {
-    return absl::UnauthenticatedError(absl::StrCat(
-        "the certificate of ", options_.name, " expired at ",
-        absl::FormatTime(expires_at_, absl::UTCTimeZone()),
-        "; ask an operator for a new token and start again"));
+    return absl::UnauthenticatedError(
+        absl::StrCat("the certificate of ", options_.name, " expired at ",
+                     absl::FormatTime(expires_at_, absl::UTCTimeZone()),
+                     "; ask an operator for a new token and start again"));
   }
   RenewSignerIfDue();
   if (now < renew_at_) return absl::OkStatus();

@@ -26,9 +26,9 @@ namespace choir::client {
 // references outlive the object. Threads: one thread at a time.
 class Enrolment {
  public:
-  Enrolment(const ClientOptions& options, StateDir& state,
-            Transport& transport, const base::Clock& clock,
-            base::SecureRandom& random, Sleeper& sleeper);
+  Enrolment(const ClientOptions& options, StateDir& state, Transport& transport,
+            const base::Clock& clock, base::SecureRandom& random,
+            Sleeper& sleeper);
 
   // Returns once the transport speaks with a valid certificate, or when asked
   // to stop (CANCELLED). Enrols with the token of token_file if there is no

@@ -39,8 +39,8 @@ bool IsPlainName(absl::string_view name) {
 absl::Status CheckModelFiles(const ModelFiles& files) {
   if (files.empty() || files.size() > kMaxModelFiles) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the base model has ", files.size(),
-                     " files; 1 to ", kMaxModelFiles, " are allowed"));
+        absl::StrCat("the base model has ", files.size(), " files; 1 to ",
+                     kMaxModelFiles, " are allowed"));
   }
   std::set<std::string> names;
   for (const v1::ModelFile& file : files) {

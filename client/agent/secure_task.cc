@@ -163,12 +163,12 @@ absl::StatusOr<absl::optional<v1::SecureServerMessage>> Agent::Exchange(
       v1::BlobRef blob;
       blob.set_digest(request.message().masked().digest());
       blob.set_size(request.message().masked().size());
-      status = UploadBlob(request.key(), blob,
-                          [&payload](uint64_t offset, uint64_t bytes,
-                                     char* out) {
-                            std::memcpy(out, payload.data() + offset, bytes);
-                            return absl::OkStatus();
-                          });
+      status =
+          UploadBlob(request.key(), blob,
+                     [&payload](uint64_t offset, uint64_t bytes, char* out) {
+                       std::memcpy(out, payload.data() + offset, bytes);
+                       return absl::OkStatus();
+                     });
       uploaded = status.ok();
     }
     if (status.ok()) {

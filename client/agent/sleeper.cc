@@ -16,8 +16,8 @@ void SignalSleeper::Sleep(absl::Duration duration) {
     if (left <= absl::ZeroDuration()) return;
     pollfd wait = {base::StopSignal::file_descriptor(), POLLIN, 0};
     // One millisecond more, so as not to spin at the end; a minute at most.
-    const int64_t ms = std::min<int64_t>(
-        absl::ToInt64Milliseconds(left) + 1, 60000);
+    const int64_t ms =
+        std::min<int64_t>(absl::ToInt64Milliseconds(left) + 1, 60000);
     poll(&wait, 1, static_cast<int>(ms));
   }
 }

@@ -31,9 +31,8 @@ absl::StatusOr<base::ScopedFd> Lock(const std::string& folder) {
 
 std::string JsonText(const nlohmann::json& object, const char* key) {
   const auto found = object.find(key);
-  return found != object.end() && found->is_string()
-             ? found->get<std::string>()
-             : std::string();
+  return found != object.end() && found->is_string() ? found->get<std::string>()
+                                                     : std::string();
 }
 
 }  // namespace
@@ -76,8 +75,8 @@ absl::Status StateDir::Parse(absl::string_view text) {
   const auto format = object.find("format");
   if (format == object.end() || !format->is_number_integer() ||
       *format != kStateFormat) {
-    return absl::DataLossError(absl::StrCat(
-        File(kStateName), ": not of format ", kStateFormat));
+    return absl::DataLossError(
+        absl::StrCat(File(kStateName), ": not of format ", kStateFormat));
   }
   adapter_digest_ = JsonText(object, "adapter");
   secure_session_ = JsonText(object, "secure_session");

@@ -24,8 +24,7 @@ uint64_t MemoryMib() {
   const long pages = sysconf(_SC_PHYS_PAGES);
   const long page_bytes = sysconf(_SC_PAGE_SIZE);
   if (pages <= 0 || page_bytes <= 0) return 0;
-  return static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes) >>
-         20;
+  return static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes) >> 20;
 }
 
 }  // namespace
@@ -53,9 +52,8 @@ LocalTaskRunner::LocalTaskRunner(const ClientOptions& options,
       data_(std::move(data)) {
   capabilities_.set_software_version(base::kVersion);
   capabilities_.set_device(std::string(model::DeviceKindName(device_)));
-  capabilities_.set_memory_mib(memory_mib_ > 0
-                                   ? static_cast<uint64_t>(memory_mib_)
-                                   : MemoryMib());
+  capabilities_.set_memory_mib(
+      memory_mib_ > 0 ? static_cast<uint64_t>(memory_mib_) : MemoryMib());
   capabilities_.set_train_examples(data_.train.size());
   capabilities_.set_heldout_examples(data_.heldout.size());
 }
@@ -93,8 +91,8 @@ absl::StatusOr<LocalTaskRunner::FittedPlan> LocalTaskRunner::Fit(
       memory.training.activation_checkpointing);
   fitted.precision = memory.precision;
   if (!memory.changes.empty()) {
-    base::LogInfo("to stay within ", memory_mib_, " MiB: ",
-                  absl::StrJoin(memory.changes, "; "));
+    base::LogInfo("to stay within ", memory_mib_,
+                  " MiB: ", absl::StrJoin(memory.changes, "; "));
   }
   return fitted;
 }
@@ -130,11 +128,9 @@ absl::Status LocalTaskRunner::Prepare(const FittedPlan& fitted,
     CHOIR_ASSIGN_OR_RETURN(trainer_, model::Trainer::Create(base_, adapter));
     adapter_settings_ = settings;
   }
-  const std::string encoding =
-      absl::StrCat(static_cast<int>(training.objective), " ",
-                   training.max_sequence_length, " ", training.chat_format,
-                   " ",
-                   absl::StrJoin(training.labels, "\n"));
+  const std::string encoding = absl::StrCat(
+      static_cast<int>(training.objective), " ", training.max_sequence_length,
+      " ", training.chat_format, " ", absl::StrJoin(training.labels, "\n"));
   if (encoding_ != encoding) {
     for (const auto* examples : {&data_.train, &data_.heldout}) {
       CHOIR_RETURN_IF_ERROR(CheckExamples(*examples, training));

@@ -72,15 +72,18 @@ absl::StatusOr<RawExample> ParsePreference(const json& object,
                                            const std::string& place) {
   for (const char* key : {"prompt", "chosen", "rejected"}) {
     if (!object.contains(key)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          place, ": a preference needs \"prompt\", \"chosen\" and "
-          "\"rejected\"; \"", key, "\" is missing"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(place,
+                       ": a preference needs \"prompt\", \"chosen\" and "
+                       "\"rejected\"; \"",
+                       key, "\" is missing"));
     }
   }
   for (const char* key : {"text", "response"}) {
     if (object.contains(key)) {
       return absl::InvalidArgumentError(
-          absl::StrCat(place, ": has \"", key, "\" as well as \"chosen\" and "
+          absl::StrCat(place, ": has \"", key,
+                       "\" as well as \"chosen\" and "
                        "\"rejected\"; give either the one or the other"));
     }
   }
@@ -115,8 +118,9 @@ absl::StatusOr<std::string> MessageContent(const json& content,
   }
   if (!good) {
     return absl::InvalidArgumentError(absl::StrCat(
-        place, ": the \"content\" of a message is neither text nor a list of "
-               "texts"));
+        place,
+        ": the \"content\" of a message is neither text nor a list of "
+        "texts"));
   }
   return text;
 }
@@ -126,7 +130,8 @@ absl::StatusOr<RawExample> ParseConversation(const json& object,
   for (const char* key : {"text", "prompt", "response", "chosen", "rejected"}) {
     if (object.contains(key)) {
       return absl::InvalidArgumentError(
-          absl::StrCat(place, ": has \"", key, "\" as well as \"messages\"; "
+          absl::StrCat(place, ": has \"", key,
+                       "\" as well as \"messages\"; "
                        "give either the one or the other"));
     }
   }
@@ -140,8 +145,8 @@ absl::StatusOr<RawExample> ParseConversation(const json& object,
   for (const json& message : messages) {
     if (!message.is_object() || !message.contains("role") ||
         !message["role"].is_string() || !message.contains("content")) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          place, ": a message lacks \"role\" or \"content\""));
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ": a message lacks \"role\" or \"content\""));
     }
     model::ChatMessage& out = example.messages.emplace_back();
     out.role = message["role"].get<std::string>();
@@ -172,8 +177,9 @@ absl::StatusOr<RawExample> ParseLine(const std::string& line,
   RawExample example;
   if (has_text && (has_prompt || has_response)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        place, ": has \"text\" as well as \"prompt\" or \"response\"; give "
-               "either the one or the other"));
+        place,
+        ": has \"text\" as well as \"prompt\" or \"response\"; give "
+        "either the one or the other"));
   }
   if (has_text) {
     CHOIR_RETURN_IF_ERROR(TextMember(object, "text", place, &example.text));
@@ -183,8 +189,7 @@ absl::StatusOr<RawExample> ParseLine(const std::string& line,
     }
   } else if (has_prompt && has_response) {
     example.is_pair = true;
-    CHOIR_RETURN_IF_ERROR(
-        TextMember(object, "prompt", place, &example.prompt));
+    CHOIR_RETURN_IF_ERROR(TextMember(object, "prompt", place, &example.prompt));
     CHOIR_RETURN_IF_ERROR(
         TextMember(object, "response", place, &example.response));
     if (IsBlank(example.response)) {
@@ -193,7 +198,8 @@ absl::StatusOr<RawExample> ParseLine(const std::string& line,
     }
   } else {
     return absl::InvalidArgumentError(
-        absl::StrCat(place, ": needs \"text\", or \"prompt\" and \"response\", "
+        absl::StrCat(place,
+                     ": needs \"text\", or \"prompt\" and \"response\", "
                      "or \"messages\"",
                      has_prompt     ? "; \"response\" is missing"
                      : has_response ? "; \"prompt\" is missing"
@@ -250,9 +256,9 @@ class Collector {
       }
       wanted.push_back(absl::StrCat(name, " = \"", value, "\""));
     }
-    return absl::InvalidArgumentError(absl::StrCat(
-        options_.path, ": none of ", seen_, " examples has ",
-        absl::StrJoin(wanted, " and "), " (data.where)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(options_.path, ": none of ", seen_, " examples has ",
+                     absl::StrJoin(wanted, " and "), " (data.where)"));
   }
 
  private:
@@ -271,8 +277,7 @@ absl::Status LoadJsonLines(const std::string& path, Collector& collector) {
     CHOIR_ASSIGN_OR_RETURN(const bool more, reader.Next(&line));
     if (!more) break;
     if (IsBlank(line)) continue;
-    CHOIR_ASSIGN_OR_RETURN(RawExample example,
-                           ParseLine(line, reader.place()));
+    CHOIR_ASSIGN_OR_RETURN(RawExample example, ParseLine(line, reader.place()));
     CHOIR_RETURN_IF_ERROR(collector.Add(std::move(example), reader.place()));
   }
   return absl::OkStatus();
@@ -308,19 +313,18 @@ absl::StatusOr<std::vector<RawExample>> LoadDataset(
     const DataOptions& options) {
   struct stat info = {};
   if (stat(options.path.c_str(), &info) != 0) {
-    return base::ErrnoStatus(errno,
-                             absl::StrCat("read ", options.path));
+    return base::ErrnoStatus(errno, absl::StrCat("read ", options.path));
   }
   Collector collector(options);
   if (S_ISDIR(info.st_mode)) {
     CHOIR_RETURN_IF_ERROR(LoadTextFolder(options.path, collector));
-  } else if (absl::EndsWith(options.path, ".jsonl") &&
-             S_ISREG(info.st_mode)) {
+  } else if (absl::EndsWith(options.path, ".jsonl") && S_ISREG(info.st_mode)) {
     CHOIR_RETURN_IF_ERROR(LoadJsonLines(options.path, collector));
   } else {
-    return absl::InvalidArgumentError(absl::StrCat(
-        options.path, ": data must be a .jsonl file or a folder of .txt "
-                      "files"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.path,
+                     ": data must be a .jsonl file or a folder of .txt "
+                     "files"));
   }
   return collector.Finish();
 }
@@ -329,11 +333,10 @@ DatasetSplit SplitHoldout(std::vector<RawExample> examples, double fraction) {
   DatasetSplit split;
   for (RawExample& example : examples) {
     // The lengths keep "ab"+"c" and "a"+"bc" apart.
-    std::string text =
-        absl::StrCat(example.text.size(), ":", example.text, "|",
-                     example.prompt.size(), ":", example.prompt, "|",
-                     example.response.size(), ":", example.response,
-                     example.is_preference ? "|" : "", example.rejected);
+    std::string text = absl::StrCat(
+        example.text.size(), ":", example.text, "|", example.prompt.size(), ":",
+        example.prompt, "|", example.response.size(), ":", example.response,
+        example.is_preference ? "|" : "", example.rejected);
     for (const model::ChatMessage& message : example.messages) {
       absl::StrAppend(&text, "|", message.role.size(), ":", message.role, ":",
                       message.content.size(), ":", message.content);

@@ -41,8 +41,8 @@ model::Example EncodeOne(const model::Tokenizer& tokenizer,
                                    example.rejected,
                                    training.max_sequence_length);
   }
-  const auto label = std::find(training.labels.begin(), training.labels.end(),
-                               example.label);
+  const auto label =
+      std::find(training.labels.begin(), training.labels.end(), example.label);
   return model::EncodeLabelled(
       tokenizer, example.text,
       static_cast<int32_t>(label - training.labels.begin()),
@@ -113,8 +113,8 @@ absl::Status CheckConversations(const model::Tokenizer& tokenizer,
     const absl::Status fits =
         chat->Render(examples[i].messages, false).status();
     if (!fits.ok()) {
-      return absl::Status(fits.code(), absl::StrCat("example ", i + 1, ": ",
-                                                    fits.message()));
+      return absl::Status(
+          fits.code(), absl::StrCat("example ", i + 1, ": ", fits.message()));
     }
   }
   return absl::OkStatus();

@@ -52,8 +52,8 @@ absl::StatusOr<std::unique_ptr<Transport>> Connect(
 }
 
 // Prints the resolved configuration and what the data holds; contacts nobody.
-absl::Status Check(const v1::ClientConfig& config,
-                   const ClientOptions& options, bool json) {
+absl::Status Check(const v1::ClientConfig& config, const ClientOptions& options,
+                   bool json) {
   CHOIR_RETURN_IF_ERROR(Connect(options).status());
   const base::WallClock clock;
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<LocalTaskRunner> runner,
@@ -69,10 +69,9 @@ absl::Status Check(const v1::ClientConfig& config,
   if (json) {
     std::printf(
         "%s\n",
-        absl::StrCat("{\"ok\":true,\"train_examples\":",
-                     found.train_examples(), ",\"heldout_examples\":",
-                     found.heldout_examples(), ",\"config\":",
-                     base::JsonQuote(toml), "}")
+        absl::StrCat("{\"ok\":true,\"train_examples\":", found.train_examples(),
+                     ",\"heldout_examples\":", found.heldout_examples(),
+                     ",\"config\":", base::JsonQuote(toml), "}")
             .c_str());
   } else {
     std::printf("%s\n# %llu examples to train on, %llu held out\n",
@@ -96,15 +95,14 @@ void PrintSummary(const AgentSummary& summary, bool json) {
     std::printf("%s\n", document.c_str());
     return;
   }
-  std::printf(
-      "%s",
-      absl::StrCat("rounds accepted ", summary.rounds, ", evaluations ",
-                   summary.evaluations, ", too late ", summary.too_late,
-                   ", refused ", summary.refused, ", failed ", summary.failed,
-                   ", refused by this client ", summary.secure_refusals,
-                   "; sent ", summary.bytes_up, " bytes, received ",
-                   summary.bytes_down, " bytes\n")
-          .c_str());
+  std::printf("%s",
+              absl::StrCat("rounds accepted ", summary.rounds, ", evaluations ",
+                           summary.evaluations, ", too late ", summary.too_late,
+                           ", refused ", summary.refused, ", failed ",
+                           summary.failed, ", refused by this client ",
+                           summary.secure_refusals, "; sent ", summary.bytes_up,
+                           " bytes, received ", summary.bytes_down, " bytes\n")
+                  .c_str());
 }
 
 int RunAgent(const ClientOptions& options, const MainOptions& main_options) {

@@ -146,8 +146,8 @@ absl::StatusOr<DownloadedChunk> ParseDownloadChunk(
     skip -= from;
     left -= take;
     if (take == 0) continue;
-    chunk.data.emplace_back(
-        reinterpret_cast<const char*>(slice.begin()) + from, take);
+    chunk.data.emplace_back(reinterpret_cast<const char*>(slice.begin()) + from,
+                            take);
   }
   chunk.owner = std::move(slices);
   return chunk;

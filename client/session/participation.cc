@@ -31,9 +31,9 @@ absl::StatusOr<Settings> ReadPlan(const v1::TaskPlan& plan,
                                   const codec::Layout& layout,
                                   absl::string_view adapter_bytes) {
   if (plan.layout_digest() != layout.digest()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "adapter layout of the plan is ", plan.layout_digest(),
-        ", of the base model here ", layout.digest()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapter layout of the plan is ", plan.layout_digest(),
+                     ", of the base model here ", layout.digest()));
   }
   Settings settings;
   CHOIR_ASSIGN_OR_RETURN(settings.training,
@@ -45,8 +45,7 @@ absl::StatusOr<Settings> ReadPlan(const v1::TaskPlan& plan,
   return settings;
 }
 
-absl::Status CheckOnGrid(absl::Span<const float> update,
-                         double max_magnitude) {
+absl::Status CheckOnGrid(absl::Span<const float> update, double max_magnitude) {
   for (const float value : update) {
     if (std::abs(static_cast<double>(value)) > max_magnitude) {
       return absl::InvalidArgumentError(absl::StrCat(
@@ -119,9 +118,9 @@ absl::StatusOr<TaskResult> Evaluate(const v1::TaskPlan& plan,
   const absl::Time begin = clock.Now();
   model::EvalResult evaluated;
   if (!data.heldout.empty()) {
-    CHOIR_ASSIGN_OR_RETURN(
-        evaluated, trainer.Evaluate(settings.start, data.heldout,
-                                    settings.training, progress));
+    CHOIR_ASSIGN_OR_RETURN(evaluated,
+                           trainer.Evaluate(settings.start, data.heldout,
+                                            settings.training, progress));
   }
   if (!std::isfinite(evaluated.loss_sum)) {
     return absl::AbortedError("evaluation loss is not finite");
@@ -153,10 +152,9 @@ absl::StatusOr<TaskResult> Dispatch(const v1::TaskPlan& plan,
     case v1::TASK_KIND_EVALUATE:
       return Evaluate(plan, trainer, settings, data, clock, progress);
     default:
-      return absl::InvalidArgumentError(
-          absl::StrCat("unknown kind of task: ",
-                       static_cast<int>(plan.key().kind()),
-                       "; this client may be too old"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "unknown kind of task: ", static_cast<int>(plan.key().kind()),
+          "; this client may be too old"));
   }
 }
 

@@ -69,8 +69,7 @@ struct ClipReport {
   double norm_l2 = 0.0;  // before clipping
   bool clipped = false;
 };
-absl::StatusOr<ClipReport> ClipL2(absl::Span<float> values,
-                                  double max_norm_l2);
+absl::StatusOr<ClipReport> ClipL2(absl::Span<float> values, double max_norm_l2);
 
 }  // namespace choir::client
 

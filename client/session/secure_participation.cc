@@ -14,9 +14,9 @@ absl::StatusOr<secagg::ClientSession> JoinSecureSession(
     const SecurePolicy& policy, uint64_t rounding_seed,
     const secagg::ClientEnvironment& environment) {
   const v1::TrainReport& report = trained.report.train();
-  const secagg::ContributionSpec spec = secagg::RoundSpec(
-      plan.aggregation(), plan.secure_aggregation(), plan.secure_session(),
-      trained.secure_update.size());
+  const secagg::ContributionSpec spec =
+      secagg::RoundSpec(plan.aggregation(), plan.secure_aggregation(),
+                        plan.secure_session(), trained.secure_update.size());
   secagg::Contribution contribution;
   contribution.values = trained.secure_update;
   contribution.weight =

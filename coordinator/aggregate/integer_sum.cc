@@ -82,9 +82,9 @@ absl::StatusOr<IntegerSum> IntegerSum::FromSums(
   sum.bound_ = LargestMagnitude(sum.sums_);
   if (sum.bound_ > kMaxBound || total_weight > kMaxBound ||
       num_updates > total_weight) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "no sum of ", num_updates, " updates has total weight ", total_weight,
-        " and elements up to ", sum.bound_));
+    return absl::InvalidArgumentError(
+        absl::StrCat("no sum of ", num_updates, " updates has total weight ",
+                     total_weight, " and elements up to ", sum.bound_));
   }
   return sum;
 }

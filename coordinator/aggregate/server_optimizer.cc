@@ -105,9 +105,8 @@ absl::StatusOr<ServerStepResult> ServerStep(
     }
   }
   for (size_t i = 0; i < adapter.size(); ++i) {
-    adapter[i] =
-        static_cast<float>(static_cast<double>(adapter[i]) +
-                           options.server_learning_rate * step[i]);
+    adapter[i] = static_cast<float>(static_cast<double>(adapter[i]) +
+                                    options.server_learning_rate * step[i]);
     if (!std::isfinite(adapter[i])) {
       return absl::InvalidArgumentError(
           "the new adapter would have a value that is not finite; lower "

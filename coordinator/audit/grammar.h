@@ -56,7 +56,7 @@ class Grammar {
   // A secure attempt in progress (grammar_secure.cc).
   struct Secure {
     v1::SecureSession session;
-    std::string phase;            // that is open; "sum" after the last
+    std::string phase;             // that is open; "sum" after the last
     std::set<std::string> inside;  // who has to be accounted for
     std::map<std::string, uint32_t> group_of;
     std::set<uint32_t> groups;  // that are not lost

@@ -45,8 +45,8 @@ bool IsDigest(const std::string& text) {
 
 void Grammar::BeginSecure(Job& job, const v1::RoundStarted& record) {
   job.secure.reset();
-  const bool asked = job.options.has_value() &&
-                     job.options->secure_aggregation.enabled;
+  const bool asked =
+      job.options.has_value() && job.options->secure_aggregation.enabled;
   if (record.has_secure_session() != asked) {
     Wrong(asked ? "the job is to be summed in secret, the round has no session"
                 : "the round has a session, the job sums in the open");
@@ -81,8 +81,8 @@ void Grammar::CheckAccounted(const Secure& secure,
     last = client.client();
     named.insert(last);
     if (!IsDigest(client.digest()) || client.bytes() == 0) {
-      Wrong(absl::StrCat("the message of '", last,
-                         "' has no size or no digest"));
+      Wrong(
+          absl::StrCat("the message of '", last, "' has no size or no digest"));
     }
   }
   last.clear();
@@ -94,9 +94,8 @@ void Grammar::CheckAccounted(const Secure& secure,
     }
   }
   if (named != secure.inside) {
-    Wrong(absl::StrCat("phase ", record.phase(), " accounts for ",
-                       named.size(), " clients; ", secure.inside.size(),
-                       " were in it"));
+    Wrong(absl::StrCat("phase ", record.phase(), " accounts for ", named.size(),
+                       " clients; ", secure.inside.size(), " were in it"));
   }
 }
 
@@ -146,9 +145,8 @@ void Grammar::CheckFormation(const Job& job,
   const v1::TaskKey& key = record.key();
   const auto groups = selection::FormGroups(
       ready, group_size,
-      base::DeriveSeed(job.options->seed,
-                       {"groups", absl::StrCat(key.round()),
-                        absl::StrCat(key.attempt())}));
+      base::DeriveSeed(job.options->seed, {"groups", absl::StrCat(key.round()),
+                                           absl::StrCat(key.attempt())}));
   std::map<std::string, uint32_t> drawn;
   for (size_t i = 0; i < groups.size(); ++i) {
     for (const std::string& client : groups[i]) {
@@ -161,8 +159,7 @@ void Grammar::CheckFormation(const Job& job,
 }
 
 // What is lost leaves; who is masked is in the sum.
-void Grammar::CloseGroups(Secure& secure,
-                          const v1::SecurePhaseClosed& record) {
+void Grammar::CloseGroups(Secure& secure, const v1::SecurePhaseClosed& record) {
   for (const auto& client : record.clients()) {
     if (record.phase() == kFirstPhase) {
       secure.group_of[client.client()] = client.group();
@@ -239,7 +236,8 @@ void Grammar::CheckSecureSurvivors(const Job& job,
     }
     step.group_survivors.push_back(clients);
     if (clients < secure.session.assumptions().min_clients()) {
-      Wrong(absl::StrCat("a sum of ", clients, " clients was revealed; at "
+      Wrong(absl::StrCat("a sum of ", clients,
+                         " clients was revealed; at "
                          "least ",
                          secure.session.assumptions().min_clients(),
                          " are required"));
@@ -261,9 +259,9 @@ void Grammar::CheckSecureSurvivors(const Job& job,
                        options.min_groups()));
   }
   if (record.survivors_size() < job.options->rounds.min_survivors) {
-    Wrong(absl::StrCat("the round was committed with ",
-                       record.survivors_size(), " clients; at least ",
-                       job.options->rounds.min_survivors, " are required"));
+    Wrong(absl::StrCat("the round was committed with ", record.survivors_size(),
+                       " clients; at least ", job.options->rounds.min_survivors,
+                       " are required"));
   }
 }
 

@@ -145,8 +145,8 @@ void Historian::OnRoundCommitted(const v1::RoundCommitted& record) {
   attempt->committed = record;
   if (!record.has_secure_session()) return;
   for (Part& part : attempt->parts) {
-    if (std::binary_search(record.survivors().begin(),
-                           record.survivors().end(), part.client)) {
+    if (std::binary_search(record.survivors().begin(), record.survivors().end(),
+                           part.client)) {
       part.outcome = "accepted";
       part.reason.clear();
     }

@@ -38,10 +38,9 @@ Json RoundJson(const JobHistory& job, const Attempt& attempt) {
   row["train_loss"] = committed ? Json(attempt.mean_train_loss) : Json(nullptr);
   row["heldout_loss"] = heldout.has_value() ? Json(*heldout) : Json(nullptr);
   const auto accuracy = job.heldout_accuracy.find(attempt.round);
-  row["heldout_accuracy"] =
-      committed && accuracy != job.heldout_accuracy.end()
-          ? Json(accuracy->second)
-          : Json(nullptr);
+  row["heldout_accuracy"] = committed && accuracy != job.heldout_accuracy.end()
+                                ? Json(accuracy->second)
+                                : Json(nullptr);
   const absl::optional<double> saved = attempt.flops_saved();
   row["flops_saved"] = saved.has_value() ? Json(*saved) : Json(nullptr);
   // No privacy mechanism ran, so there is no finite epsilon to give.

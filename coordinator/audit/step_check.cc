@@ -46,9 +46,10 @@ void CheckGroupSums(const Step& step, const std::string& aggregate,
     if (!bytes.ok()) return;
     auto sum = aggregate::IntegerSum::Decode(*bytes);
     if (!sum.ok()) {
-      problems.push_back(absl::StrCat("the aggregate of a group cannot be "
-                                      "decoded: ",
-                                      sum.status().message()));
+      problems.push_back(
+          absl::StrCat("the aggregate of a group cannot be "
+                       "decoded: ",
+                       sum.status().message()));
       return;
     }
     const uint64_t clients = groups.size() < step.group_survivors.size()
@@ -67,10 +68,9 @@ void CheckGroupSums(const Step& step, const std::string& aggregate,
     problems.push_back(absl::StrCat("the groups cannot be combined: ",
                                     combined.status().message()));
   } else if (combined->Encode() != aggregate) {
-    problems.push_back(
-        absl::StrCat("the aggregate is not the ",
-                     config::GroupRuleName(step.group_rule),
-                     " of the aggregates of its groups"));
+    problems.push_back(absl::StrCat("the aggregate is not the ",
+                                    config::GroupRuleName(step.group_rule),
+                                    " of the aggregates of its groups"));
   }
 }
 

@@ -43,11 +43,11 @@ Outcome Engine::Impl::Resume(absl::Time now) {
   if (const auto* secure = std::get_if<SecureSum>(&state_.phase())) {
     returning_.insert(secure->round.cohort.pending.begin(),
                       secure->round.cohort.pending.end());
-    LoseRound(absl::StrCat("the coordinator was restarted in phase ",
-                           secure->phase,
-                           " of secure aggregation, whose keys and shares are "
-                           "never written"),
-              outcome);
+    LoseRound(
+        absl::StrCat("the coordinator was restarted in phase ", secure->phase,
+                     " of secure aggregation, whose keys and shares are "
+                     "never written"),
+        outcome);
   }
   Advance(outcome);
   return outcome;
@@ -271,9 +271,9 @@ void Engine::Impl::LosePending(const Cohort& cohort, Outcome& outcome) {
     v1::ClientLost& lost = *record.mutable_client_lost();
     *lost.mutable_key() = key;
     lost.set_client(client);
-    lost.set_reason(absl::StrCat(
-        "no report within ",
-        absl::FormatDuration(state_.options().rounds.deadline)));
+    lost.set_reason(
+        absl::StrCat("no report within ",
+                     absl::FormatDuration(state_.options().rounds.deadline)));
     Record(std::move(record), outcome);
   }
 }

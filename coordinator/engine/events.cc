@@ -25,8 +25,8 @@ std::string Fault(const v1::TrainReport& report,
                   const config::AggregationOptions& options) {
   if (report.num_examples() < 1 ||
       report.num_examples() > options.max_examples_per_client) {
-    return absl::StrCat("claims ", report.num_examples(),
-                        " examples; 1 to ", options.max_examples_per_client,
+    return absl::StrCat("claims ", report.num_examples(), " examples; 1 to ",
+                        options.max_examples_per_client,
                         " are allowed (aggregation.max_examples_per_client)");
   }
   if (!std::isfinite(report.mean_loss())) {
@@ -113,7 +113,7 @@ void Engine::Impl::NoteReporter(const std::string& client) {
 const Cohort* Engine::Impl::CurrentCohort(const v1::TaskKey& key) const {
   const Cohort* cohort = state_.cohort();
   return cohort != nullptr && codec::SameTask(cohort->key, key) ? cohort
-                                                                 : nullptr;
+                                                                : nullptr;
 }
 
 bool Engine::Impl::Wants(absl::string_view client,
@@ -194,17 +194,17 @@ void Engine::Impl::AnswerUnwanted(const std::string& client,
   const bool training = key.kind() == v1::TASK_KIND_TRAIN;
   const auto* waiting = std::get_if<WaitingForClients>(&state_.phase());
   const bool evaluations_to_come = waiting != nullptr && waiting->evaluate;
-  const bool past =
-      training ? std::make_pair(key.round(), key.attempt()) <
-                     std::make_pair(state_.round(), state_.attempt())
-               : key.kind() == v1::TASK_KIND_EVALUATE &&
-                     (key.round() < state_.rounds_committed() ||
-                      (key.round() == state_.rounds_committed() &&
-                       !evaluations_to_come));
+  const bool past = training
+                        ? std::make_pair(key.round(), key.attempt()) <
+                              std::make_pair(state_.round(), state_.attempt())
+                        : key.kind() == v1::TASK_KIND_EVALUATE &&
+                              (key.round() < state_.rounds_committed() ||
+                               (key.round() == state_.rounds_committed() &&
+                                !evaluations_to_come));
   if (past) {
-    return Answer(Response::TOO_LATE, absl::StrCat("round ", key.round(),
-                                                   ", attempt ", key.attempt(),
-                                                   " is over"),
+    return Answer(Response::TOO_LATE,
+                  absl::StrCat("round ", key.round(), ", attempt ",
+                               key.attempt(), " is over"),
                   outcome);
   }
   const std::string reason = absl::StrCat(

@@ -53,8 +53,8 @@ bool Engine::Impl::MakeSession(const std::vector<std::string>& cohort,
   if (options.rounds.selection == config::Selection::kUniform) {
     most = std::min(most, static_cast<size_t>(options.rounds.cohort_size));
   }
-  const size_t group = static_cast<size_t>(
-      options.secure_aggregation.group_size);
+  const size_t group =
+      static_cast<size_t>(options.secure_aggregation.group_size);
   if (group > 0) most = std::min(most, 2 * group - 1);
   v1::TaskKey key;
   key.set_job(started.job());
@@ -121,8 +121,8 @@ std::string Engine::Impl::SecureShortfall(const SecureSum& sum) const {
                               config::GroupRuleName(options.group_rule),
                               " needs are left");
   }
-  const bool masked = sum.phase == kConfirm || sum.phase == kUnmask ||
-                      sum.phase == kSum;
+  const bool masked =
+      sum.phase == kConfirm || sum.phase == kUnmask || sum.phase == kSum;
   const size_t left =
       masked ? sum.survivors.size() : sum.round.cohort.pending.size();
   if (left < SurvivorsNeeded()) {
@@ -186,9 +186,8 @@ bool Engine::Impl::StepReady(const Training& training, Outcome& outcome) {
   const int group_size = options.secure_aggregation.group_size;
   const auto groups = selection::FormGroups(
       names, group_size,
-      base::DeriveSeed(options.seed,
-                       {"groups", absl::StrCat(close.key.round()),
-                        absl::StrCat(close.key.attempt())}));
+      base::DeriveSeed(options.seed, {"groups", absl::StrCat(close.key.round()),
+                                      absl::StrCat(close.key.attempt())}));
   const size_t wanted =
       static_cast<size_t>(options.secure_aggregation.min_groups());
   if (groups.size() < wanted) {
@@ -221,10 +220,10 @@ bool Engine::Impl::StepSecure(const SecureSum& sum, Outcome& outcome) {
   const absl::Duration deadline =
       state_.options().secure_aggregation.phase_deadline;
   const auto& pending = sum.round.cohort.pending;
-  const bool all = std::all_of(
-      pending.begin(), pending.end(), [this](const std::string& client) {
-        return answered_.count(client) > 0;
-      });
+  const bool all = std::all_of(pending.begin(), pending.end(),
+                               [this](const std::string& client) {
+                                 return answered_.count(client) > 0;
+                               });
   if (!all && now_ < entered_ + deadline) return false;
   closing_ = true;
   outcome.actions.push_back(
@@ -264,8 +263,8 @@ void Engine::Impl::On(const SecurePhaseAdvanced& event, Outcome& outcome) {
   Record(std::move(record), outcome);
 }
 
-void Engine::Impl::OnSecureSum(const SecureSum& sum,
-                               const AggregateDone& event, Outcome& outcome) {
+void Engine::Impl::OnSecureSum(const SecureSum& sum, const AggregateDone& event,
+                               Outcome& outcome) {
   const v1::TaskKey& key = sum.round.cohort.key;
   if (sum.phase != kSum || event.committed.round() != key.round() ||
       event.committed.attempt() != key.attempt()) {

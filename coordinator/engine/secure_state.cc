@@ -63,9 +63,8 @@ absl::Status JobState::ApplySecurePhase(const v1::SecurePhaseClosed& record) {
       !codec::SameTask(record.key(), round->cohort.key)) {
     return BrokenJournal(kRecord, "no such round is summed in secret");
   }
-  const absl::string_view open = secure != nullptr
-                                     ? absl::string_view(secure->phase)
-                                     : kAdvertiseKeys;
+  const absl::string_view open =
+      secure != nullptr ? absl::string_view(secure->phase) : kAdvertiseKeys;
   if (record.phase() != open || open == kSum) {
     return BrokenJournal(kRecord, absl::StrCat("phase ", open, " is open"));
   }
@@ -94,8 +93,7 @@ void JobState::CloseAdvertising(const v1::SecurePhaseClosed& record,
   CloseSecure(record, std::move(sum));
 }
 
-void JobState::CloseSecure(const v1::SecurePhaseClosed& record,
-                           SecureSum sum) {
+void JobState::CloseSecure(const v1::SecurePhaseClosed& record, SecureSum sum) {
   Cohort& cohort = sum.round.cohort;
   const auto leave = [&](const std::string& client) {
     if (cohort.pending.erase(client) > 0) cohort.out[client] = false;
@@ -119,8 +117,8 @@ void JobState::CloseSecure(const v1::SecurePhaseClosed& record,
       sum.survivors.erase(client);
     }
   }
-  sum.phase = std::string(
-      NextSecurePhase(record.phase(), options_.secure_aggregation));
+  sum.phase =
+      std::string(NextSecurePhase(record.phase(), options_.secure_aggregation));
   Enter(std::move(sum));
 }
 
@@ -129,10 +127,9 @@ absl::Status JobState::ApplySecureCommitted(const SecureSum& sum,
   constexpr char kCommitted[] = "RoundCommitted";
   if (sum.phase != kSum || record.round() != sum.round.cohort.key.round() ||
       record.attempt() != sum.round.cohort.key.attempt()) {
-    return BrokenJournal(kCommitted,
-                         absl::StrCat("round ", record.round(), ", attempt ",
-                                      record.attempt(),
-                                      " is not being summed"));
+    return BrokenJournal(
+        kCommitted, absl::StrCat("round ", record.round(), ", attempt ",
+                                 record.attempt(), " is not being summed"));
   }
   if (!std::equal(sum.survivors.begin(), sum.survivors.end(),
                   record.survivors().begin(), record.survivors().end())) {

@@ -17,8 +17,8 @@ v1::TaskPlan Engine::Impl::MakePlan(const std::string& client,
   // Not of the attempt: a round begun again trains the same.
   const char* purpose =
       key.kind() == v1::TASK_KIND_TRAIN ? "train" : "evaluate";
-  plan.set_seed(base::DeriveSeed(
-      options.seed, {purpose, absl::StrCat(key.round()), client}));
+  plan.set_seed(base::DeriveSeed(options.seed,
+                                 {purpose, absl::StrCat(key.round()), client}));
   *plan.mutable_base_model() = facts.base_model();
   *plan.mutable_adapter() = state_.adapter();
   plan.set_layout_digest(facts.layout_digest());

@@ -1,6 +1,5 @@
 // choir-admin: certificates, enrolment tokens, jobs, clients and models.
 #include <CLI/CLI.hpp>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -60,13 +59,12 @@ CLI::App* Verb(CLI::App& parent, AdminFlags& flags, const char* name,
 CLI::App* OnlineVerb(CLI::App& parent, AdminFlags& flags, const char* name,
                      const char* help,
                      std::function<Result(AdminClient&)> run) {
-  CLI::App* verb =
-      Verb(parent, flags, name, help,
-           [&flags, run = std::move(run)]() -> Result {
-             CHOIR_ASSIGN_OR_RETURN(AdminClient client,
-                                    AdminClient::Create(flags.dial));
-             return run(client);
-           });
+  CLI::App* verb = Verb(
+      parent, flags, name, help, [&flags, run = std::move(run)]() -> Result {
+        CHOIR_ASSIGN_OR_RETURN(AdminClient client,
+                               AdminClient::Create(flags.dial));
+        return run(client);
+      });
   DialOptions& dial = flags.dial;
   verb->add_option("--coordinator", dial.coordinator, "host:port")->required();
   verb->add_option("--ca", dial.ca_certificate, "The CA's certificate")
@@ -104,13 +102,14 @@ void AddCaVerbs(CLI::App& app, AdminFlags& flags) {
       });
   issue->add_option("--dir", flags.issue.directory, "The CA's folder")
       ->required();
-  issue->add_option("--role", flags.issue.role,
-                    "coordinator, operator or agent")
+  issue
+      ->add_option("--role", flags.issue.role, "coordinator, operator or agent")
       ->required();
   issue->add_option("--name", flags.issue.name, "Whose certificate")
       ->required();
-  issue->add_option("--host", flags.issue.hosts,
-                    "Host name or IP address of a coordinator (repeatable)")
+  issue
+      ->add_option("--host", flags.issue.hosts,
+                   "Host name or IP address of a coordinator (repeatable)")
       ->allow_extra_args(false);
   issue->add_option("--days", flags.issue.days, "How long it is valid")
       ->capture_default_str();
@@ -129,29 +128,32 @@ void AddJobVerbs(CLI::App& app, AdminFlags& flags) {
       *job, flags, "submit", "Queue a job", [&flags](AdminClient& client) {
         return client.SubmitJob(flags.file, flags.overrides);
       });
-  submit->add_option("file", flags.file, "TOML with a [job] table")
-      ->required();
+  submit->add_option("file", flags.file, "TOML with a [job] table")->required();
   submit
       ->add_option("--set", flags.overrides,
                    "Override a field: job.rounds.count=10 (repeatable)")
       ->allow_extra_args(false);
   OnlineVerb(*job, flags, "list", "All jobs",
              [](AdminClient& client) { return client.ListJobs(); });
-  OnlineVerb(*job, flags, "show", "One job", [&flags](AdminClient& client) {
-    return client.ShowJob(flags.job);
-  })->add_option("job", flags.job, "Its name")->required();
-  OnlineVerb(*job, flags, "stop", "Stop a job", [&flags](AdminClient& client) {
-    return client.StopJob(flags.job);
-  })->add_option("job", flags.job, "Its name")->required();
+  OnlineVerb(
+      *job, flags, "show", "One job",
+      [&flags](AdminClient& client) { return client.ShowJob(flags.job); })
+      ->add_option("job", flags.job, "Its name")
+      ->required();
+  OnlineVerb(
+      *job, flags, "stop", "Stop a job",
+      [&flags](AdminClient& client) { return client.StopJob(flags.job); })
+      ->add_option("job", flags.job, "Its name")
+      ->required();
 }
 
 void AddClientVerbs(CLI::App& app, AdminFlags& flags) {
   CLI::App* token = Group(app, "token", "Enrolment tokens");
-  CLI::App* create = OnlineVerb(
-      *token, flags, "create", "Make a one-time token",
-      [&flags](AdminClient& client) {
-        return client.CreateToken(flags.client, flags.valid);
-      });
+  CLI::App* create =
+      OnlineVerb(*token, flags, "create", "Make a one-time token",
+                 [&flags](AdminClient& client) {
+                   return client.CreateToken(flags.client, flags.valid);
+                 });
   create->add_option("--client", flags.client, "Only for a client so named");
   create->add_option("--valid", flags.valid, "For how long; default 24h");
   CLI::App* client = Group(app, "client", "Clients of a coordinator");
@@ -163,19 +165,19 @@ void AddClientVerbs(CLI::App& app, AdminFlags& flags) {
              })
       ->add_option("client", flags.client, "Its name")
       ->required();
-  CLI::App* revoke = OnlineVerb(
-      *client, flags, "revoke", "Shut a client out",
-      [&flags](AdminClient& admin) {
-        return admin.RevokeClient(flags.client, flags.reason);
-      });
+  CLI::App* revoke =
+      OnlineVerb(*client, flags, "revoke", "Shut a client out",
+                 [&flags](AdminClient& admin) {
+                   return admin.RevokeClient(flags.client, flags.reason);
+                 });
   revoke->add_option("client", flags.client, "Its name")->required();
   revoke->add_option("--reason", flags.reason, "Why");
   CLI::App* model = Group(app, "model", "Models of a coordinator");
-  CLI::App* pull = OnlineVerb(
-      *model, flags, "pull", "Fetch a version as a PEFT folder",
-      [&flags](AdminClient& admin) {
-        return admin.PullModel(flags.job, flags.version, flags.out);
-      });
+  CLI::App* pull =
+      OnlineVerb(*model, flags, "pull", "Fetch a version as a PEFT folder",
+                 [&flags](AdminClient& admin) {
+                   return admin.PullModel(flags.job, flags.version, flags.out);
+                 });
   pull->add_option("--job", flags.job, "The job's name")->required();
   pull->add_option("--version", flags.version, "-1: the latest")
       ->capture_default_str();

@@ -49,8 +49,8 @@ absl::StatusOr<crypto::CertificateAuthority> OpenCa(
 absl::Status IssueSigner(const crypto::CertificateAuthority& ca,
                          const CaIssueOptions& options, absl::Time now,
                          base::SecureRandom& random, nlohmann::json& out) {
-  const std::string base_path = base::JoinPath(
-      options.directory, absl::StrCat(options.name, ".signing"));
+  const std::string base_path =
+      base::JoinPath(options.directory, absl::StrCat(options.name, ".signing"));
   const std::string certificate = absl::StrCat(base_path, ".crt");
   const std::string key_path = absl::StrCat(base_path, ".key");
   CHOIR_RETURN_IF_ERROR(MustNotExist(certificate));
@@ -61,8 +61,8 @@ absl::Status IssueSigner(const crypto::CertificateAuthority& ca,
                          crypto::MakeSigningRequest(key, options.name));
   CHOIR_ASSIGN_OR_RETURN(
       const std::string pem,
-      ca.IssueSigner(request, options.name, absl::Hours(24) * options.days,
-                     now, random));
+      ca.IssueSigner(request, options.name, absl::Hours(24) * options.days, now,
+                     random));
   CHOIR_ASSIGN_OR_RETURN(const crypto::CertificateInfo info,
                          crypto::ParseCertificate(pem));
   CHOIR_RETURN_IF_ERROR(key.WriteFile(key_path));
@@ -87,18 +87,16 @@ absl::StatusOr<nlohmann::json> RunCaInit(const CaInitOptions& options,
   CHOIR_RETURN_IF_ERROR(MustNotExist(key));
   CHOIR_ASSIGN_OR_RETURN(
       const crypto::CertificateAuthority ca,
-      crypto::CertificateAuthority::Create(options.name,
-                                           absl::Hours(24) * options.days,
-                                           clock.Now(), random));
+      crypto::CertificateAuthority::Create(
+          options.name, absl::Hours(24) * options.days, clock.Now(), random));
   CHOIR_RETURN_IF_ERROR(ca.key().WriteFile(key));
   CHOIR_RETURN_IF_ERROR(
       base::WriteFileAtomic(certificate, ca.certificate_pem()));
   CHOIR_ASSIGN_OR_RETURN(const std::string list,
                          ca.SignRevocationList({}, clock.Now()));
   CHOIR_RETURN_IF_ERROR(base::WriteFileAtomic(crl, list));
-  return nlohmann::json{{"ca_certificate", certificate},
-                        {"ca_private_key", key},
-                        {"crl", crl}};
+  return nlohmann::json{
+      {"ca_certificate", certificate}, {"ca_private_key", key}, {"crl", crl}};
 }
 
 absl::StatusOr<nlohmann::json> RunCaIssue(const CaIssueOptions& options,
@@ -106,24 +104,25 @@ absl::StatusOr<nlohmann::json> RunCaIssue(const CaIssueOptions& options,
                                           base::SecureRandom& random) {
   CHOIR_RETURN_IF_ERROR(CheckDays(options.days));
   if (!config::IsValidName(options.name)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--name is \"", options.name, "\"; it must be 1 to 64 letters, "
-        "digits, '-', '_' and '.', not beginning with '.'"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--name is \"", options.name,
+                     "\"; it must be 1 to 64 letters, "
+                     "digits, '-', '_' and '.', not beginning with '.'"));
   }
   crypto::IssueOptions issue;
   issue.role = crypto::RoleFromName(options.role);
   if (issue.role == crypto::Role::kNone) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--role is \"", options.role, "\"; it must be agent, operator or "
-        "coordinator"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--role is \"", options.role,
+                     "\"; it must be agent, operator or "
+                     "coordinator"));
   }
   issue.name = options.name;
   issue.hosts = options.hosts;
   issue.lifetime = absl::Hours(24) * options.days;
   CHOIR_ASSIGN_OR_RETURN(const crypto::CertificateAuthority ca,
                          OpenCa(options.directory));
-  const std::string base_path =
-      base::JoinPath(options.directory, options.name);
+  const std::string base_path = base::JoinPath(options.directory, options.name);
   const std::string certificate = absl::StrCat(base_path, ".crt");
   const std::string key_path = absl::StrCat(base_path, ".key");
   CHOIR_RETURN_IF_ERROR(MustNotExist(certificate));
@@ -147,8 +146,7 @@ absl::StatusOr<nlohmann::json> RunCaIssue(const CaIssueOptions& options,
       {"serial", info.serial},
       {"expires_unix_seconds", absl::ToUnixSeconds(info.not_after)}};
   if (issue.role == crypto::Role::kAgent) {
-    CHOIR_RETURN_IF_ERROR(
-        IssueSigner(ca, options, clock.Now(), random, out));
+    CHOIR_RETURN_IF_ERROR(IssueSigner(ca, options, clock.Now(), random, out));
   }
   return out;
 }

@@ -1,6 +1,5 @@
 // choir-coordinator: the daemon.
 #include <CLI/CLI.hpp>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -9,10 +8,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/process.h"
 #include "base/cli.h"
 #include "base/command_line.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/status_macros.h"
 #include "coordinator/main/daemon.h"
 #include "nlohmann/json.hpp"

@@ -34,9 +34,10 @@ absl::Status CheckListen(const std::string& listen) {
   uint32_t port = 0;
   if (colon == std::string::npos || colon == 0 ||
       !absl::SimpleAtoi(listen.substr(colon + 1), &port) || port > 65535) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "listen is \"", listen, "\"; it must be host:port, such as "
-        "\"0.0.0.0:7443\""));
+    return absl::InvalidArgumentError(
+        absl::StrCat("listen is \"", listen,
+                     "\"; it must be host:port, such as "
+                     "\"0.0.0.0:7443\""));
   }
   return absl::OkStatus();
 }
@@ -81,10 +82,9 @@ absl::StatusOr<DaemonOptions> ResolveCoordinator(
             1u << 20, "limits.max_update_mib"));
   out.max_update_bytes = update_mib << 20;
   CHOIR_ASSIGN_OR_RETURN(
-      out.long_poll,
-      config::ParsePositiveDuration(
-          limits.has_long_poll() ? limits.long_poll() : "20s",
-          "limits.long_poll"));
+      out.long_poll, config::ParsePositiveDuration(
+                         limits.has_long_poll() ? limits.long_poll() : "20s",
+                         "limits.long_poll"));
   // Agents give up a check-in after five minutes.
   if (out.long_poll > kMostLongPoll) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -93,8 +93,8 @@ absl::StatusOr<DaemonOptions> ResolveCoordinator(
   }
   // Agents send chunks of 256 KiB and take messages of up to 8 MiB.
   CHOIR_ASSIGN_OR_RETURN(const uint64_t chunk_kib,
-                         Count(limits.has_chunk_kib(), limits.chunk_kib(),
-                               256, 256, 4096, "limits.chunk_kib"));
+                         Count(limits.has_chunk_kib(), limits.chunk_kib(), 256,
+                               256, 4096, "limits.chunk_kib"));
   out.chunk_bytes = chunk_kib << 10;
   out.port_file = config.port_file();
   out.keep_updates = config.keep_updates();

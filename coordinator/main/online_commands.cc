@@ -41,9 +41,9 @@ AdminClient::AdminClient(std::unique_ptr<v1::Admin::Stub> stub,
 
 absl::StatusOr<AdminClient> AdminClient::Create(const DialOptions& options) {
   if (!absl::StrContains(options.coordinator, ':')) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--coordinator is \"", options.coordinator,
-                     "\"; it must be host:port"));
+    return absl::InvalidArgumentError(absl::StrCat("--coordinator is \"",
+                                                   options.coordinator,
+                                                   "\"; it must be host:port"));
   }
   grpc::SslCredentialsOptions tls;
   CHOIR_ASSIGN_OR_RETURN(tls.pem_root_certs,
@@ -58,9 +58,9 @@ absl::StatusOr<AdminClient> AdminClient::Create(const DialOptions& options) {
                          crypto::ParseCertificate(tls.pem_cert_chain));
   CHOIR_ASSIGN_OR_RETURN(const std::string public_key, key.PublicKeySha256());
   if (own.public_key_sha256 != public_key) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        options.private_key, " (--key) is not the private key of ",
-        options.certificate, " (--cert)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.private_key, " (--key) is not the private key of ",
+                     options.certificate, " (--cert)"));
   }
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -114,8 +114,7 @@ absl::StatusOr<nlohmann::json> AdminClient::SubmitJob(
     const std::string& path, const std::vector<std::string>& overrides) {
   // The same file may describe a simulation too; only its job is sent.
   v1::ExperimentConfig file;
-  if (const absl::Status read =
-          config::LoadTomlFile(path, overrides, &file);
+  if (const absl::Status read = config::LoadTomlFile(path, overrides, &file);
       !read.ok()) {
     return absl::InvalidArgumentError(read.message());  // exit code 2
   }
@@ -125,8 +124,7 @@ absl::StatusOr<nlohmann::json> AdminClient::SubmitJob(
   grpc::ClientContext context;
   SetDeadline(context);
   v1::SubmitJobResponse response;
-  CHOIR_RETURN_IF_ERROR(
-      Check(stub_->SubmitJob(&context, request, &response)));
+  CHOIR_RETURN_IF_ERROR(Check(stub_->SubmitJob(&context, request, &response)));
   return nlohmann::json{{"job", response.job()},
                         {"queue_position", response.queue_position()}};
 }
@@ -166,8 +164,8 @@ absl::StatusOr<nlohmann::json> AdminClient::ListClients() {
   grpc::ClientContext context;
   SetDeadline(context);
   v1::ListClientsResponse response;
-  CHOIR_RETURN_IF_ERROR(Check(
-      stub_->ListClients(&context, v1::ListClientsRequest(), &response)));
+  CHOIR_RETURN_IF_ERROR(
+      Check(stub_->ListClients(&context, v1::ListClientsRequest(), &response)));
   nlohmann::json clients = nlohmann::json::array();
   for (const v1::ClientStatus& client : response.clients()) {
     clients.push_back(ClientJson(client));
@@ -256,10 +254,10 @@ absl::StatusOr<nlohmann::json> AdminClient::PullModel(const std::string& job,
           "the coordinator sent a file name that is none");
     }
     CHOIR_RETURN_IF_ERROR(PullFile(file, out));
-    files.push_back({{"name", file.name()},
-                     {"size", file.blob().size()},
-                     {"digest", absl::StrCat("sha256:",
-                                             file.blob().digest())}});
+    files.push_back(
+        {{"name", file.name()},
+         {"size", file.blob().size()},
+         {"digest", absl::StrCat("sha256:", file.blob().digest())}});
   }
   // An A that stayed frozen is not sent but drawn.
   CHOIR_RETURN_IF_ERROR(model::CompletePeftFolder(out));

@@ -33,9 +33,10 @@ absl::string_view StateName(ClientState state) {
 absl::Status Registry::ApplyEnrolled(const v1::ClientEnrolled& record) {
   auto token = tokens_.find(record.token_sha256());
   if (token == tokens_.end()) {
-    return absl::DataLossError(absl::StrCat(
-        "client \"", record.name(), "\" enrolled with a token that was never "
-        "created"));
+    return absl::DataLossError(
+        absl::StrCat("client \"", record.name(),
+                     "\" enrolled with a token that was never "
+                     "created"));
   }
   token->second.used_by = record.name();
   token->second.public_key_sha256 = record.public_key_sha256();
@@ -171,8 +172,7 @@ absl::StatusOr<EnrolDecision> Registry::Enrol(
   if (now >= spent.expires) {
     return absl::PermissionDeniedError(absl::StrCat(
         "the token expired at ",
-        absl::FormatTime(absl::RFC3339_sec, spent.expires,
-                         absl::UTCTimeZone()),
+        absl::FormatTime(absl::RFC3339_sec, spent.expires, absl::UTCTimeZone()),
         "; ask the operator for a new one"));
   }
   if (!spent.client_name.empty() && spent.client_name != name) {
@@ -252,9 +252,9 @@ absl::Status Registry::CheckAgent(absl::string_view name,
         absl::StrCat("client \"", name, "\" was revoked"));
   }
   if (entry.only_listed_serials && !entry.serials.contains(serial)) {
-    return absl::PermissionDeniedError(absl::StrCat(
-        "the certificate of client \"", name,
-        "\" was replaced by a later enrolment or revoked"));
+    return absl::PermissionDeniedError(
+        absl::StrCat("the certificate of client \"", name,
+                     "\" was replaced by a later enrolment or revoked"));
   }
   return absl::OkStatus();
 }

@@ -16,8 +16,7 @@ constexpr absl::Duration kRenewalPause = absl::Seconds(5);
 
 absl::Status OtherName(const std::string& name) {
   return absl::InvalidArgumentError(absl::StrCat(
-      "the certificate request was made for another name than \"", name,
-      "\""));
+      "the certificate request was made for another name than \"", name, "\""));
 }
 
 }  // namespace
@@ -78,9 +77,8 @@ absl::StatusOr<std::string> Enrolment::IssueSigner(
     return known->second.pem;
   }
   CHOIR_ASSIGN_OR_RETURN(
-      std::string pem,
-      options_.authority->IssueSigner(request_pem, name, options_.lifetime,
-                                      now, random_));
+      std::string pem, options_.authority->IssueSigner(
+                           request_pem, name, options_.lifetime, now, random_));
   CHOIR_ASSIGN_OR_RETURN(const crypto::CertificateInfo info,
                          crypto::ParseCertificate(pem));
   std::vector<v1::JournalRecord> records(1);
@@ -103,8 +101,8 @@ absl::StatusOr<std::string> Enrolment::Issue(
   const absl::Time now = clock_.Now();
   auto known = newest_.find(name);
   if (records.empty() && known != newest_.end() &&
-      known->second.key == public_key_sha256 &&
-      now >= known->second.at && now < known->second.at + kRepeatWindow) {
+      known->second.key == public_key_sha256 && now >= known->second.at &&
+      now < known->second.at + kRepeatWindow) {
     return known->second.pem;
   }
   crypto::IssueOptions issue;

@@ -64,8 +64,8 @@ absl::StatusOr<std::unique_ptr<Gate>> Gate::Create(
   CHOIR_ASSIGN_OR_RETURN(
       crypto::CertificateVerifier verifier,
       crypto::CertificateVerifier::Create(options.ca_certificate_pem));
-  auto gate = absl::WrapUnique(new Gate(
-      std::move(options), std::move(verifier), registry, clock, refusals));
+  auto gate = absl::WrapUnique(new Gate(std::move(options), std::move(verifier),
+                                        registry, clock, refusals));
   CHOIR_RETURN_IF_ERROR(gate->RereadRevocationList());
   return gate;
 }
@@ -158,9 +158,11 @@ absl::Status Gate::Decide(const PeerEvidence& evidence, Access access,
                                   : crypto::Role::kOperator;
   if (peer->role != needed) {
     *kind = "role";
-    return absl::PermissionDeniedError(absl::StrCat(
-        "role \"", crypto::RoleName(peer->role), "\" may not call this; it "
-        "needs role \"", crypto::RoleName(needed), "\""));
+    return absl::PermissionDeniedError(
+        absl::StrCat("role \"", crypto::RoleName(peer->role),
+                     "\" may not call this; it "
+                     "needs role \"",
+                     crypto::RoleName(needed), "\""));
   }
   if (peer->role == crypto::Role::kAgent) {
     absl::Status known = registry_.CheckAgent(peer->name, peer->serial);

@@ -41,8 +41,8 @@ void LogProgress(const v1::JournalRecord& record) {
         "job ", done.job(), " version ", done.version(), ": held-out loss ",
         done.tokens() == 0
             ? std::string("unknown")
-            : absl::StrFormat("%.4f", done.loss_sum() /
-                                          static_cast<double>(done.tokens())),
+            : absl::StrFormat(
+                  "%.4f", done.loss_sum() / static_cast<double>(done.tokens())),
         " over ", done.clients(), " clients");
   } else if (record.has_job_finished()) {
     const v1::JobFinished& done = record.job_finished();
@@ -55,8 +55,8 @@ void LogProgress(const v1::JournalRecord& record) {
 }  // namespace
 
 JobLoop::JobLoop(JobLoopOptions options, store::Store& store,
-                 registry::Registry& registry, JobTable& jobs,
-                 WorkBoard& board, const base::Clock& clock)
+                 registry::Registry& registry, JobTable& jobs, WorkBoard& board,
+                 const base::Clock& clock)
     : options_(std::move(options)),
       store_(store),
       registry_(registry),
@@ -91,9 +91,8 @@ void JobLoop::Stop() {
 }
 
 bool JobLoop::Next(std::function<void()>* work) {
-  const absl::Duration sleep =
-      std::clamp(NextTimer() - clock_.Now(), absl::ZeroDuration(),
-                 kLongestSleep);
+  const absl::Duration sleep = std::clamp(NextTimer() - clock_.Now(),
+                                          absl::ZeroDuration(), kLongestSleep);
   base::MutexLock lock(&mu_);
   const auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return !work_.empty() || stopping_ || woken_;
@@ -129,8 +128,8 @@ absl::Time JobLoop::NextTimer() const {
   absl::Time next = std::min(next_peer_timer_, next_exchange_timer_);
   if (troubled_) next = std::min(next, retry_at_);
   if (runner_ != nullptr && !troubled_) {
-    next = std::min(next,
-                    runner_->next_wakeup().value_or(absl::InfiniteFuture()));
+    next =
+        std::min(next, runner_->next_wakeup().value_or(absl::InfiniteFuture()));
   }
   return next;
 }
@@ -177,8 +176,7 @@ void JobLoop::NoteTrouble(const absl::Status& status) {
   }
   if (!troubled_) {
     base::LogError("cannot go on for now: ", status.message(),
-                   "; trying again each ",
-                   absl::FormatDuration(kRetryPeriod));
+                   "; trying again each ", absl::FormatDuration(kRetryPeriod));
   }
   troubled_ = true;
   retry_at_ = clock_.Now() + kRetryPeriod;
@@ -217,9 +215,10 @@ void JobLoop::CheckIn(const std::string& client,
                       const v1::Capabilities& capabilities, uint64_t call,
                       CheckInAnswer answer) {
   Peer& peer = peers_[client];
-  Answer(peer, absl::AbortedError(absl::StrCat(
-                   "client \"", client, "\" has checked in again elsewhere; "
-                   "two agents with one name?")));
+  Answer(peer,
+         absl::AbortedError(absl::StrCat("client \"", client,
+                                         "\" has checked in again elsewhere; "
+                                         "two agents with one name?")));
   peer.capabilities = capabilities;
   // Shown to operators, on terminals too.
   peer.capabilities.set_software_version(
@@ -247,8 +246,8 @@ void JobLoop::Dismiss(const std::string& client, const absl::Status& reason) {
   // The round need not wait until its deadline for what cannot come.
   const absl::optional<v1::TaskKey> task = board_.TaskOf(client);
   if (runner_ != nullptr && task.has_value()) {
-    PostToRunner(engine::TaskFailed{client, *task,
-                                    std::string(reason.message()), false})
+    PostToRunner(
+        engine::TaskFailed{client, *task, std::string(reason.message()), false})
         .IgnoreError();
     board_.Done(client, *task);
   }
@@ -305,8 +304,7 @@ v1::Capabilities JobLoop::CapabilitiesOf(const std::string& client) const {
 }
 
 absl::StatusOr<v1::ReportResponse> JobLoop::PostToRunner(engine::Event event) {
-  absl::StatusOr<v1::ReportResponse> response =
-      runner_->Post(std::move(event));
+  absl::StatusOr<v1::ReportResponse> response = runner_->Post(std::move(event));
   if (!response.ok() && !absl::IsInvalidArgument(response.status())) {
     NoteTrouble(response.status());
   }

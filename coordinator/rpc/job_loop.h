@@ -147,9 +147,8 @@ class JobLoop {
   void OnSecure(const std::string& client, const v1::TaskKey& key,
                 const absl::StatusOr<v1::SecureServerMessage>& answer);
   // If it waits.
-  void AnswerExchange(
-      const std::string& client,
-      const absl::StatusOr<v1::SecureExchangeResponse>& answer);
+  void AnswerExchange(const std::string& client,
+                      const absl::StatusOr<v1::SecureExchangeResponse>& answer);
   void AnswerAllExchanges(const absl::Status& status);
   void FireExchangeTimers(absl::Time now);
   void Arrive(const std::string& client);

@@ -52,9 +52,8 @@ absl::StatusOr<engine::Event> EventOf(const std::string& client,
 absl::StatusOr<v1::ReportResponse> JobLoop::Report(
     const std::string& client, const v1::ReportRequest& request) {
   if (runner_ == nullptr || request.key().job() != running_job_) {
-    return TooLate(
-        absl::StrCat("job \"", PrintableText(request.key().job()),
-                     "\" is not running"));
+    return TooLate(absl::StrCat("job \"", PrintableText(request.key().job()),
+                                "\" is not running"));
   }
   CHOIR_ASSIGN_OR_RETURN(engine::Event event, EventOf(client, request));
   CHOIR_ASSIGN_OR_RETURN(v1::ReportResponse response,
@@ -164,9 +163,10 @@ absl::StatusOr<v1::SubmitJobResponse> JobLoop::Submit(
   absl::StatusOr<config::JobOptions> named = model::WithTargets(options);
   if (named.ok()) options = *std::move(named);
   if (jobs_.Contains(options.name)) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        "a job \"", options.name, "\" was submitted before; choose another "
-        "name"));
+    return absl::AlreadyExistsError(
+        absl::StrCat("a job \"", options.name,
+                     "\" was submitted before; choose another "
+                     "name"));
   }
   v1::JournalRecord record;
   *record.mutable_job_submitted()->mutable_config() = config::ToProto(options);

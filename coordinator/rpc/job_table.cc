@@ -17,8 +17,8 @@ bool IsFinalState(absl::string_view state) {
 absl::StatusOr<JobTable::Entry*> JobTable::Find(absl::string_view job) {
   auto found = jobs_.find(std::string(job));
   if (found == jobs_.end()) {
-    return absl::DataLossError(absl::StrCat(
-        "the journal speaks of job \"", job, "\", which was never submitted"));
+    return absl::DataLossError(absl::StrCat("the journal speaks of job \"", job,
+                                            "\", which was never submitted"));
   }
   return &found->second;
 }
@@ -74,8 +74,7 @@ absl::Status JobTable::ApplyCommitted(const v1::RoundCommitted& record) {
 absl::Status JobTable::ApplyEvaluated(const v1::EvaluationFinished& record) {
   CHOIR_ASSIGN_OR_RETURN(Entry * entry, Find(record.job()));
   if (record.tokens() == 0) return absl::OkStatus();
-  const double loss =
-      record.loss_sum() / static_cast<double>(record.tokens());
+  const double loss = record.loss_sum() / static_cast<double>(record.tokens());
   if (record.version() == 0) entry->status.set_heldout_loss_before(loss);
   entry->status.set_heldout_loss(loss);
   if (entry->correct.has_value()) {
@@ -229,15 +228,14 @@ absl::StatusOr<v1::GetModelResponse> JobTable::Model(absl::string_view job,
   }
   const Entry& entry = found->second;
   if (entry.adapters.empty()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "job \"", job, "\" is ", entry.status.state(),
-        " and has no model yet"));
+    return absl::FailedPreconditionError(absl::StrCat("job \"", job, "\" is ",
+                                                      entry.status.state(),
+                                                      " and has no model yet"));
   }
   const int32_t latest = static_cast<int32_t>(entry.adapters.size()) - 1;
   if (version < -1 || version > latest) {
-    return absl::NotFoundError(
-        absl::StrCat("job \"", job, "\" has versions 0 to ", latest, ", not ",
-                     version));
+    return absl::NotFoundError(absl::StrCat(
+        "job \"", job, "\" has versions 0 to ", latest, ", not ", version));
   }
   const int32_t chosen = version == -1 ? latest : version;
   v1::GetModelResponse model;

@@ -26,8 +26,7 @@ class RegisteredPeers final : public secagg::PeerVerifier {
       absl::string_view name, absl::string_view certificate) const override;
 
  private:
-  RegisteredPeers(std::unique_ptr<secagg::CertifiedPeers> certified,
-                  Gate& gate)
+  RegisteredPeers(std::unique_ptr<secagg::CertifiedPeers> certified, Gate& gate)
       : certified_(std::move(certified)), gate_(gate) {}
 
   const std::unique_ptr<secagg::CertifiedPeers> certified_;

@@ -21,9 +21,9 @@ void JobLoop::SecureExchange(const std::string& client,
                              const v1::SecureExchangeRequest& request,
                              uint64_t call, SecureAnswer answer) {
   // The client repeats itself: its earlier call has been given up.
-  AnswerExchange(client, absl::AbortedError(absl::StrCat(
-                             "client \"", client,
-                             "\" has asked again elsewhere")));
+  AnswerExchange(
+      client, absl::AbortedError(absl::StrCat("client \"", client,
+                                              "\" has asked again elsewhere")));
   if (runner_ == nullptr || request.key().job() != running_job_) {
     return answer(absl::AbortedError(
         absl::StrCat("job \"", PrintableText(request.key().job()),
@@ -64,7 +64,8 @@ void JobLoop::OnSecure(const std::string& client, const v1::TaskKey& key,
                        const absl::StatusOr<v1::SecureServerMessage>& answer) {
   if (Ends(answer)) board_.Done(client, key);
   const auto waiting = exchanges_.find(client);
-  if (waiting == exchanges_.end() || !codec::SameTask(waiting->second.key, key)) {
+  if (waiting == exchanges_.end() ||
+      !codec::SameTask(waiting->second.key, key)) {
     return;
   }
   if (!answer.ok()) return AnswerExchange(client, answer.status());

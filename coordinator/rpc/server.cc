@@ -57,8 +57,8 @@ class ServerImpl final : public CoordinatorServer {
         clock_(clock),
         forward_(clock),
         random_(random),
-        pool_(std::max(1, static_cast<int>(
-                              std::thread::hardware_concurrency()))) {}
+        pool_(std::max(
+            1, static_cast<int>(std::thread::hardware_concurrency()))) {}
 
   ~ServerImpl() override { Shutdown(absl::ZeroDuration()); }
 
@@ -81,8 +81,8 @@ class ServerImpl final : public CoordinatorServer {
     CHOIR_RETURN_IF_ERROR(FindUnreported());
     loop_ = std::make_unique<JobLoop>(options_.loop, store_, registry_, jobs_,
                                       board_, forward_);
-    refusals_ = std::make_unique<RefusalLog>(
-        clock_, [this](v1::PeerRefused refused) {
+    refusals_ =
+        std::make_unique<RefusalLog>(clock_, [this](v1::PeerRefused refused) {
           v1::JournalRecord record;
           *record.mutable_peer_refused() = std::move(refused);
           loop_->Post([this, record = std::move(record)] {
@@ -93,29 +93,25 @@ class ServerImpl final : public CoordinatorServer {
         gate_, Gate::Create({options_.ca_certificate_pem, options_.crl_path},
                             registry_, clock_, *refusals_));
     CHOIR_ASSIGN_OR_RETURN(
-        peers_, RegisteredPeers::Create(options_.ca_certificate_pem, clock_,
-                                        *gate_));
+        peers_,
+        RegisteredPeers::Create(options_.ca_certificate_pem, clock_, *gate_));
     options_.runner.verifier = peers_.get();
     options_.runner.random = &random_;
-    enrolment_ =
-        std::make_unique<Enrolment>(std::move(options_.enrolment), registry_,
-                                    *loop_, clock_, random_);
+    enrolment_ = std::make_unique<Enrolment>(
+        std::move(options_.enrolment), registry_, *loop_, clock_, random_);
     uploads_ = std::make_unique<Uploads>(options_.transfers, store_.blobs(),
                                          board_, *gate_);
     const uint64_t chunk = options_.transfers.chunk_bytes;
-    agents_ = std::make_unique<AgentService>(*gate_, *loop_, *enrolment_,
-                                             *uploads_, board_,
-                                             store_.blobs(), chunk);
-    admin_ = std::make_unique<AdminService>(*loop_, registry_, jobs_,
-                                            store_.blobs(), clock_, random_,
-                                            chunk);
+    agents_ = std::make_unique<AgentService>(
+        *gate_, *loop_, *enrolment_, *uploads_, board_, store_.blobs(), chunk);
+    admin_ = std::make_unique<AdminService>(
+        *loop_, registry_, jobs_, store_.blobs(), clock_, random_, chunk);
     BoundConnections();
     front_ = std::make_unique<Front>(*gate_, *connections_);
     agents_->AddTo(*front_);
     admin_->AddTo(*front_);
     v1::JournalRecord started;
-    started.mutable_coordinator_started()->set_software_version(
-        base::kVersion);
+    started.mutable_coordinator_started()->set_software_version(base::kVersion);
     started.mutable_coordinator_started()->set_config(options_.config_text);
     CHOIR_RETURN_IF_ERROR(store_.journal().Append({started}));
     return Listen();
@@ -209,17 +205,17 @@ class ServerImpl final : public CoordinatorServer {
     }
     // Only what it names: the key is gRPC's now.
     options_.private_key_pem = crypto::SecretString();
-    listener_->Start(
-        {[this](int listener_fd, int fd) {
-           grpc::experimental::ExternalConnectionAcceptor::
-               NewConnectionParameters parameters;
-           parameters.listener_fd = listener_fd;
-           parameters.fd = fd;
-           acceptor_->HandleNewConnection(&parameters);
-         },
-         [this](const std::string& peer, const absl::Status& why) {
-           refusals_->Refused(peer, "connect", "connections", why.message());
-         }});
+    listener_->Start({[this](int listener_fd, int fd) {
+                        grpc::experimental::ExternalConnectionAcceptor::
+                            NewConnectionParameters parameters;
+                        parameters.listener_fd = listener_fd;
+                        parameters.fd = fd;
+                        acceptor_->HandleNewConnection(&parameters);
+                      },
+                      [this](const std::string& peer, const absl::Status& why) {
+                        refusals_->Refused(peer, "connect", "connections",
+                                           why.message());
+                      }});
     return absl::OkStatus();
   }
 
@@ -272,16 +268,14 @@ class ServerImpl final : public CoordinatorServer {
 
 }  // namespace
 
-absl::Status CheckOwnCertificate(const ServerOptions& options,
-                                 absl::Time now) {
+absl::Status CheckOwnCertificate(const ServerOptions& options, absl::Time now) {
   CHOIR_ASSIGN_OR_RETURN(
       const crypto::CertificateVerifier verifier,
       crypto::CertificateVerifier::Create(options.ca_certificate_pem));
-  const crypto::Verdict verdict =
-      verifier.Check(options.certificate_pem, now);
+  const crypto::Verdict verdict = verifier.Check(options.certificate_pem, now);
   if (!verdict.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the coordinator's own certificate: ", verdict.message));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the coordinator's own certificate: ", verdict.message));
   }
   if (verdict.info.role != crypto::Role::kCoordinator) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -298,9 +292,9 @@ absl::Status CheckOwnCertificate(const ServerOptions& options,
         "the coordinator's private key does not belong to its certificate");
   }
   if (verdict.info.not_after < now + absl::Hours(24 * 14)) {
-    base::LogWarning("the coordinator's certificate expires at ",
-                     absl::FormatTime(verdict.info.not_after,
-                                      absl::UTCTimeZone()));
+    base::LogWarning(
+        "the coordinator's certificate expires at ",
+        absl::FormatTime(verdict.info.not_after, absl::UTCTimeZone()));
   }
   return absl::OkStatus();
 }

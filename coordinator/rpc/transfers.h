@@ -79,8 +79,8 @@ class UploadSlot {
 class Uploads {
  public:
   // The references outlive this.
-  Uploads(TransferOptions options, store::BlobStore& blobs,
-          WorkBoard& board, Gate& gate);
+  Uploads(TransferOptions options, store::BlobStore& blobs, WorkBoard& board,
+          Gate& gate);
 
   // Adds the method Upload; this outlives `front`'s calls.
   void AddTo(Front& front);

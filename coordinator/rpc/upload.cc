@@ -53,8 +53,7 @@ class UploadStream final : public MessageStream {
       Close(absl::InvalidArgumentError("an upload without a chunk"));
       return;
     }
-    uploads_.pool().Add(
-        [this, self = shared_from_this()](int) { Answer(); });
+    uploads_.pool().Add([this, self = shared_from_this()](int) { Answer(); });
   }
 
   void Answer() {
@@ -114,10 +113,10 @@ absl::Status UploadSlot::Append(uint64_t turn, uint64_t offset,
                      " bytes have arrived; ask for the upload's status and go "
                      "on from there"));
   }
-  const absl::Status written = incoming_ == nullptr
-                                   ? absl::OutOfRangeError(
-                                         "the payload is complete already")
-                                   : incoming_->Append(data);
+  const absl::Status written =
+      incoming_ == nullptr
+          ? absl::OutOfRangeError("the payload is complete already")
+          : incoming_->Append(data);
   if (!written.ok() && !absl::IsOutOfRange(written)) {
     base::LogError("cannot store an upload: ", written.message());
     // What is on disk is looked at afresh by the next stream.
@@ -165,9 +164,10 @@ absl::Status Uploads::Check(const PeerIdentity& peer, const v1::TaskKey& key,
     return gate_.Refuse(
         peer, kMethod,
         absl::ResourceExhaustedError(absl::StrCat(
-            "an update of ", blob.size(), " bytes; this coordinator takes 1 "
-            "to ", options_.max_update_bytes,
-            " bytes (limits.max_update_mib)")));
+            "an update of ", blob.size(),
+            " bytes; this coordinator takes 1 "
+            "to ",
+            options_.max_update_bytes, " bytes (limits.max_update_mib)")));
   }
   if (const auto counted = board_.CountPayload(peer.name, blob.digest());
       !counted.ok()) {
@@ -180,11 +180,12 @@ absl::Status Uploads::CheckChunk(const PeerIdentity& peer,
                                  const v1::UploadChunk& chunk) {
   const std::string& data = chunk.data();
   if (data.size() > options_.chunk_bytes) {
-    return gate_.Refuse(
-        peer, kMethod,
-        absl::ResourceExhaustedError(absl::StrCat(
-            "a chunk of ", data.size(), " bytes; this coordinator takes at "
-            "most ", options_.chunk_bytes, " (limits.chunk_kib)")));
+    return gate_.Refuse(peer, kMethod,
+                        absl::ResourceExhaustedError(absl::StrCat(
+                            "a chunk of ", data.size(),
+                            " bytes; this coordinator takes at "
+                            "most ",
+                            options_.chunk_bytes, " (limits.chunk_kib)")));
   }
   if (data.empty() && chunk.data_sha256().empty()) return absl::OkStatus();
   const base::Sha256Digest digest = base::Sha256Of(data);

@@ -63,9 +63,8 @@ absl::Status WorkBoard::CheckUpload(absl::string_view client,
       codec::SameTask(task->second.key, key)) {
     return absl::OkStatus();
   }
-  return absl::AbortedError(
-      absl::StrCat("you have no training task for ", TaskText(key),
-                   "; check in again"));
+  return absl::AbortedError(absl::StrCat("you have no training task for ",
+                                         TaskText(key), "; check in again"));
 }
 
 absl::Status WorkBoard::CountPayload(absl::string_view client,

@@ -41,8 +41,7 @@ class WorkBoard {
   // Notes that the client sends this payload for its task. RESOURCE_EXHAUSTED
   // beyond kMaxPayloads different ones: whoever trains once needs one, and each
   // of them takes space until the job ends.
-  absl::Status CountPayload(absl::string_view client,
-                            absl::string_view digest);
+  absl::Status CountPayload(absl::string_view client, absl::string_view digest);
   // Whether the client has sent this payload for its task `key`.
   bool HasPayload(absl::string_view client, const v1::TaskKey& key,
                   absl::string_view digest) const;

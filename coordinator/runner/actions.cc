@@ -21,11 +21,10 @@ constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 absl::Status JobRunnerImpl::Unavailable(absl::string_view what,
                                         const absl::Status& status) {
   retry_at_ = clock_.Now() + kRetryAfter;
-  const std::string message =
-      absl::StrCat("cannot write ", what, " to ", store_.root(), ": ",
-                   status.message(),
-                   "; nothing is lost, this is tried again every ",
-                   absl::FormatDuration(kRetryAfter));
+  const std::string message = absl::StrCat(
+      "cannot write ", what, " to ", store_.root(), ": ", status.message(),
+      "; nothing is lost, this is tried again every ",
+      absl::FormatDuration(kRetryAfter));
   base::LogError(message);
   return absl::UnavailableError(message);
 }
@@ -109,8 +108,8 @@ absl::Status JobRunnerImpl::AnswerSum(
   if (committed.ok()) {
     answer = engine::AggregateDone{*std::move(committed)};
   } else {
-    base::LogError("round ", round, ", attempt ", attempt, ": no sum: ",
-                   committed.status().ToString());
+    base::LogError("round ", round, ", attempt ", attempt,
+                   ": no sum: ", committed.status().ToString());
     answer =
         engine::AggregateFailed{round, attempt, committed.status().ToString()};
   }
@@ -134,10 +133,9 @@ absl::StatusOr<v1::RoundCommitted> JobRunnerImpl::StepServer(
   if (!server_state.digest().empty()) {
     CHOIR_ASSIGN_OR_RETURN(state, blobs.Read(server_state.digest()));
   }
-  CHOIR_ASSIGN_OR_RETURN(
-      const aggregate::ServerStepResult step,
-      aggregate::ServerStep(before, sum_bytes, state,
-                            engine_->options().aggregation));
+  CHOIR_ASSIGN_OR_RETURN(const aggregate::ServerStepResult step,
+                         aggregate::ServerStep(before, sum_bytes, state,
+                                               engine_->options().aggregation));
   v1::RoundCommitted committed;
   committed.set_round(round);
   committed.set_attempt(attempt);

@@ -23,11 +23,14 @@ constexpr char kConfigName[] = "config.json";
 constexpr char kTokenizerName[] = "tokenizer.json";
 
 bool IsModelFile(absl::string_view name) {
-  static const std::set<std::string>* const kNames = new std::set<std::string>{
-      kConfigName,     "generation_config.json",
-      kTokenizerName,  "tokenizer_config.json",
-      "vocab.json",    "merges.txt",
-      "special_tokens_map.json"};
+  static const std::set<std::string>* const kNames =
+      new std::set<std::string>{kConfigName,
+                                "generation_config.json",
+                                kTokenizerName,
+                                "tokenizer_config.json",
+                                "vocab.json",
+                                "merges.txt",
+                                "special_tokens_map.json"};
   return kNames->count(std::string(name)) > 0 ||
          absl::EndsWith(name, ".safetensors") ||
          absl::EndsWith(name, ".safetensors.index.json");
@@ -112,9 +115,8 @@ absl::StatusOr<v1::JobStarted> ImportBaseModel(
       const std::vector<float> initial,
       model::InitialAdapterOf(folder, *config, options.adapter, layout,
                               base::DeriveSeed(options.seed, {"adapter"})));
-  CHOIR_ASSIGN_OR_RETURN(
-      *facts.mutable_adapter(),
-      blobs.Put(model::EncodeAdapterFile(layout, initial)));
+  CHOIR_ASSIGN_OR_RETURN(*facts.mutable_adapter(),
+                         blobs.Put(model::EncodeAdapterFile(layout, initial)));
   CHOIR_ASSIGN_OR_RETURN(
       const std::string adapter_config,
       model::JobAdapterConfigJson(options.adapter, *config, LastPart(folder)));
@@ -140,8 +142,8 @@ absl::StatusOr<codec::Layout> LayoutOfJob(const config::JobOptions& options,
     }
     return layout;
   }
-  return absl::DataLossError(absl::StrCat("job '", facts.job(),
-                                          "' was started without config.json"));
+  return absl::DataLossError(
+      absl::StrCat("job '", facts.job(), "' was started without config.json"));
 }
 
 }  // namespace choir::runner

@@ -53,9 +53,9 @@ absl::StatusOr<std::unique_ptr<JobRunner>> JobRunner::Start(
     store::Store& store, const base::Clock& clock, base::ThreadPool* pool,
     RunnerHooks hooks) {
   CHOIR_CHECK(hooks.send_task != nullptr);
-  CHOIR_CHECK(!options.secure_aggregation.enabled ||
-              (hooks.send_secure != nullptr &&
-               runner_options.verifier != nullptr));
+  CHOIR_CHECK(
+      !options.secure_aggregation.enabled ||
+      (hooks.send_secure != nullptr && runner_options.verifier != nullptr));
   auto runner = std::make_unique<JobRunnerImpl>(runner_options, store, clock,
                                                 pool, std::move(hooks));
   CHOIR_RETURN_IF_ERROR(runner->Begin(options));
@@ -99,9 +99,9 @@ absl::StatusOr<bool> JobRunnerImpl::ReplayJournal(
         if (engine_ == nullptr) return absl::OkStatus();
         const absl::Status applied = engine_->Replay(record);
         if (!applied.ok()) {
-          return absl::Status(applied.code(),
-                              absl::StrCat("entry ", entry.sequence, ": ",
-                                           applied.message()));
+          return absl::Status(
+              applied.code(),
+              absl::StrCat("entry ", entry.sequence, ": ", applied.message()));
         }
         if (record.has_update_accepted() &&
             record.update_accepted().key().job() == options.name) {
@@ -196,8 +196,8 @@ absl::StatusOr<absl::optional<std::string>> JobRunnerImpl::CheckUpdate(
   }
   const config::AggregationOptions& aggregation =
       engine_->options().aggregation;
-  const absl::StatusOr<std::vector<float>> values = codec::DecodeFlatUpdate(
-      *bytes, layout_, aggregation.max_magnitude());
+  const absl::StatusOr<std::vector<float>> values =
+      codec::DecodeFlatUpdate(*bytes, layout_, aggregation.max_magnitude());
   if (!values.ok()) return Fault(std::string(values.status().message()));
   if (aggregation.clip_norm_l2 > 0.0) {
     double squares = 0.0;

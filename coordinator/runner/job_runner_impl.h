@@ -68,9 +68,11 @@ class JobRunnerImpl final : public JobRunner {
   // Tells the engine what became of a sum.
   absl::Status AnswerSum(uint32_t round, uint32_t attempt,
                          absl::StatusOr<v1::RoundCommitted> committed);
-  absl::StatusOr<v1::RoundCommitted> StepServer(
-      uint32_t round, uint32_t attempt, const v1::BlobRef& adapter,
-      const v1::BlobRef& server_state, const std::string& sum_bytes);
+  absl::StatusOr<v1::RoundCommitted> StepServer(uint32_t round,
+                                                uint32_t attempt,
+                                                const v1::BlobRef& adapter,
+                                                const v1::BlobRef& server_state,
+                                                const std::string& sum_bytes);
   absl::StatusOr<v1::BlobRef> PutBlob(const std::string& bytes);
   absl::Status PerformDiscard(const engine::DiscardUpdates& action);
   absl::Status RemoveBlobs(const std::set<std::string>& digests);

@@ -146,8 +146,7 @@ absl::Status JobRunnerImpl::RefuseSession(
   if (engine_->WantsSecure(client, request.key())) {
     SecureRoundOf(request.key())->Refused(client, request.message());
     Enqueue(engine_->Handle(
-        engine::TaskFailed{client, request.key(), text, false},
-        clock_.Now()));
+        engine::TaskFailed{client, request.key(), text, false}, clock_.Now()));
   }
   return Drain();
 }
@@ -185,16 +184,16 @@ absl::Status JobRunnerImpl::TakeSecure(
           static_cast<int>(round.session().modulus_bits()),
           round.session().length());
       if (message.masked().size() != expected) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "masked vector has ", message.masked().size(),
-            " bytes; this session's have ", expected));
+        return absl::InvalidArgumentError(
+            absl::StrCat("masked vector has ", message.masked().size(),
+                         " bytes; this session's have ", expected));
       }
       absl::StatusOr<std::string> bytes =
           store_.blobs().Read(message.masked().digest());
       if (absl::IsNotFound(bytes.status())) {
-        return absl::NotFoundError(absl::StrCat(
-            "masked vector ", Printable(message.masked().digest()),
-            " was not uploaded"));
+        return absl::NotFoundError(
+            absl::StrCat("masked vector ", Printable(message.masked().digest()),
+                         " was not uploaded"));
       }
       CHOIR_RETURN_IF_ERROR(bytes.status());
       payload = *std::move(bytes);

@@ -11,10 +11,10 @@ namespace choir::runner {
 v1::SecureAssumptions AssumptionsOf(
     const config::SecureAggregationOptions& options) {
   v1::SecureAssumptions assumptions;
-  assumptions.set_adversary(
-      options.adversary == config::SecureAdversary::kCurious
-          ? v1::SecureAssumptions::CURIOUS
-          : v1::SecureAssumptions::SEMI_MALICIOUS);
+  assumptions.set_adversary(options.adversary ==
+                                    config::SecureAdversary::kCurious
+                                ? v1::SecureAssumptions::CURIOUS
+                                : v1::SecureAssumptions::SEMI_MALICIOUS);
   assumptions.set_corrupt_fraction(options.corrupt_fraction);
   assumptions.set_dropout_fraction(options.dropout_fraction);
   assumptions.set_min_clients(static_cast<uint32_t>(options.min_clients));
@@ -24,8 +24,7 @@ v1::SecureAssumptions AssumptionsOf(
 absl::Status CheckSecureJob(const config::JobOptions& options) {
   const config::SecureAggregationOptions& secure = options.secure_aggregation;
   const config::RoundsOptions& rounds = options.rounds;
-  if (!secure.enabled ||
-      rounds.selection != config::Selection::kUniform) {
+  if (!secure.enabled || rounds.selection != config::Selection::kUniform) {
     return absl::OkStatus();
   }
   const int groups =
@@ -34,10 +33,10 @@ absl::Status CheckSecureJob(const config::JobOptions& options) {
   const auto parameters =
       secagg::ChooseParameters(clients, AssumptionsOf(secure));
   if (!parameters.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "'job.secure_aggregation' has no parameters for ",
-        groups == 1 ? "a cohort" : "groups", " of ", clients, " clients: ",
-        parameters.status().message()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("'job.secure_aggregation' has no parameters for ",
+                     groups == 1 ? "a cohort" : "groups", " of ", clients,
+                     " clients: ", parameters.status().message()));
   }
   if (groups == 1 && rounds.min_survivors < parameters->min_survivors) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -50,9 +49,9 @@ absl::Status CheckSecureJob(const config::JobOptions& options) {
   const v1::JobConfig config = config::ToProto(options);
   v1::SecureSession session;
   session.set_max_clients(static_cast<uint32_t>(rounds.cohort_size));
-  return secagg::ModulusBits(
-             secagg::RoundSpec(config.aggregation(),
-                               config.secure_aggregation(), session, 1))
+  return secagg::ModulusBits(secagg::RoundSpec(config.aggregation(),
+                                               config.secure_aggregation(),
+                                               session, 1))
       .status();
 }
 

@@ -33,12 +33,18 @@ std::string DigestOf(const v1::SecureClientMessage& message) {
 
 absl::string_view PhaseOf(const v1::SecureClientMessage& message) {
   switch (message.message_case()) {
-    case v1::SecureClientMessage::kAdvertise: return engine::kAdvertiseKeys;
-    case v1::SecureClientMessage::kShare: return engine::kShareKeys;
-    case v1::SecureClientMessage::kMasked: return engine::kMaskedInput;
-    case v1::SecureClientMessage::kConfirm: return engine::kConfirm;
-    case v1::SecureClientMessage::kUnmask: return engine::kUnmask;
-    default: return "";
+    case v1::SecureClientMessage::kAdvertise:
+      return engine::kAdvertiseKeys;
+    case v1::SecureClientMessage::kShare:
+      return engine::kShareKeys;
+    case v1::SecureClientMessage::kMasked:
+      return engine::kMaskedInput;
+    case v1::SecureClientMessage::kConfirm:
+      return engine::kConfirm;
+    case v1::SecureClientMessage::kUnmask:
+      return engine::kUnmask;
+    default:
+      return "";
   }
 }
 
@@ -123,8 +129,7 @@ SecureRound::AnswerAfter(const std::string& client,
     return Answer(std::move(done));
   }
   if (over_) {
-    return absl::AbortedError(
-        reason_.empty() ? "the round is over" : reason_);
+    return absl::AbortedError(reason_.empty() ? "the round is over" : reason_);
   }
   const int rank = Rank(phase);
   if (rank < 0 || rank >= Rank(open_)) return Answer();
@@ -152,17 +157,17 @@ void SecureRound::FormGroups(const std::map<std::string, uint32_t>& members) {
   advertised_.clear();
   for (auto& [number, group] : groups_) {
     absl::StatusOr<secagg::ServerSession> session =
-        secagg::ServerSession::Create(session_, number,
-                                      std::move(keys[number]), verifier_);
+        secagg::ServerSession::Create(session_, number, std::move(keys[number]),
+                                      verifier_);
     if (!session.ok()) {
       group.lost = std::string(session.status().message());
       continue;
     }
-    base::LogInfo("job ", key_.job(), " round ", key_.round(), " attempt ",
-                  key_.attempt(), number == 0 ? "" : " group ",
-                  number == 0 ? "" : absl::StrCat(number), ": ",
-                  secagg::Describe(session->parameters(),
-                                   session_.assumptions()));
+    base::LogInfo(
+        "job ", key_.job(), " round ", key_.round(), " attempt ",
+        key_.attempt(), number == 0 ? "" : " group ",
+        number == 0 ? "" : absl::StrCat(number), ": ",
+        secagg::Describe(session->parameters(), session_.assumptions()));
     group.session.emplace(*std::move(session));
   }
 }

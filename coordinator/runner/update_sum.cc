@@ -63,9 +63,8 @@ absl::StatusOr<IntegerSum> SumUpdates(
     const std::vector<engine::WeightedUpdate>& updates,
     const codec::Layout& layout, const config::AggregationOptions& options,
     const store::BlobStore& blobs, base::ThreadPool* pool) {
-  CHOIR_ASSIGN_OR_RETURN(
-      const IntegerSum empty,
-      IntegerSum::Create(layout, options.fixed_point_bits));
+  CHOIR_ASSIGN_OR_RETURN(const IntegerSum empty,
+                         IntegerSum::Create(layout, options.fixed_point_bits));
   const size_t threads =
       pool == nullptr ? 1 : static_cast<size_t>(pool->num_threads());
   const size_t num_parts = std::max<size_t>(

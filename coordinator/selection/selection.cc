@@ -42,9 +42,9 @@ std::vector<std::vector<std::string>> FormGroups(
     const std::set<std::string>& clients, int group_size, uint64_t seed) {
   CHOIR_CHECK(group_size >= 0);
   std::vector<std::string> order(clients.begin(), clients.end());
-  const size_t count =
-      group_size == 0 ? (order.empty() ? 0 : 1)
-                      : order.size() / static_cast<size_t>(group_size);
+  const size_t count = group_size == 0
+                           ? (order.empty() ? 0 : 1)
+                           : order.size() / static_cast<size_t>(group_size);
   std::vector<std::vector<std::string>> groups(count);
   if (count == 0) return groups;
   base::SimRandom random(seed);

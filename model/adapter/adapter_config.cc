@@ -51,7 +51,8 @@ std::vector<std::string> Names(const json& list, const char* key,
   std::vector<std::string> names;
   for (const json& name : list) {
     if (!name.is_string()) {
-      problems.push_back(absl::StrCat(key, " holds something that is not text"));
+      problems.push_back(
+          absl::StrCat(key, " holds something that is not text"));
       return names;
     }
     names.push_back(name.get<std::string>());
@@ -152,7 +153,8 @@ void ReadFrozen(const json& choir, AdapterConfigFile& file,
   if (!choir.is_object() || seed == choir.end() ||
       !seed->is_number_unsigned() || inputs == choir.end() ||
       !inputs->is_object()) {
-    problems.push_back("choir is not {\"frozen_seed\":..,\"in_features\":{..}}");
+    problems.push_back(
+        "choir is not {\"frozen_seed\":..,\"in_features\":{..}}");
     return;
   }
   file.options.kind = AdapterKind::kFrozenA;
@@ -320,14 +322,14 @@ absl::StatusOr<AdapterConfigFile> ParseAdapterConfig(absl::string_view text,
   const std::string type = Text(document, "peft_type", problems);
   const std::string task = Text(document, "task_type", problems);
   if (!task.empty() && task != kCausalTask && task != kClassifierTask) {
-    problems.push_back(absl::StrCat("task_type is '", task,
-                                    "', not CAUSAL_LM or SEQ_CLS"));
+    problems.push_back(
+        absl::StrCat("task_type is '", task, "', not CAUSAL_LM or SEQ_CLS"));
   }
   ReadHead(document, file, problems);
   const std::string bias = Text(document, "bias", problems);
   if (!bias.empty() && bias != "none") {
-    problems.push_back(absl::StrCat("bias is '", bias,
-                                    "'; trained biases are not supported"));
+    problems.push_back(
+        absl::StrCat("bias is '", bias, "'; trained biases are not supported"));
   }
   for (const char* key : kUnsupported) {
     const auto found = document.find(key);

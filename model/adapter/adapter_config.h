@@ -41,8 +41,8 @@ struct AdapterConfigFile {
   // Without what `rules` say once the model is known (ApplyTargetRules()):
   // target_modules holds the names that are listed.
   config::AdapterOptions options;
-  TargetRules rules;  // of LoRA and (IA)^3
-  bool has_head = false;  // modules_to_save is ["score"]: a classifier
+  TargetRules rules;       // of LoRA and (IA)^3
+  bool has_head = false;   // modules_to_save is ["score"]: a classifier
   std::string base_model;  // base_model_name_or_path; may be empty
   // Of a job's frozen A (options.kind is kFrozenA then): in_features by
   // NumberlessPath() of the module.

@@ -40,9 +40,8 @@ LofitState LofitStateOf(const ModelConfig& config,
   if (state.choosing) return state;
   std::vector<size_t> order(scores.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return scores[a] > scores[b];
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return scores[a] > scores[b]; });
   const size_t heads = std::min<size_t>(
       static_cast<size_t>(LofitHeads(config, options)), order.size());
   for (size_t i = 0; i < heads; ++i) state.chosen[order[i]] = true;

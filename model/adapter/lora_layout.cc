@@ -8,8 +8,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "base/files.h"
 #include "base/check.h"
+#include "base/files.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
 #include "model/adapter/targets.h"
@@ -129,9 +129,8 @@ absl::StatusOr<std::vector<float>> RowNorms(const TensorFiles& files,
   }
   base::ReleasePages(found.view->bytes);
   std::vector<float> norms(out);
-  std::transform(sums.begin(), sums.end(), norms.begin(), [](double sum) {
-    return static_cast<float>(std::sqrt(sum));
-  });
+  std::transform(sums.begin(), sums.end(), norms.begin(),
+                 [](double sum) { return static_cast<float>(std::sqrt(sum)); });
   return norms;
 }
 
@@ -192,17 +191,17 @@ absl::StatusOr<std::vector<LinearSpec>> AdaptedLayers(
     return layers;
   }
   CHOIR_RETURN_IF_ERROR(CheckTargets(config, options, layers));
-  layers.erase(
-      std::remove_if(layers.begin(), layers.end(),
-                     [&options](const LinearSpec& layer) {
-                       return std::none_of(
-                           options.target_modules.begin(),
-                           options.target_modules.end(),
-                           [&layer](const std::string& target) {
-                             return TargetMatches(target, layer.module);
-                           });
-                     }),
-      layers.end());
+  layers.erase(std::remove_if(layers.begin(), layers.end(),
+                              [&options](const LinearSpec& layer) {
+                                return std::none_of(
+                                    options.target_modules.begin(),
+                                    options.target_modules.end(),
+                                    [&layer](const std::string& target) {
+                                      return TargetMatches(target,
+                                                           layer.module);
+                                    });
+                              }),
+               layers.end());
   if (options.has_lora()) CHOIR_RETURN_IF_ERROR(CheckRanks(options, layers));
   return layers;
 }
@@ -252,8 +251,8 @@ std::vector<float> InitialAdapter(const codec::Layout& layout, uint64_t seed) {
   std::vector<float> values(layout.num_elements(), 0.0f);
   for (size_t i = 0; i < layout.tensors().size(); ++i) {
     const codec::TensorSpec& tensor = layout.tensors()[i];
-    const absl::Span<float> out = absl::MakeSpan(values).subspan(
-        layout.offset(i), tensor.num_elements());
+    const absl::Span<float> out =
+        absl::MakeSpan(values).subspan(layout.offset(i), tensor.num_elements());
     if (absl::EndsWith(tensor.name, kASuffix)) {
       DrawA(tensor.name, tensor.shape[1], seed, out);
     } else if (absl::EndsWith(tensor.name, kIa3Suffix)) {
@@ -280,8 +279,7 @@ absl::StatusOr<std::vector<float>> InitialAdapterOf(
   CHOIR_ASSIGN_OR_RETURN(const TensorFiles files,
                          TensorFiles::Open(base_folder, config));
   if (head) {
-    const TensorView& score =
-        *files.Find(ModelTensorNames(config).score).view;
+    const TensorView& score = *files.Find(ModelTensorNames(config).score).view;
     CHOIR_RETURN_IF_ERROR(ReadFloatsInto(
         score, absl::MakeSpan(values).subspan(offsets.at(ScoreName()),
                                               score.num_elements())));

@@ -15,8 +15,8 @@
 //              being chosen: y = W ((1 + a) x). Then the heads whose rows of a
 //              have the largest L2 norms are tuned: y = W (x + v).
 //
-// Sources: LoRA, Hu et al. (2021); DoRA, Liu et al. (2024); FFA-LoRA, Sun et al.
-// (2024); (IA)^3, Liu et al. (2022); LoFiT, Yin et al. (2024), here with
+// Sources: LoRA, Hu et al. (2021); DoRA, Liu et al. (2024); FFA-LoRA, Sun et
+// al. (2024); (IA)^3, Liu et al. (2022); LoFiT, Yin et al. (2024), here with
 // scalings and offsets that begin at zero instead of small random numbers, so
 // that a fresh adapter changes nothing.
 #ifndef CHOIR_MODEL_ADAPTER_LORA_LAYOUT_H_
@@ -82,9 +82,10 @@ std::vector<float> FrozenA(absl::string_view module, int64_t rank,
                            int64_t in_features, uint64_t seed);
 
 // A fresh adapter: A uniform in (-1/sqrt(in), 1/sqrt(in)) (Kaiming with
-// a = sqrt(5)), ia3_l one, the others (a classification head too) zero. Each tensor draws from its own
-// seed, derived from `seed` and its name. With that the adapted model equals
-// the base, but for DoRA, whose magnitudes InitialAdapterOf() fills in.
+// a = sqrt(5)), ia3_l one, the others (a classification head too) zero. Each
+// tensor draws from its own seed, derived from `seed` and its name. With that
+// the adapted model equals the base, but for DoRA, whose magnitudes
+// InitialAdapterOf() fills in.
 std::vector<float> InitialAdapter(const codec::Layout& layout, uint64_t seed);
 
 // InitialAdapter(); DoRA's magnitudes are the norms of the rows of the base's

@@ -60,8 +60,8 @@ std::string EncodeAdapterFile(const codec::Layout& layout,
     TensorView tensor;
     tensor.name = spec.name;
     tensor.shape = spec.shape;
-    tensor.bytes = absl::string_view(bytes).substr(
-        4 * layout.offset(i), 4 * spec.num_elements());
+    tensor.bytes = absl::string_view(bytes).substr(4 * layout.offset(i),
+                                                   4 * spec.num_elements());
     tensors.push_back(std::move(tensor));
   }
   return EncodeSafetensors(std::move(tensors));
@@ -161,19 +161,17 @@ absl::Status CompletePeftFolder(const std::string& directory) {
   CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout,
                          codec::Layout::Create(std::move(specs)));
   if (layout.num_elements() > kMostElements) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(directory, ": the adapter would have ",
-                     layout.num_elements(), " numbers; the limit is ",
-                     kMostElements));
+    return absl::InvalidArgumentError(absl::StrCat(
+        directory, ": the adapter would have ", layout.num_elements(),
+        " numbers; the limit is ", kMostElements));
   }
-  std::vector<float> values =
-      InitialAdapter(layout, file.options.frozen_seed);
+  std::vector<float> values = InitialAdapter(layout, file.options.frozen_seed);
   for (size_t i = 0; i < layout.tensors().size(); ++i) {
     const TensorView* b = stored.Find(layout.tensors()[i].name);
     if (b == nullptr) continue;  // an A
     CHOIR_RETURN_IF_ERROR(ReadFloatsInto(
-        *b, absl::MakeSpan(values).subspan(layout.offset(i),
-                                           b->num_elements())));
+        *b,
+        absl::MakeSpan(values).subspan(layout.offset(i), b->num_elements())));
   }
   return WritePeftFolder(directory, file.options, layout, values,
                          file.base_model);
@@ -201,8 +199,8 @@ absl::StatusOr<PeftAdapter> ReadPeftFolder(const std::string& directory,
                          base::MappedFile::Open(path));
   CHOIR_ASSIGN_OR_RETURN(adapter.values,
                          DecodeAdapterFile(mapping->bytes(), *layout, path));
-  CHOIR_ASSIGN_OR_RETURN(
-      adapter.values, StoredValues(config, adapter.options, adapter.values));
+  CHOIR_ASSIGN_OR_RETURN(adapter.values,
+                         StoredValues(config, adapter.options, adapter.values));
   CHOIR_ASSIGN_OR_RETURN(adapter.layout, StoredLayout(config, adapter.options));
   if (adapter.options.kind == config::AdapterKind::kFrozenA) {
     adapter.options.kind = config::AdapterKind::kLora;

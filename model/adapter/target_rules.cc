@@ -40,7 +40,8 @@ std::vector<std::string> Names(const ordered_json& list, const char* key,
   std::set<std::string> names;
   for (const ordered_json& name : list) {
     if (!name.is_string()) {
-      problems.push_back(absl::StrCat(key, " holds something that is not text"));
+      problems.push_back(
+          absl::StrCat(key, " holds something that is not text"));
       break;
     }
     names.insert(name.get<std::string>());
@@ -119,9 +120,8 @@ absl::StatusOr<Regex> Compile(const char* key, absl::string_view pattern,
                               absl::string_view whole) {
   absl::StatusOr<Regex> regex = Regex::Compile(whole);
   if (regex.ok()) return regex;
-  return absl::InvalidArgumentError(
-      absl::StrCat(key, " '", pattern.substr(0, 80),
-                   "': ", regex.status().message()));
+  return absl::InvalidArgumentError(absl::StrCat(
+      key, " '", pattern.substr(0, 80), "': ", regex.status().message()));
 }
 
 // A NameRule ready to use.
@@ -139,10 +139,9 @@ class NameMatcher {
   }
   bool Matches(const std::string& module) const {
     if (regex_) return regex_->MatchAt(module, 0) == module.size();
-    return std::any_of(names_.begin(), names_.end(),
-                       [&](const std::string& name) {
-                         return TargetMatches(name, module);
-                       });
+    return std::any_of(
+        names_.begin(), names_.end(),
+        [&](const std::string& name) { return TargetMatches(name, module); });
   }
 
  private:
@@ -190,7 +189,8 @@ int64_t LayerNumber(const std::string& module,
   for (size_t i = parts.size(); i-- > 0;) {
     int64_t number = 0;
     // PEFT wants something before the list and something after the number.
-    if (i < 2 || i + 1 == parts.size() || !absl::SimpleAtoi(parts[i], &number)) {
+    if (i < 2 || i + 1 == parts.size() ||
+        !absl::SimpleAtoi(parts[i], &number)) {
       continue;
     }
     if (lists.empty() ||
@@ -336,7 +336,8 @@ absl::Status ApplyTargetRules(const ModelConfig& config,
         "layers; known modules: ",
         absl::StrJoin(LinearKinds(config), ", ")));
   }
-  const bool names_say_it = !rules.all_linear && rules.targets.pattern.empty() &&
+  const bool names_say_it = !rules.all_linear &&
+                            rules.targets.pattern.empty() &&
                             rules.excluded.empty() && rules.layers.empty();
   if (!names_say_it) options.target_modules = Shortest(config, selected);
   if (options.kind == config::AdapterKind::kIa3) {

@@ -24,9 +24,8 @@ absl::Status CheckTokenizer(const std::string& folder,
 }  // namespace
 
 absl::StatusOr<ModelConfig> CheckBaseFolder(const std::string& folder) {
-  CHOIR_ASSIGN_OR_RETURN(
-      ModelConfig config,
-      LoadModelConfig(base::JoinPath(folder, "config.json")));
+  CHOIR_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(base::JoinPath(
+                                                 folder, "config.json")));
   CHOIR_RETURN_IF_ERROR(CheckTokenizer(folder, config));
   CHOIR_RETURN_IF_ERROR(TensorFiles::Open(folder, config).status());
   return config;

@@ -27,9 +27,9 @@ int64_t ConfigReader::Whole(const char* key, int64_t least, int64_t most) {
   if (!value.is_number_unsigned() ||
       value.get<uint64_t>() < static_cast<uint64_t>(least) ||
       value.get<uint64_t>() > static_cast<uint64_t>(most)) {
-    Complain(key, absl::StrCat("is ", Short(value),
-                               ", not a whole number from ", least, " to ",
-                               most));
+    Complain(key,
+             absl::StrCat("is ", Short(value), ", not a whole number from ",
+                          least, " to ", most));
     return least;
   }
   return value.get<int64_t>();

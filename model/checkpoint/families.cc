@@ -116,8 +116,7 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
 std::string Some(const std::vector<std::string>& names) {
   constexpr size_t kShown = 12;
   const size_t shown = std::min(kShown, names.size());
-  std::string text =
-      absl::StrJoin(names.begin(), names.begin() + shown, ", ");
+  std::string text = absl::StrJoin(names.begin(), names.begin() + shown, ", ");
   if (names.size() > shown) {
     absl::StrAppend(&text, " and ", names.size() - shown, " more");
   }

@@ -53,7 +53,7 @@ inline uint16_t FloatToF16(float value) {
   const uint32_t magnitude = bits & 0x7FFFFFFF;
   if (magnitude > 0x7F800000) return sign | 0x7E00;
   if (magnitude >= 0x477FF000) return sign | 0x7C00;  // 65520 and above
-  if (magnitude >= 0x38800000) {  // normal: 2^-14 and above
+  if (magnitude >= 0x38800000) {                      // normal: 2^-14 and above
     const uint32_t rounded = magnitude + 0xFFF + (magnitude >> 13 & 1);
     return static_cast<uint16_t>(sign | (rounded - (112u << 23)) >> 13);
   }

@@ -17,8 +17,8 @@ namespace choir::model {
 // The tensors with each expert's part under the name that ModelTensors() gives
 // it, borrowing the same bytes. What is not fused, or not in the shape that
 // `config` describes, stays as it is.
-std::vector<TensorView> SplitFusedExperts(const ModelConfig& config,
-                                          const std::vector<TensorView>& stored);
+std::vector<TensorView> SplitFusedExperts(
+    const ModelConfig& config, const std::vector<TensorView>& stored);
 
 }  // namespace choir::model
 

@@ -41,8 +41,8 @@ constexpr FamilyFacts kFamilies[] = {
     {Family::kMixtral, "mixtral", "MixtralForCausalLM", 131072, 8, 1e-5, 1e6,
      8},
     {Family::kOlmoe, "olmoe", "OlmoeForCausalLM", 4096, 0, 1e-5, 1e4, 64},
-    {Family::kQwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM", 32768, 4, 1e-6,
-     1e4, 128},
+    {Family::kQwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM", 32768, 4, 1e-6, 1e4,
+     128},
 };
 
 const FamilyFacts& FactsOf(Family family) {
@@ -87,9 +87,9 @@ void ReadLabels(const json& document, ConfigReader& reader,
                 ModelConfig& config) {
   const std::string type = reader.Text("problem_type", "");
   if (!type.empty() && type != "single_label_classification") {
-    reader.Complain("problem_type",
-                    absl::StrCat("is '", type,
-                                 "'; known is single_label_classification"));
+    reader.Complain(
+        "problem_type",
+        absl::StrCat("is '", type, "'; known is single_label_classification"));
   }
   config.tie_word_embeddings = true;
   config.num_labels = reader.OptionalSize("num_labels", 2, kMostLabels);
@@ -180,7 +180,8 @@ void ReadSlidingLayers(const json& document, ConfigReader& reader,
     }
   }
   const auto& layers = config.sliding_layers;
-  const bool any = std::find(layers.begin(), layers.end(), true) != layers.end();
+  const bool any =
+      std::find(layers.begin(), layers.end(), true) != layers.end();
   const bool all =
       std::find(layers.begin(), layers.end(), false) == layers.end();
   if (!any) config.sliding_window = 0;
@@ -200,10 +201,9 @@ void ReadWindow(const json& document, ConfigReader& reader,
     }
     config.sliding_window = reader.OptionalSize("sliding_window", 4096);
     if (config.family == Family::kQwen3Moe) return;  // all its blocks slide
-    ReadSlidingLayers(document, reader,
-                      reader.OptionalCount("max_window_layers", 28,
-                                           kLargestSize),
-                      config);
+    ReadSlidingLayers(
+        document, reader,
+        reader.OptionalCount("max_window_layers", 28, kLargestSize), config);
   } else if (config.family == Family::kMistral) {
     if (document.contains("sliding_window") && !reader.Has("sliding_window")) {
       return;
@@ -222,18 +222,17 @@ void ReadMoe(const FamilyFacts& facts, ConfigReader& reader,
   if (mixtral || !reader.Has(count)) count = "num_local_experts";
   if (!mixtral && !reader.Has(count)) count = "num_experts";
   moe.num_experts = reader.OptionalSize(count, facts.num_experts, 1 << 12);
-  moe.experts_per_token = reader.OptionalSize(
-      "num_experts_per_tok", mixtral ? 2 : 8, kLargestSize);
+  moe.experts_per_token =
+      reader.OptionalSize("num_experts_per_tok", mixtral ? 2 : 8, kLargestSize);
   if (moe.experts_per_token > moe.num_experts) {
-    reader.Complain("num_experts_per_tok",
-                    absl::StrCat("is ", moe.experts_per_token,
-                                 ", above the number of experts ",
-                                 moe.num_experts));
+    reader.Complain(
+        "num_experts_per_tok",
+        absl::StrCat("is ", moe.experts_per_token,
+                     ", above the number of experts ", moe.num_experts));
   }
   moe.intermediate_size = config.intermediate_size;
   moe.aux_loss = reader.Flag("output_router_logits", false);
-  const double coefficient =
-      config.family == Family::kOlmoe ? 0.01 : 0.001;
+  const double coefficient = config.family == Family::kOlmoe ? 0.01 : 0.001;
   moe.aux_loss_coefficient =
       reader.NotNegative("router_aux_loss_coef", coefficient);
   if (mixtral) return;
@@ -271,9 +270,9 @@ void CheckShape(const ModelConfig& config, ConfigReader& reader) {
 void CheckHeads(ConfigReader& reader, const char* width, const char* heads,
                 const ModelConfig& config) {
   if (config.hidden_size % config.num_heads == 0) return;
-  reader.Complain(width, absl::StrCat("is ", config.hidden_size,
-                                      ", not a multiple of ", heads, " ",
-                                      config.num_heads));
+  reader.Complain(
+      width, absl::StrCat("is ", config.hidden_size, ", not a multiple of ",
+                          heads, " ", config.num_heads));
 }
 
 void ReadGpt2(ConfigReader& reader, ModelConfig& config) {
@@ -301,8 +300,7 @@ void ReadGpt2(ConfigReader& reader, ModelConfig& config) {
   config.activation =
       ReadActivation(reader, "activation_function", "gelu_new", false);
   config.scale_attention = reader.Flag("scale_attn_weights", true);
-  config.scale_by_layer =
-      reader.Flag("scale_attn_by_inverse_layer_idx", false);
+  config.scale_by_layer = reader.Flag("scale_attn_by_inverse_layer_idx", false);
   if (reader.Flag("add_cross_attention", false)) {
     reader.Complain("add_cross_attention", "is true; known is false");
   }
@@ -391,8 +389,7 @@ double ModelConfig::ScoreFactor(int64_t layer) const {
 }
 
 bool ModelConfig::IsMoe(int64_t layer) const {
-  return moe.num_experts > 0 &&
-         (dense_layers.empty() || !dense_layers[layer]);
+  return moe.num_experts > 0 && (dense_layers.empty() || !dense_layers[layer]);
 }
 
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json_text,
@@ -402,7 +399,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json_text,
   ConfigReader reader(document);
   const FamilyFacts* known = FindFamily(document, reader);
   // Of an unknown family, the values that most have are checked all the same.
-  const FamilyFacts& facts = known != nullptr ? *known : FactsOf(Family::kLlama);
+  const FamilyFacts& facts =
+      known != nullptr ? *known : FactsOf(Family::kLlama);
   ModelConfig config;
   config.family = facts.family;
   config.max_positions = facts.max_positions;
@@ -414,8 +412,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json_text,
   } else {
     ReadLlamaLike(document, facts, reader, config);
   }
-  config.tie_word_embeddings = reader.Flag("tie_word_embeddings",
-                                           config.family == Family::kGpt2);
+  config.tie_word_embeddings =
+      reader.Flag("tie_word_embeddings", config.family == Family::kGpt2);
   if (IsClassifier(document)) ReadLabels(document, reader, config);
   config.torch_dtype =
       reader.Text(reader.Has("dtype") ? "dtype" : "torch_dtype", "float32");
@@ -449,9 +447,8 @@ absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path) {
   CHOIR_ASSIGN_OR_RETURN(const std::string text,
                          base::ReadFile(path, JsonLimits().max_bytes));
   CHOIR_ASSIGN_OR_RETURN(ModelConfig config, ParseModelConfig(text, path));
-  const std::string beside =
-      base::JoinPath(path.substr(0, path.rfind('/') + 1),
-                     "generation_config.json");
+  const std::string beside = base::JoinPath(path.substr(0, path.rfind('/') + 1),
+                                            "generation_config.json");
   if (!base::FileExists(beside)) return config;
   CHOIR_ASSIGN_OR_RETURN(const std::string generation,
                          base::ReadFile(beside, JsonLimits().max_bytes));

@@ -101,16 +101,16 @@ struct ModelConfig {
   double rope_theta = 10000.0;
   RopeScaling rope_scaling;
   QkNorm qk_norm = QkNorm::kNone;
-  double clip_qkv = 0.0;      // queries, keys, values within +-this; 0: off
-  bool qkv_bias = false;      // q, k, v have biases
-  bool output_bias = false;   // the attention's output layer has one
-  bool fused_qkv = false;     // one layer makes q, k and v (GPT-2's c_attn)
+  double clip_qkv = 0.0;     // queries, keys, values within +-this; 0: off
+  bool qkv_bias = false;     // q, k, v have biases
+  bool output_bias = false;  // the attention's output layer has one
+  bool fused_qkv = false;    // one layer makes q, k and v (GPT-2's c_attn)
   // Attention scores are divided by sqrt(head_dim), and by a block's number
   // (from 1) as well; GPT-2 has switches for both.
   bool scale_attention = true;
   bool scale_by_layer = false;
-  bool mlp_bias = false;      // the MLP's layers have biases
-  bool gated_mlp = true;      // act(gate(x)) * up(x); else act(up(x))
+  bool mlp_bias = false;  // the MLP's layers have biases
+  bool gated_mlp = true;  // act(gate(x)) * up(x); else act(up(x))
   Activation activation = Activation::kSilu;
   // A token sees so many tokens, itself included; 0: all before it.
   int64_t sliding_window = 0;

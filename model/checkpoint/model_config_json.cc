@@ -28,12 +28,12 @@ Json RopeScalingJson(const RopeScaling& scaling) {
     case RopeScalingKind::kLinear:
       return {{"rope_type", "linear"}, {"factor", scaling.factor}};
     case RopeScalingKind::kLlama3:
-      return {{"rope_type", "llama3"},
-              {"factor", scaling.factor},
-              {"low_freq_factor", scaling.low_freq_factor},
-              {"high_freq_factor", scaling.high_freq_factor},
-              {"original_max_position_embeddings",
-               scaling.original_max_positions}};
+      return {
+          {"rope_type", "llama3"},
+          {"factor", scaling.factor},
+          {"low_freq_factor", scaling.low_freq_factor},
+          {"high_freq_factor", scaling.high_freq_factor},
+          {"original_max_position_embeddings", scaling.original_max_positions}};
   }
   return nullptr;
 }
@@ -51,8 +51,8 @@ void WriteGpt2(const ModelConfig& config, Json& out) {
 }
 
 void WriteWindow(const ModelConfig& config, Json& out) {
-  const Json window = config.sliding_window > 0 ? Json(config.sliding_window)
-                                                : Json(nullptr);
+  const Json window =
+      config.sliding_window > 0 ? Json(config.sliding_window) : Json(nullptr);
   switch (config.family) {
     case Family::kMistral:
     case Family::kMixtral:
@@ -83,8 +83,8 @@ void WriteWindow(const ModelConfig& config, Json& out) {
 void WriteMoe(const ModelConfig& config, Json& out) {
   const MoeConfig& moe = config.moe;
   if (moe.num_experts == 0) return;
-  out[config.family == Family::kMixtral ? "num_local_experts"
-                                        : "num_experts"] = moe.num_experts;
+  out[config.family == Family::kMixtral ? "num_local_experts" : "num_experts"] =
+      moe.num_experts;
   out["num_experts_per_tok"] = moe.experts_per_token;
   out["output_router_logits"] = moe.aux_loss;
   out["router_aux_loss_coef"] = moe.aux_loss_coefficient;
@@ -122,8 +122,8 @@ void WriteLlamaLike(const ModelConfig& config, Json& out) {
   }
   if (config.family == Family::kLlama) out["mlp_bias"] = config.mlp_bias;
   if (config.family == Family::kOlmoe) {
-    out["clip_qkv"] = config.clip_qkv > 0.0 ? Json(config.clip_qkv)
-                                            : Json(nullptr);
+    out["clip_qkv"] =
+        config.clip_qkv > 0.0 ? Json(config.clip_qkv) : Json(nullptr);
   }
   WriteWindow(config, out);
   WriteMoe(config, out);
@@ -144,9 +144,9 @@ std::string ModelConfigJson(const ModelConfig& config) {
   out["tie_word_embeddings"] = config.tie_word_embeddings;
   if (config.num_labels > 0) {
     for (int64_t i = 0; i < config.num_labels; ++i) {
-      out["id2label"][std::to_string(i)] =
-          config.labels.empty() ? "LABEL_" + std::to_string(i)
-                                : config.labels[i];
+      out["id2label"][std::to_string(i)] = config.labels.empty()
+                                               ? "LABEL_" + std::to_string(i)
+                                               : config.labels[i];
     }
   }
   if (config.bos_token_id >= 0) out["bos_token_id"] = config.bos_token_id;

@@ -44,10 +44,9 @@ const DTypeInfo& InfoOf(DType dtype) {
 }
 
 void SortByName(std::vector<TensorView>& tensors) {
-  std::sort(tensors.begin(), tensors.end(),
-            [](const TensorView& a, const TensorView& b) {
-              return a.name < b.name;
-            });
+  std::sort(
+      tensors.begin(), tensors.end(),
+      [](const TensorView& a, const TensorView& b) { return a.name < b.name; });
 }
 
 absl::Status Bad(absl::string_view source, absl::string_view problem) {
@@ -129,10 +128,10 @@ absl::StatusOr<TensorView> ParseTensor(const std::string& name,
   const uint64_t begin = (*offsets)[0].get<uint64_t>();
   const uint64_t end = (*offsets)[1].get<uint64_t>();
   if (begin > end || end > data.size()) {
-    return BadTensor(source, name,
-                     absl::StrCat("claims bytes ", begin, " to ", end,
-                                  " of the ", data.size(),
-                                  " there are; the file may be truncated"));
+    return BadTensor(
+        source, name,
+        absl::StrCat("claims bytes ", begin, " to ", end, " of the ",
+                     data.size(), " there are; the file may be truncated"));
   }
   if (end - begin != needed) {
     return BadTensor(source, name,
@@ -158,15 +157,15 @@ absl::Status CheckCoverage(const std::vector<TensorView>& tensors,
   for (const TensorView* tensor : by_offset) {
     const uint64_t begin = tensor->bytes.data() - data.data();
     if (begin < covered) {
-      return BadTensor(source, tensor->name,
-                       absl::StrCat("begins at byte ", begin,
-                                    ", inside another tensor"));
+      return BadTensor(
+          source, tensor->name,
+          absl::StrCat("begins at byte ", begin, ", inside another tensor"));
     }
     if (begin > covered) {
-      return BadTensor(source, tensor->name,
-                       absl::StrCat("begins at byte ", begin, "; bytes ",
-                                    covered, " to ", begin,
-                                    " belong to no tensor"));
+      return BadTensor(
+          source, tensor->name,
+          absl::StrCat("begins at byte ", begin, "; bytes ", covered, " to ",
+                       begin, " belong to no tensor"));
     }
     covered = begin + tensor->bytes.size();
   }
@@ -185,8 +184,8 @@ absl::Status ParseMetadata(const nlohmann::json& entry,
   }
   for (const auto& [key, value] : entry.items()) {
     if (!value.is_string()) {
-      return Bad(source, absl::StrCat("__metadata__ entry '", key,
-                                      "' is not text"));
+      return Bad(source,
+                 absl::StrCat("__metadata__ entry '", key, "' is not text"));
     }
     metadata[key] = value.get<std::string>();
   }
@@ -265,11 +264,11 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
 }
 
 const TensorView* SafetensorsFile::Find(absl::string_view name) const {
-  const auto found = std::lower_bound(
-      tensors_.begin(), tensors_.end(), name,
-      [](const TensorView& tensor, absl::string_view wanted) {
-        return absl::string_view(tensor.name) < wanted;
-      });
+  const auto found =
+      std::lower_bound(tensors_.begin(), tensors_.end(), name,
+                       [](const TensorView& tensor, absl::string_view wanted) {
+                         return absl::string_view(tensor.name) < wanted;
+                       });
   return found != tensors_.end() && found->name == name ? &*found : nullptr;
 }
 
@@ -278,10 +277,10 @@ absl::StatusOr<const TensorView*> SafetensorsFile::Get(
   const TensorView* tensor = Find(name);
   if (tensor == nullptr) return BadTensor(source_, name, "is not there");
   if (absl::MakeConstSpan(tensor->shape) != shape) {
-    return BadTensor(source_, name,
-                     absl::StrCat("has shape [",
-                                  absl::StrJoin(tensor->shape, ", "),
-                                  "], not [", absl::StrJoin(shape, ", "), "]"));
+    return BadTensor(
+        source_, name,
+        absl::StrCat("has shape [", absl::StrJoin(tensor->shape, ", "),
+                     "], not [", absl::StrJoin(shape, ", "), "]"));
   }
   return tensor;
 }
@@ -305,10 +304,9 @@ absl::Status ReadFloatsInto(const TensorView& tensor, absl::Span<float> out) {
       for (size_t i = 0; i < out.size(); ++i) out[i] = F16ToFloat(half(i));
       return absl::OkStatus();
     default:
-      return absl::InvalidArgumentError(
-          absl::StrCat("tensor '", tensor.name, "' is stored as ",
-                       DTypeName(tensor.dtype),
-                       "; weights are read from F32, BF16 and F16"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "tensor '", tensor.name, "' is stored as ", DTypeName(tensor.dtype),
+          "; weights are read from F32, BF16 and F16"));
   }
 }
 
@@ -327,8 +325,8 @@ std::string FloatsToBytes(absl::Span<const float> values, DType dtype) {
     return bytes;
   }
   for (size_t i = 0; i < values.size(); ++i) {
-    const uint16_t half = dtype == DType::kBf16 ? FloatToBf16(values[i])
-                                                : FloatToF16(values[i]);
+    const uint16_t half =
+        dtype == DType::kBf16 ? FloatToBf16(values[i]) : FloatToF16(values[i]);
     bytes[2 * i] = static_cast<char>(half & 0xFF);
     bytes[2 * i + 1] = static_cast<char>(half >> 8);
   }

@@ -19,8 +19,21 @@
 namespace choir::model {
 
 enum class DType {
-  kBool, kU8, kI8, kF8E5M2, kF8E4M3, kI16, kU16, kF16, kBf16,
-  kI32, kU32, kF32, kF64, kI64, kU64,
+  kBool,
+  kU8,
+  kI8,
+  kF8E5M2,
+  kF8E4M3,
+  kI16,
+  kU16,
+  kF16,
+  kBf16,
+  kI32,
+  kU32,
+  kF32,
+  kF64,
+  kI64,
+  kU64,
 };
 
 // "F32", "BF16", ...: the format's own names.
@@ -99,9 +112,9 @@ std::string FloatsToBytes(absl::Span<const float> values, DType dtype);
 // A file that depends only on the contents: tensors in order of their names,
 // without gaps, the header padded with spaces to a multiple of 8 bytes.
 // Names must differ and every tensor's bytes must fit its shape.
-std::string EncodeSafetensors(std::vector<TensorView> tensors,
-                              const std::map<std::string, std::string>&
-                                  metadata = {{"format", "pt"}});
+std::string EncodeSafetensors(
+    std::vector<TensorView> tensors,
+    const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
 }  // namespace choir::model
 

@@ -95,8 +95,8 @@ absl::Status SafetensorsWriter::CopyData(std::FILE* out) {
   while (true) {
     const size_t n = std::fread(&buffer[0], 1, buffer.size(), data_);
     if (n == 0) break;
-    CHOIR_RETURN_IF_ERROR(WriteAll(out, absl::string_view(buffer).substr(0, n),
-                                   path_ + ".new"));
+    CHOIR_RETURN_IF_ERROR(
+        WriteAll(out, absl::string_view(buffer).substr(0, n), path_ + ".new"));
     copied += n;
   }
   if (copied != written_) {

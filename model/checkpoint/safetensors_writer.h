@@ -17,8 +17,8 @@
 namespace choir::model {
 
 // The header comes first in the file but is known last, so the tensors gather
-// in PATH.data; Finish() writes header and tensors to PATH.new and renames it to
-// PATH, which is thus never seen half-written. Dropped without Finish(), it
+// in PATH.data; Finish() writes header and tensors to PATH.new and renames it
+// to PATH, which is thus never seen half-written. Dropped without Finish(), it
 // leaves nothing behind.
 // Threads: one thread at a time.
 class SafetensorsWriter {

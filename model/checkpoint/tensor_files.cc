@@ -98,8 +98,7 @@ void ReadDenseRows(const TensorView& view, int64_t columns, int64_t begin,
   part.dtype = view.dtype;
   part.shape = {count, columns};
   part.bytes = view.bytes.substr(begin * row_bytes, count * row_bytes);
-  CHOIR_CHECK(
-      ReadFloatsInto(part, absl::MakeSpan(out, count * columns)).ok());
+  CHOIR_CHECK(ReadFloatsInto(part, absl::MakeSpan(out, count * columns)).ok());
   base::ReleasePages(part.bytes);
 }
 
@@ -210,15 +209,14 @@ absl::StatusOr<ReadRows> TensorFiles::RowsOf(absl::string_view name,
         found.file->source(), ": tensor '", name, "' is stored as ",
         DTypeName(dtype), "; weights are read from F32, BF16 and F16"));
   }
-  return ReadRows(
-      [found, rows, columns, transposed](int64_t begin, int64_t count,
-                                         float* out) {
-        if (transposed) {
-          ReadTransposedRows(*found.view, rows, columns, begin, count, out);
-        } else {
-          ReadDenseRows(*found.view, columns, begin, count, out);
-        }
-      });
+  return ReadRows([found, rows, columns, transposed](
+                      int64_t begin, int64_t count, float* out) {
+    if (transposed) {
+      ReadTransposedRows(*found.view, rows, columns, begin, count, out);
+    } else {
+      ReadDenseRows(*found.view, columns, begin, count, out);
+    }
+  });
 }
 
 }  // namespace choir::model

@@ -96,8 +96,8 @@ absl::Status WriteTensors(const ModelConfig& dense, const ModelConfig& moe,
 absl::StatusOr<ModelConfig> UpcycledConfig(const ModelConfig& dense,
                                            const UpcycleOptions& options) {
   if (options.experts < 2 || options.experts > kMostExperts) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "experts is ", options.experts, "; 2 to ", kMostExperts));
+    return absl::InvalidArgumentError(
+        absl::StrCat("experts is ", options.experts, "; 2 to ", kMostExperts));
   }
   if (options.experts_per_token < 1 ||
       options.experts_per_token > options.experts) {
@@ -136,17 +136,15 @@ absl::StatusOr<ModelConfig> UpcycledConfig(const ModelConfig& dense,
 absl::Status UpcycleFolder(const std::string& from, const std::string& to,
                            const UpcycleOptions& options) {
   const std::string out = base::JoinPath(to, kModelName);
-  CHOIR_ASSIGN_OR_RETURN(
-      const ModelConfig dense,
-      LoadModelConfig(base::JoinPath(from, "config.json")));
-  CHOIR_ASSIGN_OR_RETURN(const ModelConfig moe,
-                         UpcycledConfig(dense, options));
+  CHOIR_ASSIGN_OR_RETURN(const ModelConfig dense,
+                         LoadModelConfig(base::JoinPath(from, "config.json")));
+  CHOIR_ASSIGN_OR_RETURN(const ModelConfig moe, UpcycledConfig(dense, options));
   CHOIR_ASSIGN_OR_RETURN(const TensorFiles files,
                          TensorFiles::Open(from, dense));
   if (base::FileExists(out) ||
       base::FileExists(base::JoinPath(to, "config.json"))) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        to, " already holds a model; give another --out"));
+    return absl::AlreadyExistsError(
+        absl::StrCat(to, " already holds a model; give another --out"));
   }
   CHOIR_RETURN_IF_ERROR(base::MakeDirectories(to));
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,

@@ -68,8 +68,7 @@ class TensorLookup {
     const auto begin =
         adapter_.values.begin() + adapter_.layout.offset(found->second);
     return std::vector<float>(
-        begin,
-        begin + adapter_.layout.tensors()[found->second].num_elements());
+        begin, begin + adapter_.layout.tensors()[found->second].num_elements());
   }
 
  private:

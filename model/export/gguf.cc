@@ -25,27 +25,47 @@ constexpr uint64_t kLongestText = 64u << 20;
 constexpr uint64_t kMostDimensions = 4;
 
 enum ValueType : uint32_t {
-  kU8, kI8, kU16, kI16, kU32, kI32, kFloat, kBool, kString, kArray, kU64, kI64,
-  kDouble, kNumTypes
+  kU8,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kFloat,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kDouble,
+  kNumTypes
 };
 // Bytes of one value; 0: of no fixed size.
 constexpr int kValueBytes[kNumTypes] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
 std::optional<DType> DTypeOf(uint32_t ggml_type) {
   switch (ggml_type) {
-    case 0: return DType::kF32;
-    case 1: return DType::kF16;
-    case 30: return DType::kBf16;
-    default: return std::nullopt;
+    case 0:
+      return DType::kF32;
+    case 1:
+      return DType::kF16;
+    case 30:
+      return DType::kBf16;
+    default:
+      return std::nullopt;
   }
 }
 
 std::optional<uint32_t> GgmlType(DType dtype) {
   switch (dtype) {
-    case DType::kF32: return 0;
-    case DType::kF16: return 1;
-    case DType::kBf16: return 30;
-    default: return std::nullopt;
+    case DType::kF32:
+      return 0;
+    case DType::kF16:
+      return 1;
+    case DType::kBf16:
+      return 30;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -160,16 +180,26 @@ absl::StatusOr<GgufValue> Parser::ReadValue(const std::string& key) {
     return GgufValue(value);
   };
   switch (type) {
-    case kU8: return widen(uint8_t{0});
-    case kI8: return widen(int8_t{0});
-    case kU16: return widen(uint16_t{0});
-    case kI16: return widen(int16_t{0});
-    case kI32: return widen(int32_t{0});
-    case kU32: return as_is(uint32_t{0});
-    case kU64: return as_is(uint64_t{0});
-    case kI64: return as_is(int64_t{0});
-    case kFloat: return as_is(0.0f);
-    case kDouble: return as_is(0.0);
+    case kU8:
+      return widen(uint8_t{0});
+    case kI8:
+      return widen(int8_t{0});
+    case kU16:
+      return widen(uint16_t{0});
+    case kI16:
+      return widen(int16_t{0});
+    case kI32:
+      return widen(int32_t{0});
+    case kU32:
+      return as_is(uint32_t{0});
+    case kU64:
+      return as_is(uint64_t{0});
+    case kI64:
+      return as_is(int64_t{0});
+    case kFloat:
+      return as_is(0.0f);
+    case kDouble:
+      return as_is(0.0);
     case kBool: {
       CHOIR_ASSIGN_OR_RETURN(const uint8_t value, Read<uint8_t>(what));
       if (value > 1) return Wrong(absl::StrCat(what, " is no true or false"));
@@ -344,8 +374,9 @@ absl::StatusOr<std::string> GgufFile::Text(absl::string_view key) const {
   if (value != nullptr) {
     if (const auto* text = std::get_if<std::string>(value)) return *text;
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      source, ": key '", key, "' is ", value == nullptr ? "missing" : "not text"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(source, ": key '", key, "' is ",
+                   value == nullptr ? "missing" : "not text"));
 }
 
 absl::StatusOr<GgufFile> ParseGguf(absl::string_view bytes,

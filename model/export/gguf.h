@@ -1,6 +1,7 @@
 // GGUF files, the format of llama.cpp: metadata and tensors.
 //
-// Source: the GGUF specification, version 3 (ggml, docs/gguf.md); little-endian.
+// Source: the GGUF specification, version 3 (ggml, docs/gguf.md);
+// little-endian.
 #ifndef CHOIR_MODEL_EXPORT_GGUF_H_
 #define CHOIR_MODEL_EXPORT_GGUF_H_
 

@@ -28,14 +28,30 @@ constexpr char kConfigKey[] = "choir.adapter_config";
 std::string GgufName(const LinearSpec& layer) {
   const char* part = "";
   switch (layer.role) {
-    case LinearRole::kQuery: part = "attn_q"; break;
-    case LinearRole::kKey: part = "attn_k"; break;
-    case LinearRole::kValue: part = "attn_v"; break;
-    case LinearRole::kQkv: part = "attn_qkv"; break;
-    case LinearRole::kOutput: part = "attn_output"; break;
-    case LinearRole::kGate: part = "ffn_gate"; break;
-    case LinearRole::kUp: part = "ffn_up"; break;
-    case LinearRole::kDown: part = "ffn_down"; break;
+    case LinearRole::kQuery:
+      part = "attn_q";
+      break;
+    case LinearRole::kKey:
+      part = "attn_k";
+      break;
+    case LinearRole::kValue:
+      part = "attn_v";
+      break;
+    case LinearRole::kQkv:
+      part = "attn_qkv";
+      break;
+    case LinearRole::kOutput:
+      part = "attn_output";
+      break;
+    case LinearRole::kGate:
+      part = "ffn_gate";
+      break;
+    case LinearRole::kUp:
+      part = "ffn_up";
+      break;
+    case LinearRole::kDown:
+      part = "ffn_down";
+      break;
   }
   return absl::StrCat("blk.", layer.layer, ".", part,
                       layer.expert >= 0 ? "_exps" : "", ".weight");
@@ -196,14 +212,12 @@ class Encoder {
       const auto from_a = Values(LoraAName(layer.module));
       const auto from_b = Values(LoraBName(layer.module));
       a.insert(a.end(), from_a.begin(), from_a.end());
-      for (const int64_t row :
-           RowOrder(layer.out_features,
-                    InterleavedHeads(config_, layer.role))) {
+      for (const int64_t row : RowOrder(
+               layer.out_features, InterleavedHeads(config_, layer.role))) {
         const auto values = from_b.subspan(row * rank, rank);
         b.insert(b.end(), values.begin(), values.end());
       }
-      const auto correction =
-          static_cast<float>(Correction(layer.module));
+      const auto correction = static_cast<float>(Correction(layer.module));
       if (correction == 1.0f) continue;
       std::for_each(b.end() - layer.out_features * rank, b.end(),
                     [&](float& value) { value *= correction; });
@@ -220,8 +234,7 @@ class Encoder {
   }
   std::vector<std::pair<std::string, GgufValue>> Metadata() const {
     return {
-        {"general.architecture",
-         std::string(GgufArchitecture(config_.family))},
+        {"general.architecture", std::string(GgufArchitecture(config_.family))},
         {"general.type", std::string("adapter")},
         {"adapter.type", std::string("lora")},
         {"adapter.lora.alpha", static_cast<float>(Alpha())},
@@ -266,10 +279,10 @@ class Decoder {
       read += 2 * group.layers.size();
     }
     if (read != adapter.layout.tensors().size()) {
-      return Wrong(absl::StrCat(
-          "adapts some layers only of the modules ",
-          absl::StrJoin(adapter.options.target_modules, ", "),
-          ", which is not supported"));
+      return Wrong(
+          absl::StrCat("adapts some layers only of the modules ",
+                       absl::StrJoin(adapter.options.target_modules, ", "),
+                       ", which is not supported"));
     }
     return adapter;
   }
@@ -346,8 +359,7 @@ absl::Status Decoder::ReadOptions(const std::vector<Group>& groups,
       return Wrong(absl::StrCat(kConfigKey, " is not of a LoRA adapter"));
     }
     options = std::move(file.options);
-    const absl::Status applied =
-        ApplyTargetRules(config_, file.rules, options);
+    const absl::Status applied = ApplyTargetRules(config_, file.rules, options);
     if (!applied.ok()) return Wrong(applied.message());
     adapter.base_model = std::move(file.base_model);
     return absl::OkStatus();
@@ -445,14 +457,20 @@ absl::Status Decoder::ReadGroup(const Group& group,
 
 absl::string_view GgufArchitecture(Family family) {
   switch (family) {
-    case Family::kGpt2: return "gpt2";
+    case Family::kGpt2:
+      return "gpt2";
     case Family::kLlama:
     case Family::kMistral:
-    case Family::kMixtral: return "llama";
-    case Family::kQwen2: return "qwen2";
-    case Family::kQwen3: return "qwen3";
-    case Family::kOlmoe: return "olmoe";
-    case Family::kQwen3Moe: return "qwen3moe";
+    case Family::kMixtral:
+      return "llama";
+    case Family::kQwen2:
+      return "qwen2";
+    case Family::kQwen3:
+      return "qwen3";
+    case Family::kOlmoe:
+      return "olmoe";
+    case Family::kQwen3Moe:
+      return "qwen3moe";
   }
   return "";
 }
@@ -461,10 +479,10 @@ absl::StatusOr<std::string> EncodeGgufLora(const ModelConfig& config,
                                            const PeftAdapter& adapter,
                                            DType dtype) {
   if (adapter.options.kind != AdapterKind::kLora) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "llama.cpp has LoRA adapters only, not ",
-        config::AdapterKindName(adapter.options.kind),
-        "; merge the adapter into its base instead"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("llama.cpp has LoRA adapters only, not ",
+                     config::AdapterKindName(adapter.options.kind),
+                     "; merge the adapter into its base instead"));
   }
   if (adapter.options.num_labels > 0) {
     return absl::InvalidArgumentError(

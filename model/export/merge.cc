@@ -97,8 +97,8 @@ absl::Status Merger::Open() {
     }
   }
   if (base::FileExists(base::JoinPath(options_.out, kConfigName))) {
-    return absl::AlreadyExistsError(absl::StrCat(
-        options_.out, " has a model already; name a new folder"));
+    return absl::AlreadyExistsError(
+        absl::StrCat(options_.out, " has a model already; name a new folder"));
   }
   const std::string path = base::JoinPath(options_.model, kConfigName);
   CHOIR_ASSIGN_OR_RETURN(const std::string text,
@@ -117,8 +117,8 @@ absl::Status Merger::Open() {
 
 absl::Status Merger::PlanNewBiases() {
   merged_config_ = config_;
-  const bool needed = std::any_of(
-      layers_.begin(), layers_.end(), [](const FoldedLayer& layer) {
+  const bool needed =
+      std::any_of(layers_.begin(), layers_.end(), [](const FoldedLayer& layer) {
         return layer.needs_bias() && !layer.spec().bias;
       });
   if (!needed) return absl::OkStatus();
@@ -149,9 +149,10 @@ absl::Status Merger::PlanTensors() {
     const std::string name = absl::StrCat(layer.spec().module, part);
     const TensorFiles::Found found = files_->Find(name);
     if (found.view == nullptr || !IsFloat(found.view->dtype)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "tensor '", name, "' of the base is quantised; merge into the "
-          "checkpoint that it was made from"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor '", name,
+                       "' of the base is quantised; merge into the "
+                       "checkpoint that it was made from"));
     }
     plans_[found.view->name] = {&layer, is_bias};
     return absl::OkStatus();
@@ -174,8 +175,9 @@ absl::Status Merger::Count(uint64_t bytes) {
 
 absl::Status Merger::WriteRows(const TensorView& tensor, const Plan& plan,
                                DType dtype, SafetensorsWriter& writer) {
-  const int64_t rows =
-      tensor.shape.size() > 1 && tensor.num_elements() > 0 ? tensor.shape[0] : 1;
+  const int64_t rows = tensor.shape.size() > 1 && tensor.num_elements() > 0
+                           ? tensor.shape[0]
+                           : 1;
   const int64_t width = tensor.num_elements() / rows;
   const int64_t chunk =
       std::max<int64_t>(1, kChunkElements / std::max<int64_t>(width, 1));
@@ -196,9 +198,8 @@ absl::Status Merger::WriteRows(const TensorView& tensor, const Plan& plan,
       plan.layer->ChangeBias(absl::MakeSpan(values));
     } else if (plan.layer != nullptr) {
       for (int64_t i = 0; i < n; ++i) {
-        plan.layer->ChangeRow(
-            row + i, columns,
-            absl::MakeSpan(values).subspan(i * width, width));
+        plan.layer->ChangeRow(row + i, columns,
+                              absl::MakeSpan(values).subspan(i * width, width));
       }
     }
     CHOIR_RETURN_IF_ERROR(writer.Append(FloatsToBytes(values, dtype)));
@@ -213,8 +214,8 @@ absl::Status Merger::WriteTensor(const TensorView& tensor,
   const Plan plan = found == plans_.end() ? Plan() : found->second;
   const DType dtype = Target(tensor.dtype);
   const bool unchanged =
-      plan.layer == nullptr ||
-      (plan.is_bias ? !plan.layer->changes_bias() : !plan.layer->changes_weight());
+      plan.layer == nullptr || (plan.is_bias ? !plan.layer->changes_bias()
+                                             : !plan.layer->changes_weight());
   CHOIR_RETURN_IF_ERROR(writer.Begin(tensor.name, dtype, tensor.shape));
   if (unchanged && dtype == tensor.dtype) {
     CHOIR_RETURN_IF_ERROR(writer.Append(tensor.bytes));
@@ -256,8 +257,8 @@ absl::Status Merger::WriteShard(const SafetensorsFile& file) {
     if (bias == new_biases_.end()) continue;
     const std::string bias_name =
         absl::StrCat(absl::StripSuffix(tensor.name, ".weight"), ".bias");
-    CHOIR_RETURN_IF_ERROR(WriteNewBias(bias_name, bias->second,
-                                       Target(tensor.dtype), *writer));
+    CHOIR_RETURN_IF_ERROR(
+        WriteNewBias(bias_name, bias->second, Target(tensor.dtype), *writer));
     shard_of_[bias_name] = name;
   }
   std::map<std::string, std::string> metadata = file.metadata();
@@ -268,7 +269,8 @@ absl::Status Merger::WriteShard(const SafetensorsFile& file) {
 absl::Status Merger::CopyOtherFiles() {
   std::set<std::string> skip = {kConfigName, kIndexName, kAdapterConfigName,
                                 kAdapterModelName};
-  for (const auto& file : files_->files()) skip.insert(BaseName(file->source()));
+  for (const auto& file : files_->files())
+    skip.insert(BaseName(file->source()));
   CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> names,
                          base::ListDirectory(options_.model));
   for (const std::string& name : names) {
@@ -335,9 +337,9 @@ absl::StatusOr<MergeReport> Merger::Run() {
 
 absl::StatusOr<MergeReport> MergeAdapter(const MergeOptions& options) {
   if (options.dtype && !IsFloat(*options.dtype)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a merged model holds F32, F16 or BF16, not ",
-        DTypeName(*options.dtype)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a merged model holds F32, F16 or BF16, not ",
+                     DTypeName(*options.dtype)));
   }
   return Merger(options).Run();
 }

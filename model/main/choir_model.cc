@@ -190,15 +190,15 @@ void AddPlan(CLI::App* verb, CommonOptions& common, PlanFlags& o) {
 template <typename Verb>
 void AddDeviceVerbs(const Verb& verb, CommonOptions& common,
                     QuantizeFlags& quantize, PlanFlags& plan) {
-  CLI::App* command =
-      verb("quantize", "Write a model in fewer bits",
-           [&] { return RunQuantize(common, quantize); });
+  CLI::App* command = verb("quantize", "Write a model in fewer bits",
+                           [&] { return RunQuantize(common, quantize); });
   AddModel(command, common, false);
   command->add_option("--to", quantize.to, "int8 or nf4")->required();
   command->add_option("--out", quantize.out, "new model folder")->required();
-  command->add_option("--outlier-rms", quantize.outlier_rms,
-                      "int8: columns with a weight above so many root mean "
-                      "squares are kept in float32 (0: none)")
+  command
+      ->add_option("--outlier-rms", quantize.outlier_rms,
+                   "int8: columns with a weight above so many root mean "
+                   "squares are kept in float32 (0: none)")
       ->capture_default_str();
   AddPlan(verb("plan", "How training fits into a device's memory",
                [&] { return RunPlan(common, plan); }),

@@ -7,9 +7,9 @@ namespace choir::model {
 
 double ClassReport::Label::f1() const {
   const uint64_t both = actual + predicted;
-  return both == 0 ? 0.0
-                   : 2.0 * static_cast<double>(right) /
-                         static_cast<double>(both);
+  return both == 0
+             ? 0.0
+             : 2.0 * static_cast<double>(right) / static_cast<double>(both);
 }
 
 void ClassReport::Add(int32_t label, int32_t predicted, double loss) {

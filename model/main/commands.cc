@@ -80,12 +80,10 @@ absl::StatusOr<Json> TokenizeChat(const Tokenizer& tokenizer,
                                   const std::string& input) {
   CHOIR_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages,
                          ParseMessages(input));
-  CHOIR_ASSIGN_OR_RETURN(
-      const ChatTemplate chat,
-      ChatTemplate::For(tokenizer, options.chat_format));
-  CHOIR_ASSIGN_OR_RETURN(
-      const std::vector<ChatTemplate::Piece> pieces,
-      chat.Render(messages, options.generation_prompt));
+  CHOIR_ASSIGN_OR_RETURN(const ChatTemplate chat,
+                         ChatTemplate::For(tokenizer, options.chat_format));
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<ChatTemplate::Piece> pieces,
+                         chat.Render(messages, options.generation_prompt));
   CHOIR_ASSIGN_OR_RETURN(
       const ChatIds encoded,
       chat.Encode(tokenizer, messages, options.generation_prompt));
@@ -200,10 +198,9 @@ absl::Status RunPretrain(const CommonOptions& common, PretrainFlags flags) {
   ModelConfig& config = options.config;
   config.vocab_size = options.vocab_size;
   if (config.num_heads < 1 || config.hidden_size % config.num_heads != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--hidden is ", config.hidden_size,
-                     "; it must be a multiple of --heads, which is ",
-                     config.num_heads));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--hidden is ", config.hidden_size,
+        "; it must be a multiple of --heads, which is ", config.num_heads));
   }
   config.head_dim = config.hidden_size / config.num_heads;
   config.norm_eps = 1e-5;
@@ -215,13 +212,13 @@ absl::Status RunPretrain(const CommonOptions& common, PretrainFlags flags) {
   CHOIR_ASSIGN_OR_RETURN(const PretrainResult result, Pretrain(options));
   if (common.json) {
     PrintJson({{"parameters", result.parameters},
-           {"steps", result.steps},
-           {"tokens", result.tokens},
-           {"train_loss", result.train_loss},
-           {"heldout_loss", result.heldout_loss},
-           {"seconds", result.seconds},
-           {"sample", Utf8Lossy(result.sample)},
-           {"out", options.out}});
+               {"steps", result.steps},
+               {"tokens", result.tokens},
+               {"train_loss", result.train_loss},
+               {"heldout_loss", result.heldout_loss},
+               {"seconds", result.seconds},
+               {"sample", Utf8Lossy(result.sample)},
+               {"out", options.out}});
   } else {
     std::cout << absl::StrFormat(
         "%s: %d parameters, %d tokens seen, training loss %.4f, held-out loss "

@@ -87,8 +87,7 @@ absl::Status Measure(const CommonOptions& common, const PlanFlags& flags,
       const TrainResult result,
       trainer->Train(absl::MakeSpan(values), examples, training, 1, nullptr));
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
-  json["measured_peak_mib"] =
-      static_cast<double>(PeakResidentBytes()) / kMib;
+  json["measured_peak_mib"] = static_cast<double>(PeakResidentBytes()) / kMib;
   json["tokens_per_second"] =
       seconds > 0.0 ? static_cast<double>(result.tokens) / seconds : 0.0;
   return absl::OkStatus();
@@ -155,10 +154,9 @@ absl::Status RunQuantize(const CommonOptions& common,
     std::cout << absl::StrFormat(
         "%s: %d of %d parameters in %s, %.1f MiB instead of %.1f, %.2f bits "
         "per parameter, relative error %.4f\n",
-        flags.out, report.weights, report.parameters,
-        WeightFormatName(format), report.bytes_after / kMib,
-        report.bytes_before / kMib, report.bits_per_weight(),
-        report.relative_error);
+        flags.out, report.weights, report.parameters, WeightFormatName(format),
+        report.bytes_after / kMib, report.bytes_before / kMib,
+        report.bits_per_weight(), report.relative_error);
   }
   return absl::OkStatus();
 }

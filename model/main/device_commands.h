@@ -24,7 +24,7 @@ struct PlanFlags {
   int rank = 8;
   int batch_size = 8;
   int max_sequence_length = 256;
-  int64_t longest = 0;  // tokens of the longest example; 0: not known
+  int64_t longest = 0;         // tokens of the longest example; 0: not known
   bool checkpointing = false;  // wanted from the start
   // Train two steps as planned, on random tokens, and print the peak.
   bool measure = false;

@@ -112,9 +112,8 @@ absl::StatusOr<Result> EvaluateLabels(const Adapted& adapted,
 Json LastLogits(const Decoder& decoder, const std::vector<int32_t>& ids,
                 const ForwardOptions& forward) {
   PackedBatch whole = PackWhole(ids, decoder.device());
-  whole.rows =
-      at::full({1}, static_cast<int64_t>(ids.size()) - 1, at::kLong)
-          .to(decoder.device());
+  whole.rows = at::full({1}, static_cast<int64_t>(ids.size()) - 1, at::kLong)
+                   .to(decoder.device());
   const at::Tensor row = decoder.Logits(whole, forward).cpu().contiguous();
   return std::vector<float>(row.data_ptr<float>(),
                             row.data_ptr<float>() + row.numel());
@@ -199,10 +198,10 @@ void PrintLabels(const Result& result) {
                                static_cast<int>(width), "domain", "examples",
                                "accuracy", "macro F1", "loss");
   for (const auto& [name, report] : result.labels_by_domain) {
-    std::cout << absl::StrFormat(
-        "%-*s  %9d  %7.2f %%  %9.4f  %8.4f\n", static_cast<int>(width), name,
-        report.examples(), 100.0 * report.accuracy(), report.macro_f1(),
-        report.mean_loss());
+    std::cout << absl::StrFormat("%-*s  %9d  %7.2f %%  %9.4f  %8.4f\n",
+                                 static_cast<int>(width), name,
+                                 report.examples(), 100.0 * report.accuracy(),
+                                 report.macro_f1(), report.mean_loss());
   }
 }
 
@@ -248,10 +247,9 @@ void PrintTable(const Result& result) {
                                static_cast<int>(width), "domain", "examples",
                                "tokens", "loss", "perplexity");
   for (const auto& [name, tally] : result.domains) {
-    std::cout << absl::StrFormat("%-*s  %9d  %9d  %8.4f  %10.2f\n",
-                                 static_cast<int>(width), name, tally.examples,
-                                 tally.tokens, tally.mean(),
-                                 std::exp(tally.mean()));
+    std::cout << absl::StrFormat(
+        "%-*s  %9d  %9d  %8.4f  %10.2f\n", static_cast<int>(width), name,
+        tally.examples, tally.tokens, tally.mean(), std::exp(tally.mean()));
   }
 }
 
@@ -271,11 +269,11 @@ absl::Status RunEval(const CommonOptions& common, const EvalOptions& options) {
     }
     CHOIR_RETURN_IF_ERROR(CheckLanguageModel(adapted));
   }
-  CHOIR_ASSIGN_OR_RETURN(
-      const Result result, TorchGuard("evaluation", [&] {
-        return data.classify ? EvaluateLabels(adapted, data)
-                             : Evaluate(options, adapted, data);
-      }));
+  CHOIR_ASSIGN_OR_RETURN(const Result result, TorchGuard("evaluation", [&] {
+                           return data.classify
+                                      ? EvaluateLabels(adapted, data)
+                                      : Evaluate(options, adapted, data);
+                         }));
   if (common.json) {
     PrintJson(result.classify ? LabelsJson(result, labels)
                               : ToJson(options, result));

@@ -37,9 +37,9 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> ReadIds(
       if (!id.is_number_integer()) return wrong("has something not a number");
       const int64_t value = id.get<int64_t>();
       if (value < 0 || value >= config.vocab_size) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            path, ": token id ", value, " is outside the vocabulary of ",
-            config.vocab_size));
+        return absl::InvalidArgumentError(
+            absl::StrCat(path, ": token id ", value,
+                         " is outside the vocabulary of ", config.vocab_size));
       }
       rows.back().push_back(static_cast<int32_t>(value));
     }
@@ -76,12 +76,10 @@ absl::StatusOr<std::string> DomainOf(const nlohmann::json& line,
 }
 
 absl::StatusOr<int32_t> LabelOf(const nlohmann::json& label,
-                                const Labels& labels,
-                                absl::string_view place) {
+                                const Labels& labels, absl::string_view place) {
   const std::string name =
       label.is_string() ? label.get<std::string>() : label.dump();
-  const auto found =
-      std::find(labels.names.begin(), labels.names.end(), name);
+  const auto found = std::find(labels.names.begin(), labels.names.end(), name);
   if (found != labels.names.end()) {
     return static_cast<int32_t>(found - labels.names.begin());
   }
@@ -131,8 +129,7 @@ absl::Status AddLine(absl::string_view text, const std::string& place,
   }
   if (labelled) {
     EvalData one;
-    CHOIR_RETURN_IF_ERROR(
-        AddLabelled(line, place, whole, model, labels, one));
+    CHOIR_RETURN_IF_ERROR(AddLabelled(line, place, whole, model, labels, one));
     made = std::move(one.examples);
   } else if (!whole.empty()) {
     made = EncodeText(model.tokenizer(), whole, model.max_positions());

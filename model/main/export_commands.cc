@@ -72,9 +72,8 @@ absl::Status RunMerge(const ExportFlags& flags, bool json) {
   options.out = flags.out;
   CHOIR_ASSIGN_OR_RETURN(options.dtype, ParseDtype(flags.dtype));
   options.progress = [](uint64_t, uint64_t) {
-    return base::StopSignal::requested()
-               ? absl::CancelledError("told to stop")
-               : absl::OkStatus();
+    return base::StopSignal::requested() ? absl::CancelledError("told to stop")
+                                         : absl::OkStatus();
   };
   CHOIR_ASSIGN_OR_RETURN(const MergeReport report, MergeAdapter(options));
   Print({{"out", flags.out},

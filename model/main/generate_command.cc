@@ -41,7 +41,8 @@ struct Writer {
   }
 };
 
-GenerateOptions OptionsOf(const GenerateFlags& flags, const Tokenizer& tokenizer,
+GenerateOptions OptionsOf(const GenerateFlags& flags,
+                          const Tokenizer& tokenizer,
                           const ModelConfig& config) {
   GenerateOptions options;
   options.max_tokens = flags.max_tokens;
@@ -96,9 +97,9 @@ absl::Status RunGenerate(const CommonOptions& common,
     return writer.Add(id);
   };
   const absl::Time start = absl::Now();
-  CHOIR_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                         Generate(adapted.model->decoder(), adapted.bank(),
-                                  prompt, options));
+  CHOIR_ASSIGN_OR_RETURN(
+      const std::vector<int32_t> ids,
+      Generate(adapted.model->decoder(), adapted.bank(), prompt, options));
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
   CHOIR_RETURN_IF_ERROR(writer.status);
   writer.Write(writer.stream.Finish());

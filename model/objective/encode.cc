@@ -25,11 +25,11 @@ Pair SplitPair(const Tokenizer& tokenizer, absl::string_view prompt,
   pair.prompt = tokenizer.Encode(
       absl::StrCat(prompt, spaced ? "" : " ", response), false);
   // Tokens may straddle the seam; what the prompt has alone is its own.
-  const size_t shared = static_cast<size_t>(
-      std::mismatch(alone.begin(), alone.end(), pair.prompt.begin(),
-                    pair.prompt.end())
-          .second -
-      pair.prompt.begin());
+  const size_t shared =
+      static_cast<size_t>(std::mismatch(alone.begin(), alone.end(),
+                                        pair.prompt.begin(), pair.prompt.end())
+                              .second -
+                          pair.prompt.begin());
   pair.answer.assign(pair.prompt.begin() + shared, pair.prompt.end());
   if (tokenizer.eos_id()) pair.answer.push_back(*tokenizer.eos_id());
   pair.prompt.resize(shared);
@@ -59,7 +59,6 @@ Example Join(const Tokenizer& tokenizer, const Pair& pair, size_t answer_size,
 }
 
 }  // namespace
-
 
 std::vector<Example> EncodeText(const Tokenizer& tokenizer,
                                 absl::string_view text, int max_length) {

@@ -19,8 +19,7 @@ size_t FirstLearnt(const ChatIds& chat) {
 
 // Without the first turns, up to the answer to them. False if there is but one.
 bool DropFirstTurns(std::vector<ChatMessage>& messages) {
-  const auto begin =
-      messages.begin() + (messages[0].role == "system" ? 1 : 0);
+  const auto begin = messages.begin() + (messages[0].role == "system" ? 1 : 0);
   const auto is_assistant = [](const ChatMessage& message) {
     return message.role == "assistant";
   };
@@ -40,8 +39,7 @@ absl::StatusOr<Example> EncodeConversation(
     absl::Span<const ChatMessage> messages, int max_length) {
   CHOIR_CHECK(max_length >= 2);
   std::vector<ChatMessage> kept(messages.begin(), messages.end());
-  CHOIR_ASSIGN_OR_RETURN(ChatIds encoded,
-                         chat.Encode(tokenizer, kept, false));
+  CHOIR_ASSIGN_OR_RETURN(ChatIds encoded, chat.Encode(tokenizer, kept, false));
   const auto length = static_cast<size_t>(max_length);
   while (FirstLearnt(encoded) >= length && encoded.ids.size() > length &&
          DropFirstTurns(kept)) {
@@ -72,8 +70,8 @@ absl::StatusOr<std::vector<Example>> EncodeConversationText(
   std::vector<Example> examples;
   for (size_t begin = 0; begin + 1 < encoded.ids.size();
        begin += static_cast<size_t>(max_length)) {
-    const size_t end = std::min(encoded.ids.size(),
-                                begin + static_cast<size_t>(max_length));
+    const size_t end =
+        std::min(encoded.ids.size(), begin + static_cast<size_t>(max_length));
     Example example;
     example.ids.assign(encoded.ids.begin() + begin, encoded.ids.begin() + end);
     if (example.ids.size() >= 2) examples.push_back(std::move(example));

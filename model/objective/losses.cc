@@ -34,9 +34,9 @@ Pairs PackPairs(const LossContext& context,
   std::vector<int64_t> sequence;
   for (size_t i = 0; i < both.size(); ++i) {
     pointers.push_back(&both[i]);
-    sequence.resize(sequence.size() +
-                        PredictedTokens(both[i], context.max_length),
-                    static_cast<int64_t>(i));
+    sequence.resize(
+        sequence.size() + PredictedTokens(both[i], context.max_length),
+        static_cast<int64_t>(i));
   }
   Pairs pairs;
   pairs.batch =
@@ -53,9 +53,9 @@ Pairs PackPairs(const LossContext& context,
 // float64 [pairs]: log p(chosen) - log p(rejected).
 at::Tensor LogRatios(const LossContext& context, const ForwardOptions& forward,
                      const Pairs& pairs) {
-  const at::Tensor nll = LinearNll(
-      forward.kernels, context.decoder.Hidden(pairs.batch, forward),
-      context.decoder.weights().head, pairs.batch.targets);
+  const at::Tensor nll =
+      LinearNll(forward.kernels, context.decoder.Hidden(pairs.batch, forward),
+                context.decoder.weights().head, pairs.batch.targets);
   const at::Tensor sums =
       at::zeros({2 * pairs.pairs}, nll.options().dtype(at::kDouble))
           .index_add(0, pairs.sequence, nll.to(at::kDouble))
@@ -78,9 +78,8 @@ at::Tensor Margins(const LossContext& context, const ForwardOptions& forward,
 
 at::Tensor DpoLoss(const LossContext& context, const ForwardOptions& forward,
                    absl::Span<const Example* const> examples, double weight) {
-  const at::Tensor z =
-      Margins(context, forward, PackPairs(context, examples)) *
-      context.options.dpo.beta;
+  const at::Tensor z = Margins(context, forward, PackPairs(context, examples)) *
+                       context.options.dpo.beta;
   const double smoothing = context.options.dpo.label_smoothing;
   at::Tensor loss = at::log_sigmoid(z) * (smoothing - 1.0);
   if (smoothing > 0.0) loss = loss - at::log_sigmoid(-z) * smoothing;
@@ -96,8 +95,8 @@ PackedBatch PackLabelled(const LossContext& context,
   PackedBatch batch;
   batch.starts.push_back(0);
   for (const Example* example : examples) {
-    const auto n = std::min<int64_t>(
-        static_cast<int64_t>(example->ids.size()), context.max_length);
+    const auto n = std::min<int64_t>(static_cast<int64_t>(example->ids.size()),
+                                     context.max_length);
     if (n == 0) continue;
     ids.insert(ids.end(), example->ids.begin(), example->ids.begin() + n);
     batch.starts.push_back(static_cast<int64_t>(ids.size()));
@@ -144,8 +143,7 @@ int64_t TotalUnits(const LossContext& context,
                    absl::Span<const Example* const> examples) {
   int64_t units = 0;
   for (const Example* example : examples) {
-    units +=
-        LossUnits(context.options.objective, *example, context.max_length);
+    units += LossUnits(context.options.objective, *example, context.max_length);
   }
   return units;
 }
@@ -166,8 +164,7 @@ absl::Status CheckForLoss(absl::Span<const Example> examples,
                           const LossContext& context) {
   const config::TrainingOptions& options = context.options;
   const int64_t labels = context.score.defined() ? context.score.size(0) : 0;
-  const bool classify =
-      options.objective == config::Objective::kClassification;
+  const bool classify = options.objective == config::Objective::kClassification;
   if (classify && labels != static_cast<int64_t>(options.labels.size())) {
     return absl::InvalidArgumentError(absl::StrCat(
         "training.labels lists ", options.labels.size(),
@@ -212,10 +209,10 @@ at::Tensor ObjectiveLoss(const LossContext& context,
     case config::Objective::kClassification: {
       CHOIR_CHECK(context.score.defined());
       const PackedBatch batch = PackLabelled(context, examples);
-      return LinearCrossEntropy(
-          forward.kernels,
-          context.decoder.Hidden(batch, forward).to(context.score.scalar_type()),
-          context.score, batch.targets, weight);
+      return LinearCrossEntropy(forward.kernels,
+                                context.decoder.Hidden(batch, forward)
+                                    .to(context.score.scalar_type()),
+                                context.score, batch.targets, weight);
     }
     default:
       return context.decoder.Loss(
@@ -241,10 +238,9 @@ AttentionMethod AttentionOf(const config::TrainingOptions& options) {
       method.kind = AttentionKind::kBlockSparse;
       break;
   }
-  method.pattern = {options.block_sparse.block,
-                    options.block_sparse.local_blocks,
-                    options.block_sparse.global_blocks,
-                    options.block_sparse.stride};
+  method.pattern = {
+      options.block_sparse.block, options.block_sparse.local_blocks,
+      options.block_sparse.global_blocks, options.block_sparse.stride};
   return method;
 }
 
@@ -257,17 +253,17 @@ at::Tensor PreferenceMargins(const LossContext& context,
 at::Tensor ClassLogits(const LossContext& context,
                        const ForwardOptions& forward,
                        absl::Span<const Example* const> examples) {
-  return at::matmul(context.decoder.Hidden(PackLabelled(context, examples),
-                                           forward)
-                        .to(context.score.scalar_type()),
-                    context.score.t());
+  return at::matmul(
+      context.decoder.Hidden(PackLabelled(context, examples), forward)
+          .to(context.score.scalar_type()),
+      context.score.t());
 }
 
 ClassOutcome Classify(const LossContext& context, const ForwardOptions& forward,
                       absl::Span<const Example* const> examples) {
-  const at::Tensor logits =
-      ClassLogits(context, forward, examples).to(at::kCPU, at::kFloat)
-          .contiguous();
+  const at::Tensor logits = ClassLogits(context, forward, examples)
+                                .to(at::kCPU, at::kFloat)
+                                .contiguous();
   const int64_t labels = logits.size(1);
   const float* row = logits.data_ptr<float>();
   ClassOutcome outcome;

@@ -33,7 +33,7 @@ struct LossContext {
   const Decoder& decoder;
   const config::TrainingOptions& options;
   int max_length = 0;
-  at::Tensor score;  // [labels, hidden]; of classification
+  at::Tensor score;             // [labels, hidden]; of classification
   bool whole_examples = false;  // of PackExamples
 };
 

@@ -7,8 +7,7 @@ namespace {
 
 template <typename T>
 at::Tensor Copied(const std::vector<T>& values, at::ScalarType type) {
-  at::Tensor tensor =
-      at::empty({static_cast<int64_t>(values.size())}, type);
+  at::Tensor tensor = at::empty({static_cast<int64_t>(values.size())}, type);
   std::copy(values.begin(), values.end(), tensor.data_ptr<T>());
   return tensor;
 }

@@ -43,12 +43,11 @@ Work WorkPerToken(const Decoder& decoder) {
 }  // namespace
 
 double LadderRate(const config::SparsityOptions& options, int step, int steps) {
-  const int64_t stage =
-      std::min<int64_t>(options.stages - 1,
-                        static_cast<int64_t>(options.stages) * step /
-                            std::max(1, steps));
-  return options.max_rate * (1.0 - static_cast<double>(stage) /
-                                       (options.stages - 1));
+  const int64_t stage = std::min<int64_t>(
+      options.stages - 1,
+      static_cast<int64_t>(options.stages) * step / std::max(1, steps));
+  return options.max_rate *
+         (1.0 - static_cast<double>(stage) / (options.stages - 1));
 }
 
 int64_t KeptChannels(int64_t channels, double rate) {
@@ -109,12 +108,8 @@ SparsityPlan::SparsityPlan(const Decoder& decoder,
   at::NoGradGuard no_grad;
   for (size_t b = 0; b < decoder.weights().blocks.size(); ++b) {
     const at::Tensor weight = MlpLayers(decoder, b).back().weight;
-    const at::Tensor norms = weight.to(at::kFloat)
-                                 .square()
-                                 .sum({0})
-                                 .sqrt()
-                                 .cpu()
-                                 .contiguous();
+    const at::Tensor norms =
+        weight.to(at::kFloat).square().sum({0}).sqrt().cpu().contiguous();
     const float* p = norms.data_ptr<float>();
     column_norms_.emplace_back(p, p + norms.numel());
   }
@@ -145,8 +140,8 @@ const MlpChannels* SparsityPlan::Channels(int step) {
     const auto channels = static_cast<int64_t>(importance_[b].size());
     const std::vector<int64_t> drawn = DrawChannels(
         importance_[b], KeptChannels(channels, rate),
-        base::DeriveSeed(seed_, {"sparsity", absl::StrCat(step),
-                                 absl::StrCat(b)}));
+        base::DeriveSeed(seed_,
+                         {"sparsity", absl::StrCat(step), absl::StrCat(b)}));
     at::Tensor kept =
         at::empty({static_cast<int64_t>(drawn.size())}, at::kLong);
     std::copy(drawn.begin(), drawn.end(), kept.data_ptr<int64_t>());

@@ -49,8 +49,8 @@ absl::StatusOr<std::vector<T>> ReadNumbers(const SafetensorsFile& file,
 // The shape that an NF4 weight says it has; empty if it says none.
 std::vector<int64_t> Nf4Shape(const SafetensorsFile& file,
                               absl::string_view name) {
-  auto shape = ReadNumbers<int64_t>(file, absl::StrCat(name, ".nf4_shape"),
-                                    DType::kI64);
+  auto shape =
+      ReadNumbers<int64_t>(file, absl::StrCat(name, ".nf4_shape"), DType::kI64);
   if (!shape.ok() || shape->size() != 2) return {};
   return *std::move(shape);
 }
@@ -83,11 +83,12 @@ absl::StatusOr<absl::optional<WeightFormat>> ParseQuantization(
                : std::string();
   };
   if (text("quant_method") != kMethod) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        source, ": quantization_config.quant_method is \"",
-        text("quant_method"), "\", which Choir does not read; take the "
-        "checkpoint that was not quantised and quantise it with "
-        "'choir-model quantize'"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(source, ": quantization_config.quant_method is \"",
+                     text("quant_method"),
+                     "\", which Choir does not read; take the "
+                     "checkpoint that was not quantised and quantise it with "
+                     "'choir-model quantize'"));
   }
   const auto version = entry->find("version");
   if (version == entry->end() || !version->is_number_integer() ||
@@ -98,9 +99,8 @@ absl::StatusOr<absl::optional<WeightFormat>> ParseQuantization(
   }
   CHOIR_ASSIGN_OR_RETURN(
       const WeightFormat format,
-      ParseWeightFormat(
-          text("format"),
-          absl::StrCat(source, ": quantization_config.format")));
+      ParseWeightFormat(text("format"),
+                        absl::StrCat(source, ": quantization_config.format")));
   if (format != WeightFormat::kInt8 && format != WeightFormat::kNf4) {
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": quantization_config.format is \"",
@@ -139,8 +139,8 @@ absl::Status WritePacked(absl::string_view name, const QuantizedMatrix& matrix,
   };
   if (p.format == WeightFormat::kInt8) {
     const int64_t kept = static_cast<int64_t>(p.outlier_columns.size());
-    CHOIR_RETURN_IF_ERROR(Add(writer, named("int8"), DType::kI8,
-                              {p.rows, p.columns}, p.codes));
+    CHOIR_RETURN_IF_ERROR(
+        Add(writer, named("int8"), DType::kI8, {p.rows, p.columns}, p.codes));
     CHOIR_RETURN_IF_ERROR(Add(writer, named("int8_scale"), DType::kF32,
                               {p.rows}, BytesOf(p.scales)));
     if (kept == 0) return absl::OkStatus();

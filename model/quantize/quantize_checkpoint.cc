@@ -19,10 +19,14 @@ constexpr char kWeights[] = "model.safetensors";
 constexpr char kConfig[] = "config.json";
 constexpr uint64_t kLargestSideFile = 256u << 20;
 // What else belongs to a model's folder.
-constexpr const char* kSideFiles[] = {
-    "tokenizer.json",   "tokenizer_config.json",  "special_tokens_map.json",
-    "vocab.json",       "merges.txt",             "added_tokens.json",
-    "chat_template.jinja", "generation_config.json"};
+constexpr const char* kSideFiles[] = {"tokenizer.json",
+                                      "tokenizer_config.json",
+                                      "special_tokens_map.json",
+                                      "vocab.json",
+                                      "merges.txt",
+                                      "added_tokens.json",
+                                      "chat_template.jinja",
+                                      "generation_config.json"};
 
 struct Squares {
   double error = 0.0;
@@ -33,8 +37,8 @@ struct Squares {
 void AddError(const QuantizedMatrix& matrix, const ReadRows& read,
               Squares& sums) {
   const int64_t columns = matrix.columns();
-  const int64_t step = std::clamp<int64_t>((1 << 16) / columns, 1,
-                                           matrix.rows());
+  const int64_t step =
+      std::clamp<int64_t>((1 << 16) / columns, 1, matrix.rows());
   std::vector<float> dense(step * columns), back(step * columns);
   for (int64_t begin = 0; begin < matrix.rows(); begin += step) {
     const int64_t count = std::min(step, matrix.rows() - begin);
@@ -63,8 +67,7 @@ absl::Status CopyTensor(const TensorView& view, const std::string& name,
       piece.shape = {static_cast<int64_t>(piece.bytes.size() / 4)};
       CHOIR_ASSIGN_OR_RETURN(const std::vector<float> values,
                              ReadFloats(piece));
-      CHOIR_RETURN_IF_ERROR(
-          writer.Append(FloatsToBytes(values, DType::kBf16)));
+      CHOIR_RETURN_IF_ERROR(writer.Append(FloatsToBytes(values, DType::kBf16)));
     } else {
       CHOIR_RETURN_IF_ERROR(writer.Append(piece.bytes));
     }
@@ -101,8 +104,8 @@ absl::Status CheckTarget(const std::string& folder, WeightFormat format,
   }
   for (const char* name : {kWeights, kConfig}) {
     if (base::FileExists(base::JoinPath(out, name))) {
-      return absl::AlreadyExistsError(absl::StrCat(
-          out, " already holds ", name, "; give another folder"));
+      return absl::AlreadyExistsError(
+          absl::StrCat(out, " already holds ", name, "; give another folder"));
     }
   }
   return absl::OkStatus();
@@ -123,20 +126,19 @@ absl::Status WriteWeights(const TensorFiles& files, const ModelConfig& config,
     report.parameters += found.view->num_elements();
     const auto linear = linears.find(spec.name);
     if (linear == linears.end()) {
-      const bool half =
-          spec.name == names.embedding || spec.name == names.head;
+      const bool half = spec.name == names.embedding || spec.name == names.head;
       CHOIR_RETURN_IF_ERROR(CopyTensor(*found.view, spec.name, half, writer));
       continue;
     }
     CHOIR_ASSIGN_OR_RETURN(const ReadRows rows, files.RowsOf(linear->second));
-    absl::StatusOr<QuantizedMatrix> matrix = QuantizedMatrix::Quantize(
-        format, linear->second.out_features, linear->second.in_features, rows,
-        options);
+    absl::StatusOr<QuantizedMatrix> matrix =
+        QuantizedMatrix::Quantize(format, linear->second.out_features,
+                                  linear->second.in_features, rows, options);
     if (!matrix.ok()) {
-      return absl::Status(matrix.status().code(),
-                          absl::StrCat(found.file->source(), ": tensor '",
-                                       spec.name,
-                                       "': ", matrix.status().message()));
+      return absl::Status(
+          matrix.status().code(),
+          absl::StrCat(found.file->source(), ": tensor '", spec.name,
+                       "': ", matrix.status().message()));
     }
     report.weights += matrix->rows() * matrix->columns();
     report.outlier_columns +=
@@ -182,9 +184,8 @@ absl::StatusOr<QuantizeReport> QuantizeCheckpoint(
 }
 
 absl::StatusOr<QuantizedMatrix> LoadWeight(const TensorFiles& files,
-                                           absl::string_view name,
-                                           int64_t rows, int64_t columns,
-                                           bool transposed,
+                                           absl::string_view name, int64_t rows,
+                                           int64_t columns, bool transposed,
                                            WeightFormat format) {
   if (files.IsPacked(name)) {
     CHOIR_ASSIGN_OR_RETURN(const QuantizedMatrix matrix,

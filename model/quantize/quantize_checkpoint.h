@@ -13,16 +13,17 @@
 namespace choir::model {
 
 struct QuantizeReport {
-  int64_t weights = 0;     // numbers that were quantised
-  int64_t parameters = 0;  // of the whole model
+  int64_t weights = 0;        // numbers that were quantised
+  int64_t parameters = 0;     // of the whole model
   uint64_t bytes_before = 0;  // of all tensors
   uint64_t bytes_after = 0;
   int64_t outlier_columns = 0;  // int8: of all layers together
   // sqrt(sum of squared errors / sum of squared weights), quantised ones only.
   double relative_error = 0.0;
   double bits_per_weight() const {
-    return parameters == 0 ? 0.0 : 8.0 * static_cast<double>(bytes_after) /
-                                       static_cast<double>(parameters);
+    return parameters == 0 ? 0.0
+                           : 8.0 * static_cast<double>(bytes_after) /
+                                 static_cast<double>(parameters);
   }
 };
 
@@ -43,9 +44,8 @@ absl::StatusOr<QuantizeReport> QuantizeCheckpoint(
 // from a bfloat16 file stays in the file. INVALID_ARGUMENT if it is packed in
 // another format.
 absl::StatusOr<QuantizedMatrix> LoadWeight(const TensorFiles& files,
-                                           absl::string_view name,
-                                           int64_t rows, int64_t columns,
-                                           bool transposed,
+                                           absl::string_view name, int64_t rows,
+                                           int64_t columns, bool transposed,
                                            WeightFormat format);
 
 }  // namespace choir::model

@@ -9,8 +9,8 @@ namespace choir::model {
 namespace {
 
 int64_t BlockRows(const QuantizedMatrix& w) {
-  return std::min(
-      w.rows(), std::max<int64_t>(16, kDequantBlockFloats / w.columns()));
+  return std::min(w.rows(),
+                  std::max<int64_t>(16, kDequantBlockFloats / w.columns()));
 }
 
 // Rows begin .. begin + count of W + scale B A.

@@ -24,10 +24,9 @@ absl::Status Bad(absl::string_view problem) {
 }
 
 // Hands the matrix to `body` a few rows at a time, checked to be finite.
-absl::Status ForRows(
-    int64_t rows, int64_t columns, const ReadRows& read,
-    const std::function<void(int64_t begin, int64_t count, const float*)>&
-        body) {
+absl::Status ForRows(int64_t rows, int64_t columns, const ReadRows& read,
+                     const std::function<void(int64_t begin, int64_t count,
+                                              const float*)>& body) {
   const int64_t step =
       std::clamp<int64_t>(kReadFloats / std::max<int64_t>(columns, 1), 1, rows);
   std::vector<float> buffer(step * columns);
@@ -37,8 +36,8 @@ absl::Status ForRows(
     for (int64_t i = 0; i < count * columns; ++i) {
       if (!std::isfinite(buffer[i])) {
         return absl::InvalidArgumentError(
-            absl::StrCat("the weight in row ", begin + i / columns,
-                         ", column ", i % columns, " is not finite"));
+            absl::StrCat("the weight in row ", begin + i / columns, ", column ",
+                         i % columns, " is not finite"));
       }
     }
     body(begin, count, buffer.data());
@@ -58,9 +57,9 @@ absl::StatusOr<std::vector<int32_t>> OutlierColumns(
   std::vector<int32_t> chosen;
   for (const int32_t column : options.outlier_columns) {
     if (column < 0 || column >= columns) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("outlier column ", column, " is not one of the ",
-                       columns, " columns"));
+      return absl::InvalidArgumentError(absl::StrCat("outlier column ", column,
+                                                     " is not one of the ",
+                                                     columns, " columns"));
     }
     chosen.push_back(column);
   }
@@ -68,8 +67,7 @@ absl::StatusOr<std::vector<int32_t>> OutlierColumns(
     std::vector<float> largest(columns, 0.0f);
     double squares = 0.0;
     CHOIR_RETURN_IF_ERROR(ForRows(
-        rows, columns, read,
-        [&](int64_t, int64_t count, const float* block) {
+        rows, columns, read, [&](int64_t, int64_t count, const float* block) {
           for (int64_t r = 0; r < count; ++r) {
             const float* row = block + r * columns;
             for (int64_t c = 0; c < columns; ++c) {
@@ -102,15 +100,15 @@ absl::StatusOr<QuantizedMatrix::Parts> ToBf16(QuantizedMatrix::Parts parts,
                                               const ReadRows& read) {
   std::shared_ptr<std::string> owner;
   char* codes = Allocate(2 * parts.rows * parts.columns, owner);
-  CHOIR_RETURN_IF_ERROR(ForRows(
-      parts.rows, parts.columns, read,
-      [&](int64_t begin, int64_t count, const float* block) {
-        char* out = codes + 2 * begin * parts.columns;
-        for (int64_t i = 0; i < count * parts.columns; ++i) {
-          const uint16_t half = FloatToBf16(block[i]);
-          std::memcpy(out + 2 * i, &half, sizeof(half));
-        }
-      }));
+  CHOIR_RETURN_IF_ERROR(
+      ForRows(parts.rows, parts.columns, read,
+              [&](int64_t begin, int64_t count, const float* block) {
+                char* out = codes + 2 * begin * parts.columns;
+                for (int64_t i = 0; i < count * parts.columns; ++i) {
+                  const uint16_t half = FloatToBf16(block[i]);
+                  std::memcpy(out + 2 * i, &half, sizeof(half));
+                }
+              }));
   parts.codes = *owner;
   parts.owner = std::move(owner);
   return parts;
@@ -120,9 +118,8 @@ absl::StatusOr<QuantizedMatrix::Parts> ToInt8(QuantizedMatrix::Parts parts,
                                               const ReadRows& read,
                                               const QuantizeOptions& options) {
   const int64_t columns = parts.columns;
-  CHOIR_ASSIGN_OR_RETURN(
-      parts.outlier_columns,
-      OutlierColumns(parts.rows, columns, read, options));
+  CHOIR_ASSIGN_OR_RETURN(parts.outlier_columns,
+                         OutlierColumns(parts.rows, columns, read, options));
   const size_t kept = parts.outlier_columns.size();
   parts.scales.resize(parts.rows);
   parts.outliers.resize(parts.rows * kept);
@@ -130,28 +127,29 @@ absl::StatusOr<QuantizedMatrix::Parts> ToInt8(QuantizedMatrix::Parts parts,
   auto* codes =
       reinterpret_cast<int8_t*>(Allocate(parts.rows * columns, owner));
   std::vector<float> rest(columns);
-  CHOIR_RETURN_IF_ERROR(ForRows(
-      parts.rows, columns, read,
-      [&](int64_t begin, int64_t count, const float* block) {
-        for (int64_t r = 0; r < count; ++r) {
-          const int64_t row = begin + r;
-          std::copy_n(block + r * columns, columns, rest.begin());
-          for (size_t k = 0; k < kept; ++k) {
-            float& value = rest[parts.outlier_columns[k]];
-            parts.outliers[row * kept + k] = value;
-            value = 0.0f;
-          }
-          float absmax = 0.0f;
-          for (const float v : rest) absmax = std::max(absmax, std::fabs(v));
-          const float scale = absmax / 127.0f;
-          parts.scales[row] = scale;
-          if (scale == 0.0f) continue;  // codes are 0 already
-          for (int64_t c = 0; c < columns; ++c) {
-            codes[row * columns + c] = static_cast<int8_t>(
-                std::clamp(std::nearbyint(rest[c] / scale), -127.0f, 127.0f));
-          }
-        }
-      }));
+  CHOIR_RETURN_IF_ERROR(
+      ForRows(parts.rows, columns, read,
+              [&](int64_t begin, int64_t count, const float* block) {
+                for (int64_t r = 0; r < count; ++r) {
+                  const int64_t row = begin + r;
+                  std::copy_n(block + r * columns, columns, rest.begin());
+                  for (size_t k = 0; k < kept; ++k) {
+                    float& value = rest[parts.outlier_columns[k]];
+                    parts.outliers[row * kept + k] = value;
+                    value = 0.0f;
+                  }
+                  float absmax = 0.0f;
+                  for (const float v : rest)
+                    absmax = std::max(absmax, std::fabs(v));
+                  const float scale = absmax / 127.0f;
+                  parts.scales[row] = scale;
+                  if (scale == 0.0f) continue;  // codes are 0 already
+                  for (int64_t c = 0; c < columns; ++c) {
+                    codes[row * columns + c] = static_cast<int8_t>(std::clamp(
+                        std::nearbyint(rest[c] / scale), -127.0f, 127.0f));
+                  }
+                }
+              }));
   parts.codes = *owner;
   parts.owner = std::move(owner);
   return parts;
@@ -218,8 +216,8 @@ absl::StatusOr<QuantizedMatrix::Parts> ToNf4(QuantizedMatrix::Parts parts,
             inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
           }
           const int code = NearestNf4(block[i] * inverse);
-          codes[at / 2] = static_cast<char>(
-              codes[at / 2] | (at % 2 == 0 ? code << 4 : code));
+          codes[at / 2] = static_cast<char>(codes[at / 2] |
+                                            (at % 2 == 0 ? code << 4 : code));
         }
       }));
   parts.codes = absl::string_view(codes, code_bytes);
@@ -286,8 +284,7 @@ absl::StatusOr<QuantizedMatrix> QuantizedMatrix::FromParts(Parts parts) {
   constexpr int64_t kMost = int64_t{1} << 46;
   if (parts.rows < 1 || parts.columns < 1 ||
       parts.rows > kMost / parts.columns) {
-    return Bad(absl::StrCat("its shape is ", parts.rows, " x ",
-                            parts.columns));
+    return Bad(absl::StrCat("its shape is ", parts.rows, " x ", parts.columns));
   }
   for (const float scale : parts.scales) {
     if (!std::isfinite(scale) || scale < 0.0f) {
@@ -338,8 +335,8 @@ void QuantizedMatrix::Dequantize(int64_t begin, int64_t count,
       for (int64_t r = 0; r < count; ++r) {
         const int64_t row = begin + r;
         float* to = out + r * columns;
-        DequantizeInt8(parts_.codes.data() + row * columns,
-                       parts_.scales[row], columns, to);
+        DequantizeInt8(parts_.codes.data() + row * columns, parts_.scales[row],
+                       columns, to);
         for (size_t k = 0; k < kept; ++k) {
           to[parts_.outlier_columns[k]] = parts_.outliers[row * kept + k];
         }

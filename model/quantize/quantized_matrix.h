@@ -27,8 +27,7 @@
 namespace choir::model {
 
 // Fills `out` [count, columns] with rows begin .. begin + count.
-using ReadRows =
-    std::function<void(int64_t begin, int64_t count, float* out)>;
+using ReadRows = std::function<void(int64_t begin, int64_t count, float* out)>;
 
 struct QuantizeOptions {
   // int8: a column whose largest magnitude exceeds so many root mean squares
@@ -54,8 +53,8 @@ class QuantizedMatrix {
     std::vector<float> scales;  // int8: per row; nf4: per 256 absmax values
     std::vector<int32_t> outlier_columns;  // int8: ascending
     std::vector<float> outliers;           // int8: [rows, outlier columns]
-    absl::string_view absmax;  // nf4: int8, one per block of 64
-    float absmax_offset = 0.0f;  // nf4: mean absmax
+    absl::string_view absmax;              // nf4: int8, one per block of 64
+    float absmax_offset = 0.0f;            // nf4: mean absmax
     std::shared_ptr<const void> owner;
   };
 

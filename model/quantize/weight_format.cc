@@ -30,8 +30,8 @@ absl::StatusOr<WeightFormat> ParseWeightFormat(absl::string_view name,
   for (const Named& named : kNames) {
     if (name == named.name) return named.format;
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      what, " is \"", name, "\"; one of fp32, bf16, int8, nf4"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, " is \"", name, "\"; one of fp32, bf16, int8, nf4"));
 }
 
 absl::StatusOr<absl::optional<WeightFormat>> ParsePrecision(
@@ -49,23 +49,22 @@ absl::string_view PrecisionName(absl::optional<WeightFormat> precision) {
 }
 
 const std::array<float, 16>& Nf4CodePoints() {
-  static const std::array<float, 16> kPoints = {
-      -1.0f,
-      -0.6961928009986877f,
-      -0.5250730514526367f,
-      -0.39491748809814453f,
-      -0.28444138169288635f,
-      -0.18477343022823334f,
-      -0.09105003625154495f,
-      0.0f,
-      0.07958029955625534f,
-      0.16093020141124725f,
-      0.24611230194568634f,
-      0.33791524171829224f,
-      0.44070982933044434f,
-      0.5626170039176941f,
-      0.7229568362236023f,
-      1.0f};
+  static const std::array<float, 16> kPoints = {-1.0f,
+                                                -0.6961928009986877f,
+                                                -0.5250730514526367f,
+                                                -0.39491748809814453f,
+                                                -0.28444138169288635f,
+                                                -0.18477343022823334f,
+                                                -0.09105003625154495f,
+                                                0.0f,
+                                                0.07958029955625534f,
+                                                0.16093020141124725f,
+                                                0.24611230194568634f,
+                                                0.33791524171829224f,
+                                                0.44070982933044434f,
+                                                0.5626170039176941f,
+                                                0.7229568362236023f,
+                                                1.0f};
   return kPoints;
 }
 

@@ -124,10 +124,10 @@ size_t BpeModel::IndependentEnd(absl::string_view text, size_t begin,
     const Utf8Char c = DecodeUtf8(text, i);
     const uint32_t left = slot(before.code_point);
     const uint32_t right = slot(c.code_point);
-    const bool cuts = left < 128 && right < 128 && before.code_point != 0 &&
-                              c.code_point != 0
-                          ? ascii_cuts_[left][right]
-                          : CutsBetween(before.code_point, c.code_point);
+    const bool cuts =
+        left < 128 && right < 128 && before.code_point != 0 && c.code_point != 0
+            ? ascii_cuts_[left][right]
+            : CutsBetween(before.code_point, c.code_point);
     if (cuts) return i;
     before = c;
     i += c.length;

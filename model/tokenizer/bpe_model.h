@@ -21,8 +21,8 @@ struct BpeOptions {
   absl::flat_hash_map<std::string, int32_t> vocab;
   // Best first. Both parts and their join must be in the vocabulary.
   std::vector<std::pair<std::string, std::string>> merges;
-  std::string unk_token;  // empty: unknown characters are dropped
-  bool fuse_unk = false;  // a run of unknown characters is one token
+  std::string unk_token;       // empty: unknown characters are dropped
+  bool fuse_unk = false;       // a run of unknown characters is one token
   bool byte_fallback = false;  // unknown characters become "<0x..>" tokens
   bool ignore_merges = false;  // a word in the vocabulary is taken whole
   // Before every character but a word's first, and after its last. A join
@@ -46,8 +46,7 @@ class BpeModel {
   // A position in (begin, end] at which a word of characters from `begin` to
   // `end` can be cut without changing its ids: the first one that no merge can
   // reach across, because no token has the two characters side by side.
-  size_t IndependentEnd(absl::string_view text, size_t begin,
-                        size_t end) const;
+  size_t IndependentEnd(absl::string_view text, size_t begin, size_t end) const;
 
   // Can words of characters be cut by IndependentEnd at all?
   bool can_cut() const { return can_cut_; }

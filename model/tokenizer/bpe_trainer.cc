@@ -81,10 +81,9 @@ class Merger {
       if (best.count < min_frequency) break;
       // Two ways of merging can lead to one token; none may lead to a special
       // token.
-      const auto [join, is_new] =
-          ids_.emplace(absl::StrCat(tokens_[best.pair.first],
-                                    tokens_[best.pair.second]),
-                       static_cast<int32_t>(tokens_.size()));
+      const auto [join, is_new] = ids_.emplace(
+          absl::StrCat(tokens_[best.pair.first], tokens_[best.pair.second]),
+          static_cast<int32_t>(tokens_.size()));
       if (!is_new && join->second < num_special_) continue;
       if (is_new) tokens_.push_back(join->first);
       merges_.push_back(best.pair);

@@ -25,9 +25,11 @@ std::string Trimmed(absl::string_view text) {
 
 // What a string of Jinja stands for.
 std::string Unescaped(absl::string_view literal) {
-  return absl::StrReplaceAll(
-      literal, {{"\\n", "\n"}, {"\\t", "\t"}, {"\\'", "'"}, {"\\\"", "\""},
-                {"\\\\", "\\"}});
+  return absl::StrReplaceAll(literal, {{"\\n", "\n"},
+                                       {"\\t", "\t"},
+                                       {"\\'", "'"},
+                                       {"\\\"", "\""},
+                                       {"\\\\", "\\"}});
 }
 
 // The strings in quotes of an expression or a statement, in order.
@@ -128,9 +130,9 @@ void ChatTemplate::ReadLlama3(absl::string_view jinja) {
   shape_ = Shape::kLlama3;
   trims_ = TrimsContent(jinja);
   if (absl::StrContains(jinja, "Cutting Knowledge Date")) {
-    system_preamble_ =
-        absl::StrCat("Cutting Knowledge Date: December 2023\nToday Date: ",
-                     DateIn(jinja), "\n\n");
+    system_preamble_ = absl::StrCat(
+        "Cutting Knowledge Date: December 2023\nToday Date: ", DateIn(jinja),
+        "\n\n");
   }
 }
 
@@ -193,7 +195,8 @@ absl::StatusOr<ChatTemplate> ChatTemplate::For(const Tokenizer& tokenizer,
     if (jinja.empty()) {
       return absl::FailedPreconditionError(absl::StrCat(
           "the model has no chat template; choose one by training.chat_format "
-          "or --chat-format (", kFormats, ")"));
+          "or --chat-format (",
+          kFormats, ")"));
     }
     if (writes("<|start_header_id|>")) {
       out.ReadLlama3(jinja);
@@ -207,7 +210,8 @@ absl::StatusOr<ChatTemplate> ChatTemplate::For(const Tokenizer& tokenizer,
       return absl::FailedPreconditionError(absl::StrCat(
           "the model's chat template has no known shape (ChatML, Llama 3, "
           "Llama 2, Mistral); choose one by training.chat_format or "
-          "--chat-format (", kFormats, ")"));
+          "--chat-format (",
+          kFormats, ")"));
     }
   } else if (format == "chatml") {
     out.shape_ = Shape::kChatMl;
@@ -249,7 +253,8 @@ absl::Status ChatTemplate::Check(absl::Span<const ChatMessage> messages) const {
                                         "'; known: system, user, assistant"));
     }
     if (alternates && (role == "user") != users_turn) {
-      return BadMessage(i, absl::StrCat("has the role ", role, ", but the chat "
+      return BadMessage(i, absl::StrCat("has the role ", role,
+                                        ", but the chat "
                                         "format lets user and assistant take "
                                         "turns"));
     }
@@ -274,8 +279,8 @@ std::string ChatTemplate::AssistantContent(
   std::string thoughts;
   const size_t end = content.rfind("</think>");
   if (end != std::string::npos) {
-    absl::string_view before = absl::string_view(content).substr(
-        0, content.find("</think>"));
+    absl::string_view before =
+        absl::string_view(content).substr(0, content.find("</think>"));
     const size_t begin = before.rfind("<think>");
     if (begin != absl::string_view::npos) before = before.substr(begin + 7);
     while (absl::ConsumePrefix(&before, "\n")) {
@@ -302,8 +307,7 @@ std::vector<ChatTemplate::Piece> ChatTemplate::RenderHeaders(
       return absl::StrCat("<|im_start|>", role, "\n");
     }
     if (shape_ == Shape::kLlama3) {
-      return absl::StrCat("<|start_header_id|>", role,
-                          "<|end_header_id|>\n\n");
+      return absl::StrCat("<|start_header_id|>", role, "<|end_header_id|>\n\n");
     }
     std::string name = role;
     name[0] = absl::ascii_toupper(name[0]);
@@ -312,8 +316,9 @@ std::vector<ChatTemplate::Piece> ChatTemplate::RenderHeaders(
   const absl::string_view end = shape_ == Shape::kChatMl   ? "<|im_end|>"
                                 : shape_ == Shape::kLlama3 ? "<|eot_id|>"
                                                            : "";
-  const absl::string_view after_end =
-      shape_ == Shape::kChatMl ? "\n" : shape_ == Shape::kPlain ? "\n\n" : "";
+  const absl::string_view after_end = shape_ == Shape::kChatMl  ? "\n"
+                                      : shape_ == Shape::kPlain ? "\n\n"
+                                                                : "";
   std::vector<Piece> pieces = {{bos_, false}};
   const bool has_system = messages[0].role == "system";
   if (!has_system && !default_system_.empty()) {
@@ -321,8 +326,8 @@ std::vector<ChatTemplate::Piece> ChatTemplate::RenderHeaders(
         {absl::StrCat(head("system"), default_system_, end, after_end), false});
   }
   if (!has_system && !system_preamble_.empty()) {
-    pieces.push_back({absl::StrCat(head("system"), system_preamble_, end),
-                      false});
+    pieces.push_back(
+        {absl::StrCat(head("system"), system_preamble_, end), false});
   }
   size_t last_user = messages.size() - 1;
   for (size_t i = 0; i < messages.size(); ++i) {
@@ -331,7 +336,7 @@ std::vector<ChatTemplate::Piece> ChatTemplate::RenderHeaders(
   for (size_t i = 0; i < messages.size(); ++i) {
     const ChatMessage& message = messages[i];
     const bool learnt = message.role == "assistant";
-    std::string content = learnt ? AssistantContent(messages, i, last_user)
+    std::string content = learnt   ? AssistantContent(messages, i, last_user)
                           : trims_ ? Trimmed(message.content)
                                    : message.content;
     if (message.role == "system") content.insert(0, system_preamble_);
@@ -400,11 +405,10 @@ absl::StatusOr<std::vector<ChatTemplate::Piece>> ChatTemplate::Render(
       shape_ == Shape::kLlama2 || shape_ == Shape::kMistral
           ? RenderInstructions(messages)
           : RenderHeaders(messages, add_generation_prompt);
-  pieces.erase(std::remove_if(pieces.begin(), pieces.end(),
-                              [](const Piece& piece) {
-                                return piece.text.empty();
-                              }),
-               pieces.end());
+  pieces.erase(
+      std::remove_if(pieces.begin(), pieces.end(),
+                     [](const Piece& piece) { return piece.text.empty(); }),
+      pieces.end());
   return pieces;
 }
 
@@ -424,9 +428,10 @@ absl::StatusOr<ChatIds> ChatTemplate::Encode(
     if (end == text.size()) return out.ids.size();
     const std::vector<int32_t> alone =
         tokenizer.Encode(absl::string_view(text).substr(0, end), false);
-    return static_cast<size_t>(
-        std::mismatch(out.ids.begin(), out.ids.end(), alone.begin(),
-                      alone.end()).first - out.ids.begin());
+    return static_cast<size_t>(std::mismatch(out.ids.begin(), out.ids.end(),
+                                             alone.begin(), alone.end())
+                                   .first -
+                               out.ids.begin());
   };
   size_t done = 0;
   for (const Piece& piece : pieces) {

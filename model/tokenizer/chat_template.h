@@ -51,8 +51,7 @@ class ChatTemplate {
     bool learnt;
   };
   absl::StatusOr<std::vector<Piece>> Render(
-      absl::Span<const ChatMessage> messages,
-      bool add_generation_prompt) const;
+      absl::Span<const ChatMessage> messages, bool add_generation_prompt) const;
 
   // Render, joined and encoded: BOS is there if the template writes it.
   absl::StatusOr<ChatIds> Encode(const Tokenizer& tokenizer,
@@ -75,8 +74,8 @@ class ChatTemplate {
                                size_t index, size_t last_user) const;
 
   Shape shape_ = Shape::kPlain;
-  std::string bos_;   // before the text; empty: none
-  std::string eos_;   // after a turn of Llama 2, Mistral and plain
+  std::string bos_;  // before the text; empty: none
+  std::string eos_;  // after a turn of Llama 2, Mistral and plain
   bool trims_ = false;
   std::string default_system_;   // ChatML: without a system message
   std::string system_preamble_;  // Llama 3: before every system prompt

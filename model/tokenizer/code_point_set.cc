@@ -153,11 +153,11 @@ void CodePointSet::AddOtherCases() {
 }
 
 bool CodePointSet::Contains(uint32_t code_point) const {
-  const auto after = std::upper_bound(
-      ranges_.begin(), ranges_.end(), code_point,
-      [](uint32_t value, const CodePointRange& range) {
-        return value < range.first;
-      });
+  const auto after =
+      std::upper_bound(ranges_.begin(), ranges_.end(), code_point,
+                       [](uint32_t value, const CodePointRange& range) {
+                         return value < range.first;
+                       });
   return after != ranges_.begin() && code_point <= std::prev(after)->last;
 }
 

@@ -77,8 +77,7 @@ std::string TokenBytes(const std::string& token) {
 }  // namespace
 
 int ByteOfToken(const std::string& token) {
-  if (token.size() != 6 || !absl::StartsWith(token, "<0x") ||
-      token[5] != '>') {
+  if (token.size() != 6 || !absl::StartsWith(token, "<0x") || token[5] != '>') {
     return -1;
   }
   const int high = HexDigit(token[3]);

@@ -36,12 +36,12 @@ absl::Status ParseTemplate(const json& processor, TemplateIds& out) {
     const json& ids = Member(Member(special, name.c_str()), "ids");
     if (!ids.is_array() || ids.size() > 16) {
       return BadPart(absl::StrCat("the template's token '", name,
-                              "' has no 'ids' in special_tokens"));
+                                  "' has no 'ids' in special_tokens"));
     }
     for (const json& id : ids) {
       if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMaxTokenId) {
         return BadPart(absl::StrCat("the template's token '", name,
-                                "' has an id that is not one"));
+                                    "' has an id that is not one"));
       }
       (after_text ? out.suffix : out.prefix).push_back(id.get<int32_t>());
     }
@@ -68,8 +68,9 @@ absl::Status AddPair(const json& pair, std::vector<int32_t>& ids) {
 absl::Status RequireNoDropout(const json& model) {
   const json& value = Member(model, "dropout");
   if (value.is_null() || value == 0 || value == 0.0) return absl::OkStatus();
-  return BadPart("the model sets 'dropout', which is not supported: the same "
-                 "text must give the same ids");
+  return BadPart(
+      "the model sets 'dropout', which is not supported: the same "
+      "text must give the same ids");
 }
 
 absl::Status OptionalText(const json& model, const char* key,
@@ -102,7 +103,7 @@ absl::Status ParsePostProcessor(const json& part, TemplateIds& out) {
   // ByteLevel only trims the offsets of tokens in the text.
   if (type == "ByteLevel") return absl::OkStatus();
   return UnknownPart("post_processor", type,
-                 "Sequence, TemplateProcessing, ByteLevel, "
+                     "Sequence, TemplateProcessing, ByteLevel, "
                      "RobertaProcessing, BertProcessing");
 }
 
@@ -116,11 +117,13 @@ absl::Status ParseVocab(const json& vocab, BpeOptions& out) {
   for (const auto& [token, id] : vocab.items()) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMaxTokenId) {
       return BadPart(absl::StrCat("the id of token '", token,
-                              "' is not a whole number below ", kMaxTokenId));
+                                  "' is not a whole number below ",
+                                  kMaxTokenId));
     }
     if (!ids.insert(id.get<int32_t>()).second) {
       return BadPart(absl::StrCat("token '", token, "' has the id ",
-                              id.get<int32_t>(), ", as another token does"));
+                                  id.get<int32_t>(),
+                                  ", as another token does"));
     }
     out.vocab.emplace(token, id.get<int32_t>());
   }
@@ -133,7 +136,7 @@ absl::Status ParseMerge(absl::string_view text, BpeOptions& out) {
       space + 1 == text.size() ||
       text.find(' ', space + 1) != absl::string_view::npos) {
     return BadPart(absl::StrCat("merge ", out.merges.size(), " ('", text,
-                            "') is not two tokens with a space between"));
+                                "') is not two tokens with a space between"));
   }
   out.merges.emplace_back(std::string(text.substr(0, space)),
                           std::string(text.substr(space + 1)));

@@ -42,7 +42,8 @@ absl::StatusOr<Pattern> ParsePattern(const json& step, absl::string_view part) {
     CHOIR_ASSIGN_OR_RETURN(out.regex, Regex::Compile(text));
     return out;
   }
-  return BadPart(absl::StrCat("a ", part, " needs 'pattern': {'String': ..} or "
+  return BadPart(absl::StrCat("a ", part,
+                              " needs 'pattern': {'String': ..} or "
                               "{'Regex': ..}"));
 }
 
@@ -102,8 +103,9 @@ absl::StatusOr<MetaspaceSettings> ParseMetaspace(const json& step) {
   if (out.replacement.empty() ||
       DecodeUtf8(out.replacement, 0).length != out.replacement.size() ||
       (out.replacement.size() == 1 && IsWord(out.replacement[0]))) {
-    return BadPart("Metaspace's 'replacement' is not one character that is "
-                   "neither an ASCII letter nor a digit");
+    return BadPart(
+        "Metaspace's 'replacement' is not one character that is "
+        "neither an ASCII letter nor a digit");
   }
   if (Member(step, "prepend_scheme").is_null()) {
     CHOIR_ASSIGN_OR_RETURN(const bool prefix,
@@ -198,10 +200,10 @@ absl::Status ParsePreTokenizerStep(const json& part, const std::string& type,
   if (type == "Digits") {
     CHOIR_ASSIGN_OR_RETURN(const bool individual,
                            BoolMember(part, "individual_digits", false));
-    return AddFixedSplit("\\p{N}",
-                         individual ? SplitBehavior::kIsolated
-                                    : SplitBehavior::kContiguous,
-                         false, out);
+    return AddFixedSplit(
+        "\\p{N}",
+        individual ? SplitBehavior::kIsolated : SplitBehavior::kContiguous,
+        false, out);
   }
   if (type == "Punctuation") {
     SplitBehavior behavior = SplitBehavior::kIsolated;
@@ -265,8 +267,8 @@ absl::Status ForEachStep(const json& part, const char* key, int& steps,
   const auto& type = name.get_ref<const std::string&>();
   if (type != "Sequence") {
     if (++steps > kMostSteps) {
-      return BadPart(absl::StrCat("'", key, "' has more than ", kMostSteps,
-                                  " steps"));
+      return BadPart(
+          absl::StrCat("'", key, "' has more than ", kMostSteps, " steps"));
     }
     return parse(part, type);
   }

@@ -18,8 +18,8 @@ class Joiner {
 
   void Add(absl::string_view part, bool is_match) {
     if (has_pending_ && Joins(is_match)) {
-      pending_ = absl::string_view(pending_.data(),
-                                   pending_.size() + part.size());
+      pending_ =
+          absl::string_view(pending_.data(), pending_.size() + part.size());
     } else {
       Flush();
       pending_ = part;
@@ -163,11 +163,9 @@ void PreTokenizer::RunSplit(size_t index, absl::string_view text, bool at_start,
 void PreTokenizer::RunMetaspace(size_t index, absl::string_view text,
                                 bool at_start, WordSink sink) const {
   const Step& step = steps_[index];
-  std::string replaced =
-      absl::StrReplaceAll(text, {{" ", step.replacement}});
-  const bool prepends =
-      step.scheme == PrependScheme::kAlways ||
-      (step.scheme == PrependScheme::kFirst && at_start);
+  std::string replaced = absl::StrReplaceAll(text, {{" ", step.replacement}});
+  const bool prepends = step.scheme == PrependScheme::kAlways ||
+                        (step.scheme == PrependScheme::kFirst && at_start);
   if (prepends && !absl::StartsWith(replaced, step.replacement)) {
     replaced.insert(0, step.replacement);
   }

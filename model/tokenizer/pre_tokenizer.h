@@ -20,7 +20,7 @@ enum class SplitBehavior {
   kIsolated,            // each is a word
   kMergedWithPrevious,  // joins what is before it, unless that is a match
   kMergedWithNext,
-  kContiguous           // a run of them is a word
+  kContiguous  // a run of them is a word
 };
 
 // Which texts Metaspace puts its character before.

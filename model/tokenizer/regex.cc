@@ -21,10 +21,10 @@ constexpr size_t kMostWork = 20'000'000;
 struct Instruction {
   enum class Op { kCharacter, kSplit, kAhead, kBehind, kMatch };
   Op op;
-  int set = -1;       // index into the sets
+  int set = -1;  // index into the sets
   bool at_edge = false;
   int next = -1;
-  int second = -1;    // of kSplit: tried after `next`
+  int second = -1;  // of kSplit: tried after `next`
 };
 
 }  // namespace
@@ -85,8 +85,8 @@ class RegexBuilder {
         for (auto child = node.children.rbegin(); child != node.children.rend();
              ++child) {
           CHOIR_ASSIGN_OR_RETURN(const int entry, Compile(*child, next));
-          choice = choice < 0 ? entry
-                              : Emit({Op::kSplit, -1, false, entry, choice});
+          choice =
+              choice < 0 ? entry : Emit({Op::kSplit, -1, false, entry, choice});
         }
         return choice;
       }
@@ -206,9 +206,9 @@ class RegexBuilder {
   uint32_t StateOf(int before, std::vector<int> threads) {
     if (threads.empty()) return 0;
     if (!has_behind_) before = 0;
-    const auto [place, is_new] = numbers_.emplace(
-        StateKey(before, std::move(threads)),
-        static_cast<uint32_t>(states_.size()));
+    const auto [place, is_new] =
+        numbers_.emplace(StateKey(before, std::move(threads)),
+                         static_cast<uint32_t>(states_.size()));
     if (is_new) states_.push_back(place->first);
     return place->second;
   }
@@ -258,8 +258,8 @@ absl::StatusOr<Regex> Regex::Compile(absl::string_view pattern) {
   Regex regex;
   const absl::Status built = RegexBuilder().Build(root, regex);
   if (!built.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        built.message(), ": '", pattern.substr(0, 200), "'"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(built.message(), ": '", pattern.substr(0, 200), "'"));
   }
   return regex;
 }
@@ -268,8 +268,7 @@ uint32_t Regex::WideClassAt(absl::string_view text, size_t i,
                             uint32_t& length) const {
   const Utf8Char c = DecodeUtf8(text, i);
   length = c.length;
-  return page_classes_[pages_[c.code_point >> 8] * 256u +
-                       (c.code_point & 255)];
+  return page_classes_[pages_[c.code_point >> 8] * 256u + (c.code_point & 255)];
 }
 
 uint32_t Regex::StartAfter(absl::string_view text, size_t begin) const {

@@ -159,8 +159,9 @@ class Parser {
       ignore_case_ = true;
       rest_of_group = true;
     } else if (At("?") || At("*")) {
-      return Bad("has a group that is not supported; known: (..), (?:..), "
-                 "(?i:..), (?i), (?>..), (?=..), (?!..), (?<=..), (?<!..)");
+      return Bad(
+          "has a group that is not supported; known: (..), (?:..), "
+          "(?i:..), (?i), (?>..), (?=..), (?!..), (?<=..), (?<!..)");
     }
     CHOIR_ASSIGN_OR_RETURN(RegexNode inner, Alternatives(depth + 1));
     ignore_case_ = ignored_before;
@@ -177,8 +178,9 @@ class Parser {
   absl::StatusOr<CodePointSet> OneCharacter(const RegexNode& node) const {
     if (node.kind == Kind::kSet) return node.set;
     if (node.kind != Kind::kAlternate) {
-      return Bad("looks around for more than one character, which is not "
-                 "supported");
+      return Bad(
+          "looks around for more than one character, which is not "
+          "supported");
     }
     CodePointSet set;
     for (const RegexNode& child : node.children) {
@@ -193,16 +195,18 @@ class Parser {
     if (node.kind == Kind::kRepeat && node.greedy) {
       return Possessive(std::move(node));
     }
-    return Bad("has an atomic group of more than a repeated character, which "
-               "is not supported");
+    return Bad(
+        "has an atomic group of more than a repeated character, which "
+        "is not supported");
   }
 
   // A greedy repetition of one character that gives nothing back stops only
   // where that character does not follow.
   absl::StatusOr<RegexNode> Possessive(RegexNode repeat) const {
     if (repeat.children[0].kind != Kind::kSet) {
-      return Bad("has a possessive quantifier on more than one character, "
-                 "which is not supported");
+      return Bad(
+          "has a possessive quantifier on more than one character, "
+          "which is not supported");
     }
     RegexNode stop =
         Look(Kind::kAhead, repeat.children[0].set.Complement(), true);
@@ -343,7 +347,8 @@ class Parser {
     const absl::string_view name = pattern_.substr(next_, end - next_);
     const std::optional<CodePointSet> set = CodePointSet::Named(name);
     if (!set) {
-      return Bad(absl::StrCat("has \\p{", name, "}, which is not supported; "
+      return Bad(absl::StrCat("has \\p{", name,
+                              "}, which is not supported; "
                               "known: general categories"));
     }
     next_ = end + 1;

@@ -75,26 +75,25 @@ Built BuildDocument(const json& document, absl::string_view source,
 
 // The parts that vocab.json and merges.txt leave out.
 absl::StatusOr<json> PipelineOf(const json& config) {
-  const json byte_level = {{"type", "ByteLevel"},
-                           {"add_prefix_space", false},
-                           {"use_regex", true}};
+  const json byte_level = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}};
   json document = {{"pre_tokenizer", byte_level}, {"decoder", byte_level}};
   const json& name = Member(config, "tokenizer_class");
   if (name == "Qwen2Tokenizer" || name == "Qwen2TokenizerFast") {
     json plain = byte_level;
     plain["use_regex"] = false;
     document["normalizer"] = {{"type", "NFC"}};
-    document["pre_tokenizer"] = {
-        {"type", "Sequence"},
-        {"pretokenizers",
-         {{{"type", "Split"},
-           {"pattern", {{"Regex", kQwen2Pattern}}},
-           {"behavior", "Isolated"}},
-          plain}}};
+    document["pre_tokenizer"] = {{"type", "Sequence"},
+                                 {"pretokenizers",
+                                  {{{"type", "Split"},
+                                    {"pattern", {{"Regex", kQwen2Pattern}}},
+                                    {"behavior", "Isolated"}},
+                                   plain}}};
   } else if (!name.is_null() && name != "GPT2Tokenizer" &&
              name != "GPT2TokenizerFast" && name != "PreTrainedTokenizerFast") {
     return absl::InvalidArgumentError(absl::StrCat(
-        "tokenizer_class ", name.dump(), " with vocab.json and merges.txt is "
+        "tokenizer_class ", name.dump(),
+        " with vocab.json and merges.txt is "
         "not supported; known: GPT2Tokenizer, Qwen2Tokenizer. Save the folder "
         "with a tokenizer.json"));
   }
@@ -115,13 +114,12 @@ absl::StatusOr<TokenizerParser> ParseTwoFiles(const json& vocab,
   }
   TokenizerParser parser;
   const auto end = options.vocab.find("<|endoftext|>");
-  const json end_token =
-      end == options.vocab.end()
-          ? json()
-          : json({{"id", static_cast<uint32_t>(end->second)},
-                  {"content", end->first},
-                  {"normalized", false},
-                  {"special", true}});
+  const json end_token = end == options.vocab.end()
+                             ? json()
+                             : json({{"id", static_cast<uint32_t>(end->second)},
+                                     {"content", end->first},
+                                     {"normalized", false},
+                                     {"special", true}});
   CHOIR_RETURN_IF_ERROR(parser.Normalize(Member(document, "normalizer")));
   CHOIR_RETURN_IF_ERROR(parser.PreTokenize(PreTokenizerPart(document, config)));
   CHOIR_RETURN_IF_ERROR(parser.Decode(Member(document, "decoder")));
@@ -136,9 +134,8 @@ absl::StatusOr<TokenizerParser> ParseTwoFiles(const json& vocab,
           absl::StrCat("added_tokens.json: the id of '", content,
                        "' is not a whole number"));
     }
-    more[absl::StrCat(id.get<uint64_t>())] = {{"content", content},
-                                              {"normalized", false},
-                                              {"special", true}};
+    more[absl::StrCat(id.get<uint64_t>())] = {
+        {"content", content}, {"normalized", false}, {"special", true}};
   }
   if (!end_token.is_null()) {
     more[absl::StrCat(end_token["id"].get<uint64_t>())] = end_token;
@@ -159,9 +156,8 @@ absl::StatusOr<json> ReadConfig(const std::string& path) {
 
 // tokenizer_config.json with what the files beside it add.
 absl::StatusOr<json> FolderConfig(const std::string& directory) {
-  CHOIR_ASSIGN_OR_RETURN(
-      json config,
-      ReadConfig(base::JoinPath(directory, "tokenizer_config.json")));
+  CHOIR_ASSIGN_OR_RETURN(json config, ReadConfig(base::JoinPath(
+                                          directory, "tokenizer_config.json")));
   CHOIR_ASSIGN_OR_RETURN(
       const json map,
       ReadConfig(base::JoinPath(directory, "special_tokens_map.json")));

@@ -48,9 +48,8 @@ absl::Status TokenizerParser::Register(const std::string& token, int32_t id) {
     tokenizer_->special_.resize(needed, false);
   }
   if (!names[id].empty() && names[id] != token) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tokens '", names[id], "' and '", token,
-                     "' have the same id ", id));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tokens '", names[id], "' and '", token, "' have the same id ", id));
   }
   names[id] = token;
   return absl::OkStatus();
@@ -117,9 +116,10 @@ absl::Status TokenizerParser::AddConfigTokens(const json& added) {
   for (const auto& [key, value] : added.items()) {
     uint32_t id;
     if (!value.is_object() || !absl::SimpleAtoi(key, &id)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "'added_tokens_decoder' has '", key, "', which is not an id with a "
-          "token"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("'added_tokens_decoder' has '", key,
+                       "', which is not an id with a "
+                       "token"));
     }
     const json& content = Member(value, "content");
     if (content.is_string() && tokenizer_->added_ids_.contains(

@@ -49,8 +49,8 @@ const absl::flat_hash_map<uint32_t, uint32_t>& Lowercases() {
     uint32_t c = 0;
     for (TableReader table(kLowercaseTable); !table.done();) {
       c += table.Number();
-      made->emplace(c, static_cast<uint32_t>(static_cast<int32_t>(c) +
-                                             table.Signed()));
+      made->emplace(
+          c, static_cast<uint32_t>(static_cast<int32_t>(c) + table.Signed()));
     }
     return made;
   }();

@@ -28,7 +28,7 @@ uint64_t PairKey(uint32_t first, uint32_t second) {
 }
 
 struct Data {
-  Mapping canonical;   // one step each
+  Mapping canonical;  // one step each
   Mapping compatible;
   absl::flat_hash_map<uint64_t, uint32_t> pairs;  // that compose
   absl::flat_hash_map<uint32_t, uint8_t> combining;

@@ -33,9 +33,8 @@ at::Tensor ThinProduct(Kernels kernels, const Linear& layer,
   LinearParts parts;
   parts.weight = layer.weight;
   parts.packed = layer.packed.get();
-  const at::ScalarType type = layer.weight.defined()
-                                  ? layer.weight.scalar_type()
-                                  : a.scalar_type();
+  const at::ScalarType type =
+      layer.weight.defined() ? layer.weight.scalar_type() : a.scalar_type();
   return LinearGroup(kernels, a.to(type), {parts}, LoraUse())[0].to(at::kFloat);
 }
 
@@ -106,9 +105,9 @@ at::Tensor DoraFactors(Kernels kernels, const Linear& layer,
     // A row of zeros has no direction: it stays zero.
     const at::Tensor norms =
         at::sqrt(SquaredNorms(kernels, layer, adapter, scale));
-    inverse = at::where(norms > 0.0, at::reciprocal(norms),
-                        at::zeros_like(norms))
-                  .to(at::kFloat);
+    inverse =
+        at::where(norms > 0.0, at::reciprocal(norms), at::zeros_like(norms))
+            .to(at::kFloat);
   }
   return adapter.magnitude * inverse;
 }
@@ -146,8 +145,7 @@ LoraBank BindAdapter(const ModelConfig& config,
     const int64_t rank = adapter.lora_b.size(1);
     const std::vector<float> a =
         FrozenA(spec.module, rank, spec.in_features, options.frozen_seed);
-    const at::Tensor host =
-        at::empty({rank, spec.in_features}, at::kFloat);
+    const at::Tensor host = at::empty({rank, spec.in_features}, at::kFloat);
     std::copy(a.begin(), a.end(), host.data_ptr<float>());
     adapter.lora_a = host.to(flat.device());
   }
@@ -189,8 +187,7 @@ void SetLofitState(const ModelConfig& config, const LofitState& state,
       for (int64_t h = 0; h < config.num_heads; ++h) {
         if (state.chosen[b * config.num_heads + h]) mask[h].fill_(1.0);
       }
-      adapter.lofit_mask =
-          mask.view({-1}).to(adapter.lofit_scale.device());
+      adapter.lofit_mask = mask.view({-1}).to(adapter.lofit_scale.device());
     }
   }
 }

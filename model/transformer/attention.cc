@@ -114,8 +114,7 @@ class RotaryAttentionFn : public Function<RotaryAttentionFn> {
     const at::Tensor& qr = saved[0];
     const at::Tensor& kr = saved[1];
     const at::Tensor& v = saved[2];
-    const std::vector<int64_t> starts =
-        ctx->saved_data["starts"].toIntVector();
+    const std::vector<int64_t> starts = ctx->saved_data["starts"].toIntVector();
     const Settings settings(ctx->saved_data["settings"].toIntVector());
     AttentionShape shape = settings.shape;
     const at::Tensor grad = grads[0].contiguous();
@@ -135,11 +134,14 @@ class RotaryAttentionFn : public Function<RotaryAttentionFn> {
           Data(saved[4]) + s * shape.heads, Mutable(grad_q) + s * ldq,
           Mutable(grad_k) + s * ldk, Mutable(grad_v) + s * ldk);
     }
-    return {RotatePacked(grad_q, saved[5], saved[6], starts, shape.heads,
-                         -1.0f),
-            RotatePacked(grad_k, saved[5], saved[6], starts, shape.kv_heads,
-                         -1.0f),
-            grad_v, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+    return {
+        RotatePacked(grad_q, saved[5], saved[6], starts, shape.heads, -1.0f),
+        RotatePacked(grad_k, saved[5], saved[6], starts, shape.kv_heads, -1.0f),
+        grad_v,
+        at::Tensor(),
+        at::Tensor(),
+        at::Tensor(),
+        at::Tensor()};
   }
 };
 
@@ -208,10 +210,9 @@ at::Tensor RotaryAttention(Kernels kernels, const at::Tensor& q,
       ChooseAttention(method, kernels, q, longest, sizes.window);
   // An autograd node takes only tensors that are defined.
   const at::Tensor none = cosine.defined() ? cosine : NewFloats({0});
-  return RotaryAttentionFn::apply(q.contiguous(), k.contiguous(),
-                                  v.contiguous(), none,
-                                  sine.defined() ? sine : none, starts,
-                                  Pack(sizes, kind, method));
+  return RotaryAttentionFn::apply(
+      q.contiguous(), k.contiguous(), v.contiguous(), none,
+      sine.defined() ? sine : none, starts, Pack(sizes, kind, method));
 }
 
 at::Tensor CachedRotaryAttention(Kernels kernels, const at::Tensor& q,

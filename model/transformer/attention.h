@@ -101,10 +101,12 @@ at::Tensor RotateReference(const at::Tensor& x, const at::Tensor& cosine,
 
 // RotaryAttention by LibTorch's operations. With Kernels::kFused the rotation
 // is one autograd node.
-at::Tensor RotaryAttentionReference(
-    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-    const SequencePlan& plan, const AttentionSizes& sizes,
-    const AttentionMethod& method = {}, Kernels kernels = Kernels::kReference);
+at::Tensor RotaryAttentionReference(const at::Tensor& q, const at::Tensor& k,
+                                    const at::Tensor& v,
+                                    const SequencePlan& plan,
+                                    const AttentionSizes& sizes,
+                                    const AttentionMethod& method = {},
+                                    Kernels kernels = Kernels::kReference);
 
 }  // namespace choir::model
 

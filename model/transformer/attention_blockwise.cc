@@ -49,8 +49,11 @@ at::Tensor Hidden(const KeyTile& tile, int64_t first, int64_t rows,
 class Chunks {
  public:
   Chunks(const at::Tensor& q, const at::Tensor& k)
-      : batch_(q.size(0)), kv_heads_(k.size(1)), queries_(q.size(2)),
-        group_(q.size(1) / k.size(1)), head_dim_(q.size(3)),
+      : batch_(q.size(0)),
+        kv_heads_(k.size(1)),
+        queries_(q.size(2)),
+        group_(q.size(1) / k.size(1)),
+        head_dim_(q.size(3)),
         scale_(1.0 / std::sqrt(static_cast<double>(q.size(3)))) {}
 
   // Rows [i, i + rows) of x, which is like q (or has one column).
@@ -93,8 +96,7 @@ struct Running {
     // A row that has seen nothing yet must not become NaN.
     const at::Tensor shift = now.clamp_min(-1e30);
     const at::Tensor p = (scores - shift).exp_();
-    const at::Tensor part =
-        at::matmul(p.to(v.scalar_type()), v).to(at::kFloat);
+    const at::Tensor part = at::matmul(p.to(v.scalar_type()), v).to(at::kFloat);
     const at::Tensor part_sum = p.sum({-1}, /*keepdim=*/true);
     if (top.defined()) {
       const at::Tensor factor = (top - shift).exp_();
@@ -128,11 +130,10 @@ class BlockwiseFn : public Function<BlockwiseFn> {
       for (const KeyTile& tile :
            VisibleTiles(plan, options.window, past + i, rows)) {
         const int64_t n = tile.end - tile.begin;
-        running.Visit(
-            chunks.Scores(block, k.narrow(2, tile.begin, n),
-                          Hidden(tile, past + i, rows, options.window,
-                                 q.device())),
-            v.narrow(2, tile.begin, n));
+        running.Visit(chunks.Scores(block, k.narrow(2, tile.begin, n),
+                                    Hidden(tile, past + i, rows, options.window,
+                                           q.device())),
+                      v.narrow(2, tile.begin, n));
       }
       chunks.Store(running.out.div_(running.sum), i, rows, out);
       chunks.Store(running.sum.log_().add_(running.top), i, rows, log_sum);
@@ -166,8 +167,7 @@ class BlockwiseFn : public Function<BlockwiseFn> {
           (g_rows.to(at::kFloat) * chunks.Rows(saved[3], i, rows))
               .sum({-1}, /*keepdim=*/true);
       at::Tensor grad_rows;
-      for (const KeyTile& tile :
-           VisibleTiles(plan, options.window, i, rows)) {
+      for (const KeyTile& tile : VisibleTiles(plan, options.window, i, rows)) {
         const int64_t n = tile.end - tile.begin;
         const at::Tensor k_tile = k.narrow(2, tile.begin, n);
         const at::Tensor p =

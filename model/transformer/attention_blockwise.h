@@ -11,9 +11,9 @@
 namespace choir::model {
 
 struct BlockwiseOptions {
-  int64_t chunk = 512;   // queries taken at a time, and at most so many keys
-  int64_t window = 0;    // as in AttentionSizes
-  bool sparse = false;   // only what `pattern` sees
+  int64_t chunk = 512;  // queries taken at a time, and at most so many keys
+  int64_t window = 0;   // as in AttentionSizes
+  bool sparse = false;  // only what `pattern` sees
   BlockPattern pattern;
 };
 

@@ -38,8 +38,8 @@ int64_t Lowest(int64_t window, int64_t position) {
 
 // What one row sees of keys [tile.begin, tile.end), relative to tile.begin.
 KeyTile RowRange(const KeyTile& tile, int64_t window, int64_t position) {
-  const int64_t begin = std::clamp(Lowest(window, position), tile.begin,
-                                   tile.end);
+  const int64_t begin =
+      std::clamp(Lowest(window, position), tile.begin, tile.end);
   const int64_t end = std::clamp(position + 1, begin, tile.end);
   return {begin - tile.begin, end - tile.begin};
 }
@@ -80,8 +80,7 @@ void TileBackward(const AttentionShape& shape, const Head& head,
     const int64_t n = seen.end - seen.begin;
     float* p_row = p + i * width;
     float* g_row = g + i * width;
-    ExpRow(p_row + seen.begin, n,
-           log_sum[position * shape.heads + head.q / d]);
+    ExpRow(p_row + seen.begin, n, log_sum[position * shape.heads + head.q / d]);
     SoftmaxBackwardRow(p_row + seen.begin, g_row + seen.begin, n, delta[i],
                        scale);
     ClearOutside(p_row, seen, width);
@@ -146,8 +145,7 @@ bool BlockPattern::Sees(int64_t query_block, int64_t key_block) const {
 }
 
 std::vector<KeyTile> VisibleTiles(const TiledAttentionPlan& plan,
-                                  int64_t window, int64_t first,
-                                  int64_t rows) {
+                                  int64_t window, int64_t first, int64_t rows) {
   const int64_t low = Lowest(window, first);
   const int64_t high = first + rows;
   std::vector<KeyTile> ranges;

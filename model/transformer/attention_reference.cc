@@ -44,8 +44,7 @@ namespace {
 
 at::Tensor RotateByToken(const at::Tensor& x, const at::Tensor& c,
                          const at::Tensor& s, int64_t heads) {
-  const at::Tensor split =
-      x.view({x.size(0), heads, -1}).to(at::kFloat);
+  const at::Tensor split = x.view({x.size(0), heads, -1}).to(at::kFloat);
   const int64_t half = split.size(2) / 2;
   const at::Tensor a = split.narrow(2, 0, half);
   const at::Tensor b = split.narrow(2, half, half);
@@ -83,8 +82,8 @@ at::Tensor RotaryAttentionReference(const at::Tensor& q, const at::Tensor& k,
   const at::Tensor ks = split(rotated(k, sizes.kv_heads), sizes.kv_heads);
   const at::Tensor vs = split(v, sizes.kv_heads);
   const int64_t window = sizes.window < p.longest ? sizes.window : 0;
-  const AttentionKind kind = ChooseAttention(method, Kernels::kReference, q,
-                                             p.longest, sizes.window);
+  const AttentionKind kind =
+      ChooseAttention(method, Kernels::kReference, q, p.longest, sizes.window);
   at::Tensor out;
   if (kind == AttentionKind::kExact) {
     out = compat::CausalSdpa(qs, ks, vs, window);

@@ -35,8 +35,8 @@ void FallbackSgemm(const char* transa, const char* transb, const int* m,
                    const float* a, const int* lda, const float* b,
                    const int* ldb, const float* beta, float* c,
                    const int* ldc) {
-  fallback_sgemm.load(std::memory_order_relaxed)(
-      transa, transb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  fallback_sgemm.load(std::memory_order_relaxed)(transa, transb, m, n, k, alpha,
+                                                 a, lda, b, ldb, beta, c, ldc);
 }
 
 SgemmFn FindSgemm() {
@@ -72,9 +72,8 @@ void SetFallbackSgemm(SgemmFn fallback) {
 }
 
 void SetBlasThreads(int threads) {
-  for (const char* name :
-       {"openblas_set_num_threads", "MKL_Set_Num_Threads",
-        "bli_thread_set_num_threads"}) {
+  for (const char* name : {"openblas_set_num_threads", "MKL_Set_Num_Threads",
+                           "bli_thread_set_num_threads"}) {
     if (void* symbol = dlsym(RTLD_DEFAULT, name)) {
       reinterpret_cast<void (*)(int)>(symbol)(threads);
     }

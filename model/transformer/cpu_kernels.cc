@@ -95,8 +95,7 @@ void AddRmsNormBackward(const float* grad_out, const float* grad_sum,
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t at = i * columns;
     const float inverse = inverse_rms[i];
-    const float dot =
-        WeightedDot(grad_out + at, weight, sum + at, columns);
+    const float dot = WeightedDot(grad_out + at, weight, sum + at, columns);
     const float coefficient = dot * inverse * inverse * inverse / columns;
     NormBackwardRow(grad_out + at, weight, sum + at,
                     grad_sum == nullptr ? nullptr : grad_sum + at, columns,

@@ -98,8 +98,8 @@ std::vector<at::Tensor> Decoder::ApplyUses(size_t b,
   LoraUse use;
   if (options.lora != nullptr) use.scale = options.lora->scale;
   use.dropout = options.dropout;
-  use.seed = GroupSeed(options.dropout_seed, b, group,
-                       layers[0].layer->spec.expert);
+  use.seed =
+      GroupSeed(options.dropout_seed, b, group, layers[0].layer->spec.expert);
   return ApplyLinear(options.kernels, x, layers, use);
 }
 
@@ -144,9 +144,11 @@ std::pair<at::Tensor, at::Tensor> Decoder::AddNorm(const Stream& in,
                               config_.norm_eps)};
 }
 
-std::vector<at::Tensor> Decoder::ForgetNormed(
-    const at::Tensor& sum, const at::Tensor& normed, const NormWeights& norm,
-    std::vector<at::Tensor> outputs, const Pass& pass) const {
+std::vector<at::Tensor> Decoder::ForgetNormed(const at::Tensor& sum,
+                                              const at::Tensor& normed,
+                                              const NormWeights& norm,
+                                              std::vector<at::Tensor> outputs,
+                                              const Pass& pass) const {
   if (!pass.options.lean || config_.norm != NormKind::kRms ||
       !UseFused(pass.options.kernels, normed)) {
     return outputs;
@@ -162,8 +164,8 @@ std::vector<at::Tensor> Decoder::ForgetNormed(
 }
 
 at::Tensor Decoder::ForgetGated(const at::Tensor& gate, const at::Tensor& up,
-                                const at::Tensor& activation,
-                                at::Tensor output, const Pass& pass) const {
+                                const at::Tensor& activation, at::Tensor output,
+                                const Pass& pass) const {
   if (!pass.options.lean || !UseFused(pass.options.kernels, activation)) {
     return output;
   }
@@ -230,9 +232,9 @@ at::Tensor Decoder::Mlp(size_t b, const at::Tensor& sum,
   const std::vector<at::Tensor> in =
       ForgetNormed(sum, normed, weights_.blocks[b].post_norm,
                    ApplyUses(b, all.first(inputs), normed, 2, pass), pass);
-  const at::Tensor activation =
-      config_.gated_mlp ? SwiGlu(options.kernels, in[0], in[1])
-                        : Activate(config_.activation, in[0]);
+  const at::Tensor activation = config_.gated_mlp
+                                    ? SwiGlu(options.kernels, in[0], in[1])
+                                    : Activate(config_.activation, in[0]);
   if (options.activity != nullptr) options.activity->Add(b, activation);
   const at::Tensor out = ApplyUses(b, all.last(1), activation, 3, pass)[0];
   if (!config_.gated_mlp) return out;
@@ -307,7 +309,8 @@ Decoder::Stream Decoder::CheckpointedBlock(
     std::vector<at::Tensor> out = {stream.x, stream.delta};
     if (!log.layers.empty()) {
       const std::vector<int64_t>& tokens = log.layers[0].tokens;
-      out.push_back(at::empty({static_cast<int64_t>(tokens.size())}, at::kLong));
+      out.push_back(
+          at::empty({static_cast<int64_t>(tokens.size())}, at::kLong));
       std::copy(tokens.begin(), tokens.end(), out[2].data_ptr<int64_t>());
       if (log.layers[0].logits.defined()) out.push_back(log.layers[0].logits);
     }
@@ -378,19 +381,18 @@ at::Tensor Decoder::Hidden(const PackedBatch& batch,
   // Once for all blocks: each copy to a device would wait for it.
   std::shared_ptr<const SequencePlan> plan;
   if (!device().is_cpu()) {
-    plan = std::make_shared<const SequencePlan>(PlanSequences(
-        batch.starts, angles.cosine, angles.sine, device()));
+    plan = std::make_shared<const SequencePlan>(
+        PlanSequences(batch.starts, angles.cosine, angles.sine, device()));
   }
   // By value: checkpointing calls it again after this function is left.
-  return Blocks(batch.ids, positions, batch.rows, options,
-                [this, angles, plan, starts = batch.starts,
-                 kernels = options.kernels, method = options.attention](
-                    size_t block, const at::Tensor& q, const at::Tensor& k,
-                    const at::Tensor& v) {
-                  return RotaryAttention(kernels, q, k, v, angles.cosine,
-                                         angles.sine, starts, SizesOf(block),
-                                         method, plan.get());
-                });
+  return Blocks(
+      batch.ids, positions, batch.rows, options,
+      [this, angles, plan, starts = batch.starts, kernels = options.kernels,
+       method = options.attention](size_t block, const at::Tensor& q,
+                                   const at::Tensor& k, const at::Tensor& v) {
+        return RotaryAttention(kernels, q, k, v, angles.cosine, angles.sine,
+                               starts, SizesOf(block), method, plan.get());
+      });
 }
 
 at::Tensor Decoder::Loss(const PackedBatch& batch,

@@ -44,7 +44,7 @@ struct DecoderWeights {
   at::Tensor positions;  // [max_positions, hidden]; undefined if rotary
   std::vector<BlockWeights> blocks;
   NormWeights norm;
-  at::Tensor head;  // [vocabulary, hidden]; may be the embedding itself
+  at::Tensor head;   // [vocabulary, hidden]; may be the embedding itself
   at::Tensor score;  // a classifier's head [labels, hidden]; or undefined
 };
 
@@ -65,9 +65,9 @@ absl::StatusOr<DecoderWeights> CollectWeights(const ModelConfig& config,
 struct PackedBatch {
   at::Tensor ids;         // int64 [tokens], where the model is
   SequenceStarts starts;  // num_sequences + 1
-  at::Tensor rows;        // int64 [predictions]: token that predicts; undefined:
-                          // all of them
-  at::Tensor targets;     // int32 [predictions], CPU
+  at::Tensor rows;     // int64 [predictions]: token that predicts; undefined:
+                       // all of them
+  at::Tensor targets;  // int32 [predictions], CPU
   int64_t predictions = 0;
 };
 
@@ -124,13 +124,13 @@ class Decoder {
   KvCache NewCache(int64_t capacity) const;
   // Appends `ids` to the cache and returns the logits after the last, float32
   // [vocabulary] on the CPU. No gradients.
-  at::Tensor Decode(absl::Span<const int32_t> ids, const ForwardOptions& options,
-                    KvCache& cache) const;
+  at::Tensor Decode(absl::Span<const int32_t> ids,
+                    const ForwardOptions& options, KvCache& cache) const;
 
  private:
-  using Attend = std::function<at::Tensor(size_t block, const at::Tensor& q,
-                                          const at::Tensor& k,
-                                          const at::Tensor& v)>;
+  using Attend =
+      std::function<at::Tensor(size_t block, const at::Tensor& q,
+                               const at::Tensor& k, const at::Tensor& v)>;
   // What one pass shares among its blocks.
   struct Pass {
     ForwardOptions options;
@@ -171,11 +171,13 @@ class Decoder {
                                 const at::Tensor& x, int group,
                                 const Pass& pass) const;
   // The same for layers of block b wherever they are.
-  std::vector<at::Tensor> ApplyUses(size_t b, absl::Span<const LinearUse> layers,
+  std::vector<at::Tensor> ApplyUses(size_t b,
+                                    absl::Span<const LinearUse> layers,
                                     const at::Tensor& x, int group,
                                     const Pass& pass) const;
   // The same with options.bank's adapters.
-  std::vector<at::Tensor> ApplyRuns(size_t b, absl::Span<const LinearUse> layers,
+  std::vector<at::Tensor> ApplyRuns(size_t b,
+                                    absl::Span<const LinearUse> layers,
                                     const at::Tensor& x, int group,
                                     const Pass& pass) const;
   std::pair<at::Tensor, at::Tensor> AddNorm(const Stream& in,

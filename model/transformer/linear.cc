@@ -12,8 +12,7 @@ namespace choir::model {
 
 at::Tensor Linear::Dense() const {
   if (packed == nullptr) return weight;
-  return packed->Dense(packed->device().is_cpu() ? at::kFloat
-                                                 : at::kBFloat16);
+  return packed->Dense(packed->device().is_cpu() ? at::kFloat : at::kBFloat16);
 }
 
 LoraBank BindLora(absl::Span<const LinearSpec> layers,

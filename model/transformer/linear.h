@@ -23,7 +23,7 @@ struct Linear {
   at::Tensor weight;  // [out, in], float32 or bfloat16; undefined if packed
   // The weight in few bits; null: dense. Shared by copies of the layer.
   std::shared_ptr<const PackedWeight> packed;
-  at::Tensor bias;    // [out]; undefined: none
+  at::Tensor bias;  // [out]; undefined: none
   // The dense weight; a packed one is read back whole, in float32 (bfloat16 on
   // CUDA).
   at::Tensor Dense() const;

@@ -16,9 +16,8 @@ const float* Data(const at::Tensor& x) { return x.data_ptr<float>(); }
 float* Mutable(const at::Tensor& x) { return x.data_ptr<float>(); }
 
 int64_t SliceRows(int64_t vocabulary, int64_t rows) {
-  return std::clamp<int64_t>(
-      (1 << 22) / vocabulary, 16,
-      std::clamp<int64_t>(rows, 16, 256));
+  return std::clamp<int64_t>((1 << 22) / vocabulary, 16,
+                             std::clamp<int64_t>(rows, 16, 256));
 }
 
 // Calls visit(first, n, logits of those rows) slice by slice.
@@ -48,8 +47,8 @@ class LinearNllFn : public Function<LinearNllFn> {
     ForSlices(hidden, head, [&](int64_t first, int64_t n, float* logits) {
       for (int64_t i = 0; i < n; ++i) {
         Mutable(nll)[first + i] = static_cast<float>(CrossEntropy(
-            logits + i * vocabulary, targets.data_ptr<int32_t>() + first + i,
-            1, vocabulary, 1.0f, /*make_gradient=*/false));
+            logits + i * vocabulary, targets.data_ptr<int32_t>() + first + i, 1,
+            vocabulary, 1.0f, /*make_gradient=*/false));
       }
     });
     ctx->save_for_backward({hidden, head, targets});

@@ -59,8 +59,8 @@ class LoraRunsFn : public Function<LoraRunsFn> {
       const at::Tensor& a = tensors[2 + 2 * runs[i + 2]];
       const at::Tensor& b = tensors[3 + 2 * runs[i + 2]];
       const int64_t rank = a.size(0);
-      const at::Tensor input = RunInput(x, begin, rows, dropout,
-                                        static_cast<uint64_t>(runs[i + 3]));
+      const at::Tensor input =
+          RunInput(x, begin, rows, dropout, static_cast<uint64_t>(runs[i + 3]));
       const at::Tensor u = NewFloats({rows, rank});
       MatMul(Op::kPlain, Op::kTransposed, rows, rank, in, 1.0f, Data(input), in,
              Data(a), in, 0.0f, Mutable(u), rank);
@@ -139,8 +139,8 @@ at::Tensor AddLoraRunsReference(const at::Tensor& x, const at::Tensor& y,
     }
     const at::Tensor u =
         at::matmul(input, adapter.lora_a.to(x.scalar_type()).t());
-    parts.push_back(
-        at::matmul(u, adapter.lora_b.to(x.scalar_type()).t()) * use.scale);
+    parts.push_back(at::matmul(u, adapter.lora_b.to(x.scalar_type()).t()) *
+                    use.scale);
   }
   return y + at::cat(parts, 0);
 }

@@ -70,8 +70,7 @@ class DispatchFn : public Function<DispatchFn> {
     if (ctx->saved_data["fused"].toBool()) {
       grad_x = at::empty({tokens, grad.size(1)}, grad.options());
       SumChoiceRows(grad.data_ptr<float>(), positions.data_ptr<int64_t>(),
-                    nullptr, tokens, k, grad.size(1),
-                    grad_x.data_ptr<float>());
+                    nullptr, tokens, k, grad.size(1), grad_x.data_ptr<float>());
     } else {
       grad_x = grad.index_select(0, positions)
                    .view({tokens, k, grad.size(1)})
@@ -119,8 +118,7 @@ class CombineFn : public Function<CombineFn> {
                       grad_weights.data_ptr<float>());
     } else {
       const at::Tensor spread = grad.index_select(0, saved[2].floor_divide(k));
-      const at::Tensor weight =
-          weights.reshape({-1}).index_select(0, saved[2]);
+      const at::Tensor weight = weights.reshape({-1}).index_select(0, saved[2]);
       grad_y = spread * weight.unsqueeze(1).to(y.scalar_type());
       grad_weights = (spread * y)
                          .to(at::kFloat)
@@ -161,8 +159,8 @@ at::Tensor MixExperts(Kernels kernels, const at::Tensor& x,
   const at::Tensor probability = at::softmax(logits, -1);
   at::Tensor weights, chosen;
   if (parts.bias.defined()) {
-    chosen = std::get<1>((probability.detach() + parts.bias.to(x.device()))
-                             .topk(k, -1));
+    chosen = std::get<1>(
+        (probability.detach() + parts.bias.to(x.device())).topk(k, -1));
     weights = probability.gather(1, chosen);
   } else {
     std::tie(weights, chosen) = probability.topk(k, -1);
@@ -173,8 +171,8 @@ at::Tensor MixExperts(Kernels kernels, const at::Tensor& x,
     layer->tokens = grouping.counts;
     if (keep_logits) layer->logits = logits;
   }
-  const at::Tensor rows = DispatchFn::apply(x, grouping.slots,
-                                            grouping.positions, k, fused);
+  const at::Tensor rows =
+      DispatchFn::apply(x, grouping.slots, grouping.positions, k, fused);
   std::vector<int64_t> sizes;
   std::vector<size_t> busy;
   for (int64_t e = 0; e < experts; ++e) {

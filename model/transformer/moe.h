@@ -39,8 +39,8 @@ struct RouterLog {
 using RouterBias = std::vector<at::Tensor>;
 
 struct MoeParts {
-  at::Tensor router;  // [experts held, hidden]
-  at::Tensor bias;    // [experts held] or undefined
+  at::Tensor router;              // [experts held, hidden]
+  at::Tensor bias;                // [experts held] or undefined
   int64_t experts_per_token = 0;  // at most the experts held
   bool renormalise = true;
 };

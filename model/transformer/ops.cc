@@ -95,7 +95,8 @@ at::Tensor Dropped(const at::Tensor& x, const LoraUse& lora) {
 
 // Gradients of the adapters of a group, computed together: their A matrices
 // side by side make one product where there would be one thin one for each.
-void AdapterGradients(const at::Tensor& x, const std::vector<LinearParts>& parts,
+void AdapterGradients(const at::Tensor& x,
+                      const std::vector<LinearParts>& parts,
                       const variable_list& grads, const LoraUse& lora,
                       at::Tensor* grad_x, variable_list& results) {
   const int64_t rows = x.size(0);
@@ -146,8 +147,7 @@ void AdapterGradients(const at::Tensor& x, const std::vector<LinearParts>& parts
 class LinearGroupFn : public Function<LinearGroupFn> {
  public:
   static variable_list forward(AutogradContext* ctx, at::TensorList tensors,
-                               int64_t mask,
-                               const std::vector<int64_t>& packed,
+                               int64_t mask, const std::vector<int64_t>& packed,
                                double scale, double dropout, int64_t seed) {
     const at::Tensor& x = tensors[0];
     const LoraUse lora{scale, dropout, static_cast<uint64_t>(seed)};
@@ -175,10 +175,9 @@ class LinearGroupFn : public Function<LinearGroupFn> {
     const int64_t mask = ctx->saved_data["mask"].toInt();
     const std::vector<LinearParts> parts =
         Unflatten(saved, mask, ctx->saved_data["packed"].toIntVector());
-    const LoraUse lora{
-        ctx->saved_data["scale"].toDouble(),
-        ctx->saved_data["dropout"].toDouble(),
-        static_cast<uint64_t>(ctx->saved_data["seed"].toInt())};
+    const LoraUse lora{ctx->saved_data["scale"].toDouble(),
+                       ctx->saved_data["dropout"].toDouble(),
+                       static_cast<uint64_t>(ctx->saved_data["seed"].toInt())};
     const bool merge = lora.dropout <= 0.0 && x.size(0) >= kMergeRows;
     for (at::Tensor& grad : grads) grad = grad.contiguous();
     variable_list results(1 + 4 * parts.size());
@@ -207,8 +206,8 @@ class LinearGroupFn : public Function<LinearGroupFn> {
       const int64_t out = parts[i].out_features();
       if (parts[i].weight.defined() && parts[i].weight.requires_grad()) {
         const at::Tensor grad_w = NewFloats({out, in});
-        MatMul(Op::kTransposed, Op::kPlain, out, in, rows, 1.0f,
-               Data(grads[i]), out, Data(x), in, 0.0f, Mutable(grad_w), in);
+        MatMul(Op::kTransposed, Op::kPlain, out, in, rows, 1.0f, Data(grads[i]),
+               out, Data(x), in, 0.0f, Mutable(grad_w), in);
         results[1 + 4 * i] = grad_w;
       }
       if (parts[i].bias.defined() && parts[i].bias.requires_grad()) {
@@ -258,11 +257,11 @@ class AddRmsNormFn : public Function<AddRmsNormFn> {
     if (weight.requires_grad()) {
       grad_weight = at::zeros(weight.sizes(), at::kFloat);
     }
-    AddRmsNormBackward(
-        Data(grad_out), grad_sum.defined() ? Data(grad_sum) : nullptr,
-        Data(sum), Data(weight), Data(saved[2]), sum.size(0), sum.size(1),
-        Mutable(grad_x),
-        grad_weight.defined() ? Mutable(grad_weight) : nullptr);
+    AddRmsNormBackward(Data(grad_out),
+                       grad_sum.defined() ? Data(grad_sum) : nullptr, Data(sum),
+                       Data(weight), Data(saved[2]), sum.size(0), sum.size(1),
+                       Mutable(grad_x),
+                       grad_weight.defined() ? Mutable(grad_weight) : nullptr);
     const bool delta = ctx->saved_data["delta"].toBool();
     if (!delta) return {grad_x, grad_weight, at::Tensor()};
     return {grad_x, grad_weight, grad_x, at::Tensor()};
@@ -401,21 +400,20 @@ at::Tensor HeadLogits(const at::Tensor& hidden, const at::Tensor& head) {
   if (hidden.scalar_type() == head.scalar_type()) {
     return at::matmul(hidden, head.t()).to(at::kFloat);
   }
-  const bool gradient =
-      at::GradMode::is_enabled() && hidden.requires_grad();
+  const bool gradient = at::GradMode::is_enabled() && hidden.requires_grad();
   if (gradient || !hidden.device().is_cpu() ||
       hidden.scalar_type() != at::kFloat) {
     return at::matmul(hidden, head.to(hidden.scalar_type()).t()).to(at::kFloat);
   }
   const at::Tensor logits = NewFloats({hidden.size(0), head.size(0)});
-  MatMulQuantized(Bf16View(head), {}, hidden.size(0),
-                  Data(hidden.contiguous()), 0.0f, Mutable(logits));
+  MatMulQuantized(Bf16View(head), {}, hidden.size(0), Data(hidden.contiguous()),
+                  0.0f, Mutable(logits));
   return logits;
 }
 
 at::Tensor LinearCrossEntropy(Kernels kernels, const at::Tensor& hidden,
-                              const at::Tensor& head,
-                              const at::Tensor& targets, double weight) {
+                              const at::Tensor& head, const at::Tensor& targets,
+                              double weight) {
   if (!UseFused(kernels, hidden)) {
     return kernels == Kernels::kFused && !head.requires_grad()
                ? LinearCrossEntropyDevice(hidden, head, targets, weight)

@@ -59,11 +59,12 @@ at::Tensor SwiGlu(Kernels kernels, const at::Tensor& gate,
 at::Tensor HeadLogits(const at::Tensor& hidden, const at::Tensor& head);
 
 // weight * sum over rows of -log softmax(hidden head^T)[target], a float64
-// scalar. Logits exist only a slice at a time. targets: int32 [rows] on the CPU.
-// The head may be bfloat16 where hidden is float32; it then has no gradient.
+// scalar. Logits exist only a slice at a time. targets: int32 [rows] on the
+// CPU. The head may be bfloat16 where hidden is float32; it then has no
+// gradient.
 at::Tensor LinearCrossEntropy(Kernels kernels, const at::Tensor& hidden,
-                              const at::Tensor& head,
-                              const at::Tensor& targets, double weight);
+                              const at::Tensor& head, const at::Tensor& targets,
+                              double weight);
 
 }  // namespace choir::model
 

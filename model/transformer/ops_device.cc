@@ -28,8 +28,7 @@ at::Tensor ScaledB(const LinearParts& part, double scale, at::ScalarType type) {
 class LinearGroupFn : public Function<LinearGroupFn> {
  public:
   static variable_list forward(AutogradContext* ctx, at::TensorList tensors,
-                               int64_t mask,
-                               const std::vector<int64_t>& packed,
+                               int64_t mask, const std::vector<int64_t>& packed,
                                double scale) {
     const at::Tensor& x = tensors[0];
     const at::ScalarType type = x.scalar_type();
@@ -92,8 +91,7 @@ class LinearGroupFn : public Function<LinearGroupFn> {
     variable_list results(1 + 4 * parts.size());
     at::Tensor grad_x;
     if (adapted) {
-      const at::Tensor v =
-          AdapterGradients(x, u, parts, grads, scale, results);
+      const at::Tensor v = AdapterGradients(x, u, parts, grads, scale, results);
       if (x.requires_grad()) grad_x = at::mm(v, a);
     }
     if (x.requires_grad()) {
@@ -128,10 +126,9 @@ class LinearGroupFn : public Function<LinearGroupFn> {
       through.push_back(
           at::mm(grads[i], ScaledB(part, scale, x.scalar_type())));
       if (part.lora_b.requires_grad()) {
-        results[1 + 4 * i + 3] =
-            at::mm(grads[i].t(), u.narrow(1, column, rank))
-                .to(part.lora_b.scalar_type())
-                .mul_(scale);
+        results[1 + 4 * i + 3] = at::mm(grads[i].t(), u.narrow(1, column, rank))
+                                     .to(part.lora_b.scalar_type())
+                                     .mul_(scale);
       }
       want_a |= part.lora_a.requires_grad();
       column += rank;
@@ -286,8 +283,7 @@ bool Frozen(const std::vector<LinearParts>& layers) {
 }
 
 std::vector<at::Tensor> LinearGroupDevice(
-    const at::Tensor& x, const std::vector<LinearParts>& layers,
-    double scale) {
+    const at::Tensor& x, const std::vector<LinearParts>& layers, double scale) {
   const FlatLinears flat = Flatten(x, layers);
   const at::TensorList list(flat.tensors);
   return LinearGroupFn::apply(list, flat.mask, flat.packed, scale);
@@ -337,14 +333,12 @@ at::Tensor DropoutMaskByTensors(at::IntArrayRef sizes, double probability,
   // Unsigned arithmetic on signed numbers: sums and products wrap alike, shifts
   // must lose the copies of the sign.
   const auto shifted = [&z](int bits) {
-    return at::bitwise_right_shift(z, bits)
-        .bitwise_and_((int64_t{1} << (64 - bits)) - 1);
+    return at::bitwise_right_shift(z, bits).bitwise_and_(
+        (int64_t{1} << (64 - bits)) - 1);
   };
   z.add_(static_cast<int64_t>(seed + 0x9e3779b97f4a7c15ull));
-  z.bitwise_xor_(shifted(30))
-      .mul_(static_cast<int64_t>(0xbf58476d1ce4e5b9ull));
-  z.bitwise_xor_(shifted(27))
-      .mul_(static_cast<int64_t>(0x94d049bb133111ebull));
+  z.bitwise_xor_(shifted(30)).mul_(static_cast<int64_t>(0xbf58476d1ce4e5b9ull));
+  z.bitwise_xor_(shifted(27)).mul_(static_cast<int64_t>(0x94d049bb133111ebull));
   z.bitwise_xor_(shifted(31));
   z = shifted(32);
   const auto limit = static_cast<int64_t>(probability * 4294967296.0);

@@ -3,8 +3,9 @@
 //
 // What they save against LibTorch's own gradients (ops_reference.h): each
 // adapter's output is where the base's product is added to it, instead of being
-// scaled and added afterwards; layers that share an input share the product with
-// their adapters' A; nothing is kept in float32; logits exist a slice at a time.
+// scaled and added afterwards; layers that share an input share the product
+// with their adapters' A; nothing is kept in float32; logits exist a slice at a
+// time.
 //
 // Frozen weights only: what needs a weight's gradient, or dropout, goes the
 // other way. They compute on the CPU, too, for tests.
@@ -39,8 +40,8 @@ at::Tensor LinearCrossEntropyDevice(const at::Tensor& hidden,
                                     const at::Tensor& head,
                                     const at::Tensor& targets, double weight);
 
-// What dropout multiplies with, float32 of `sizes`: cpu_kernels.h's Dropout() of
-// ones, the same numbers on every device, made where they are used.
+// What dropout multiplies with, float32 of `sizes`: cpu_kernels.h's Dropout()
+// of ones, the same numbers on every device, made where they are used.
 at::Tensor DropoutMask(at::IntArrayRef sizes, double probability, uint64_t seed,
                        at::Device device);
 // The same by LibTorch's operations on whole numbers, as other devices than the

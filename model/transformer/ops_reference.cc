@@ -21,9 +21,8 @@ std::vector<at::Tensor> LinearGroupReference(
   }
   std::vector<at::Tensor> outputs;
   for (const LinearParts& layer : layers) {
-    at::Tensor y = layer.packed != nullptr
-                       ? PackedMatMul(x, *layer.packed)
-                       : at::matmul(x, layer.weight.t());
+    at::Tensor y = layer.packed != nullptr ? PackedMatMul(x, *layer.packed)
+                                           : at::matmul(x, layer.weight.t());
     if (layer.bias.defined()) y = y + layer.bias;
     if (layer.lora_a.defined()) {
       const at::Tensor u =
@@ -52,8 +51,8 @@ at::Tensor LinearCrossEntropyReference(const at::Tensor& hidden,
                                        double weight) {
   const at::Tensor logits = HeadLogits(hidden, head);
   const at::Tensor wide = targets.to(hidden.device(), at::kLong);
-  const at::Tensor nll = -at::log_softmax(logits, -1)
-                              .gather(1, wide.unsqueeze(1));
+  const at::Tensor nll =
+      -at::log_softmax(logits, -1).gather(1, wide.unsqueeze(1));
   return nll.to(at::kDouble).sum() * weight;
 }
 

@@ -68,8 +68,7 @@ PackedWeight::PackedWeight(QuantizedMatrix matrix, at::Device device,
       break;
     case WeightFormat::kInt8: {
       codes_ = HostTensor(p.codes, {out_, in_}, at::kChar).to(device);
-      scales_ =
-          HostTensor(BytesOf(p.scales), {out_, 1}, at::kFloat).to(device);
+      scales_ = HostTensor(BytesOf(p.scales), {out_, 1}, at::kFloat).to(device);
       const int64_t kept = static_cast<int64_t>(p.outlier_columns.size());
       if (kept == 0) break;
       outlier_columns_ =
@@ -85,8 +84,8 @@ PackedWeight::PackedWeight(QuantizedMatrix matrix, at::Device device,
           HostTensor(p.codes, {blocks, kNf4Block / 2}, at::kByte).to(device);
       at::Tensor absmax = at::empty({blocks, 1}, at::kFloat);
       for (int64_t b = 0; b < blocks; ++b) {
-        absmax.data_ptr<float>()[b] = Nf4Absmax(
-            p.absmax.data(), p.scales.data(), p.absmax_offset, b);
+        absmax.data_ptr<float>()[b] =
+            Nf4Absmax(p.absmax.data(), p.scales.data(), p.absmax_offset, b);
       }
       scales_ = absmax.to(device);
       const std::vector<float> points(Nf4CodePoints().begin(),
@@ -131,8 +130,8 @@ QuantizedMatrix Bf16View(const at::Tensor& matrix) {
   parts.format = WeightFormat::kBf16;
   parts.rows = matrix.size(0);
   parts.columns = matrix.size(1);
-  parts.codes = absl::string_view(
-      static_cast<const char*>(matrix.data_ptr()), 2 * matrix.numel());
+  parts.codes = absl::string_view(static_cast<const char*>(matrix.data_ptr()),
+                                  2 * matrix.numel());
   absl::StatusOr<QuantizedMatrix> view =
       QuantizedMatrix::FromParts(std::move(parts));
   CHOIR_CHECK(view.ok());

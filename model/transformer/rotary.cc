@@ -15,8 +15,8 @@ std::vector<double> RotaryFrequencies(const ModelConfig& config) {
     // of tokens on: an angle is a position times this.
     const float exponent =
         static_cast<float>(2 * i) / static_cast<float>(config.head_dim);
-    const auto power = static_cast<float>(std::pow(
-        static_cast<float>(config.rope_theta), double{exponent}));
+    const auto power = static_cast<float>(
+        std::pow(static_cast<float>(config.rope_theta), double{exponent}));
     double f = 1.0f / power;
     if (scaling.kind == RopeScalingKind::kLinear) {
       f /= scaling.factor;

@@ -77,13 +77,13 @@ absl::StatusOr<std::string> CertToPem(X509* certificate) {
 absl::StatusOr<std::string> AltNameText(const std::vector<std::string>& hosts) {
   std::string text;
   for (const std::string& host : hosts) {
-    const bool clean =
-        !host.empty() && host.size() <= 253 &&
-        std::all_of(host.begin(), host.end(), [](char c) {
-          return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                 (c >= '0' && c <= '9') || c == '.' || c == '-' || c == '_' ||
-                 c == ':' || c == '*';
-        });
+    const bool clean = !host.empty() && host.size() <= 253 &&
+                       std::all_of(host.begin(), host.end(), [](char c) {
+                         return (c >= 'a' && c <= 'z') ||
+                                (c >= 'A' && c <= 'Z') ||
+                                (c >= '0' && c <= '9') || c == '.' ||
+                                c == '-' || c == '_' || c == ':' || c == '*';
+                       });
     if (!clean) {
       return absl::InvalidArgumentError(absl::StrCat(
           "\"", host, "\" is neither a host name nor an IP address"));
@@ -109,8 +109,9 @@ absl::Status CheckIssueOptions(const IssueOptions& options) {
             : "only a coordinator's certificate has host names");
   }
   if (options.lifetime <= absl::ZeroDuration()) {
-    return absl::InvalidArgumentError("a certificate's lifetime must be "
-                                      "positive");
+    return absl::InvalidArgumentError(
+        "a certificate's lifetime must be "
+        "positive");
   }
   return absl::OkStatus();
 }
@@ -150,8 +151,8 @@ absl::StatusOr<CertificateAuthority> CertificateAuthority::Create(
   X509* root = certificate.get();
   CHOIR_RETURN_IF_ERROR(AddExtension(root, root, NID_basic_constraints,
                                      "critical,CA:TRUE,pathlen:0"));
-  CHOIR_RETURN_IF_ERROR(AddExtension(root, root, NID_key_usage,
-                                     "critical,keyCertSign,cRLSign"));
+  CHOIR_RETURN_IF_ERROR(
+      AddExtension(root, root, NID_key_usage, "critical,keyCertSign,cRLSign"));
   CHOIR_RETURN_IF_ERROR(
       AddExtension(root, root, NID_subject_key_identifier, "hash"));
   if (X509_sign(root, handle, EVP_sha256()) <= 0) {
@@ -166,8 +167,8 @@ absl::StatusOr<CertificateAuthority> CertificateAuthority::FromPem(
   CHOIR_ASSIGN_OR_RETURN(CertPtr certificate, CertFromPem(certificate_pem));
   CHOIR_ASSIGN_OR_RETURN(CertificateInfo info, InfoOf(certificate.get()));
   if (!info.is_ca) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "the certificate of \"", info.name, "\" is not a CA's"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the certificate of \"", info.name, "\" is not a CA's"));
   }
   CHOIR_ASSIGN_OR_RETURN(const std::string own, key.PublicKeySha256());
   if (own != info.public_key_sha256) {
@@ -175,9 +176,8 @@ absl::StatusOr<CertificateAuthority> CertificateAuthority::FromPem(
         "the CA's private key does not belong to the CA's certificate");
   }
   CHOIR_ASSIGN_OR_RETURN(std::string pem, CertToPem(certificate.get()));
-  auto state = std::make_unique<State>(State{std::move(certificate),
-                                             std::move(pem), std::move(key),
-                                             std::move(info)});
+  auto state = std::make_unique<State>(State{
+      std::move(certificate), std::move(pem), std::move(key), std::move(info)});
   return CertificateAuthority(std::move(state));
 }
 
@@ -199,20 +199,21 @@ absl::StatusOr<std::string> CertificateAuthority::Issue(
                          MakeName(options.name, RoleName(options.role)));
   CHOIR_ASSIGN_OR_RETURN(const std::string alt_names,
                          AltNameText(options.hosts));
-  return IssueLeaf({X509_REQ_get0_pubkey(request.get()), subject.get(),
-                    options.lifetime,
-                    options.role == Role::kCoordinator ? "serverAuth,clientAuth"
-                                                       : "clientAuth",
-                    alt_names},
-                   now, random);
+  return IssueLeaf(
+      {X509_REQ_get0_pubkey(request.get()), subject.get(), options.lifetime,
+       options.role == Role::kCoordinator ? "serverAuth,clientAuth"
+                                          : "clientAuth",
+       alt_names},
+      now, random);
 }
 
 absl::StatusOr<std::string> CertificateAuthority::IssueSigner(
     absl::string_view request_pem, absl::string_view name,
     absl::Duration lifetime, absl::Time now, base::SecureRandom& random) const {
   if (lifetime <= absl::ZeroDuration()) {
-    return absl::InvalidArgumentError("a certificate's lifetime must be "
-                                      "positive");
+    return absl::InvalidArgumentError(
+        "a certificate's lifetime must be "
+        "positive");
   }
   CHOIR_ASSIGN_OR_RETURN(RequestPtr request,
                          SigningRequestFromPem(request_pem));
@@ -232,17 +233,17 @@ absl::StatusOr<std::string> CertificateAuthority::IssueLeaf(
   X509* ca = state_->certificate.get();
   CHOIR_ASSIGN_OR_RETURN(
       CertPtr certificate,
-      NewCertificate(
-          options.subject, X509_get_subject_name(ca), options.key,
-          std::max(now - kBackdate, state_->info.not_before),
-          std::min(now + options.lifetime, state_->info.not_after), random));
+      NewCertificate(options.subject, X509_get_subject_name(ca), options.key,
+                     std::max(now - kBackdate, state_->info.not_before),
+                     std::min(now + options.lifetime, state_->info.not_after),
+                     random));
   X509* leaf = certificate.get();
   CHOIR_RETURN_IF_ERROR(
       AddExtension(leaf, ca, NID_basic_constraints, "critical,CA:FALSE"));
   CHOIR_RETURN_IF_ERROR(
       AddExtension(leaf, ca, NID_key_usage, "critical,digitalSignature"));
-  CHOIR_RETURN_IF_ERROR(AddExtension(leaf, ca, NID_ext_key_usage,
-                                     options.extended_key_usage));
+  CHOIR_RETURN_IF_ERROR(
+      AddExtension(leaf, ca, NID_ext_key_usage, options.extended_key_usage));
   CHOIR_RETURN_IF_ERROR(
       AddExtension(leaf, ca, NID_subject_key_identifier, "hash"));
   CHOIR_RETURN_IF_ERROR(
@@ -280,8 +281,8 @@ absl::StatusOr<CertificateVerifier> CertificateVerifier::Create(
     return absl::InvalidArgumentError(
         absl::StrCat("the certificate of \"", info.name, "\" is not a CA's"));
   }
-  return CertificateVerifier(std::make_unique<State>(
-      State{std::move(certificate), std::move(info)}));
+  return CertificateVerifier(
+      std::make_unique<State>(State{std::move(certificate), std::move(info)}));
 }
 
 Verdict CertificateVerifier::Check(absl::string_view certificate_pem,
@@ -334,16 +335,16 @@ Verdict CertificateVerifier::CheckValidity(const CertificateInfo& info,
   };
   if (now > info.not_after || now > state_->info.not_after) {
     verdict.problem = CertificateProblem::kExpired;
-    verdict.message = absl::StrCat(
-        "the certificate expired at ",
-        text(std::min(info.not_after, state_->info.not_after)),
-        "; renew it or enrol again");
+    verdict.message =
+        absl::StrCat("the certificate expired at ",
+                     text(std::min(info.not_after, state_->info.not_after)),
+                     "; renew it or enrol again");
   } else if (now < info.not_before || now < state_->info.not_before) {
     verdict.problem = CertificateProblem::kNotYetValid;
-    verdict.message = absl::StrCat(
-        "the certificate is valid only from ",
-        text(std::max(info.not_before, state_->info.not_before)),
-        " on; compare the clocks");
+    verdict.message =
+        absl::StrCat("the certificate is valid only from ",
+                     text(std::max(info.not_before, state_->info.not_before)),
+                     " on; compare the clocks");
   }
   return verdict;
 }

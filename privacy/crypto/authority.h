@@ -58,8 +58,7 @@ class CertificateAuthority {
   // Signs the key of a request (whose own signature is checked). Nothing but
   // the key is taken from the request. Serial: 126 random bits.
   absl::StatusOr<std::string> Issue(absl::string_view request_pem,
-                                    const IssueOptions& options,
-                                    absl::Time now,
+                                    const IssueOptions& options, absl::Time now,
                                     base::SecureRandom& random) const;
 
   // Likewise for an Ed25519 key: a signing certificate for `name`

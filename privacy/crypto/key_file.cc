@@ -35,9 +35,9 @@ absl::StatusOr<SecretString> ReadKeyText(const std::string& path) {
     return base::ErrnoStatus(errno, absl::StrCat("read ", path));
   }
   if ((file.st_mode & 077) != 0) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "others may read or write the private key ", path,
-        "; run: chmod 600 ", path));
+    return absl::FailedPreconditionError(
+        absl::StrCat("others may read or write the private key ", path,
+                     "; run: chmod 600 ", path));
   }
   CHOIR_ASSIGN_OR_RETURN(std::string text, base::ReadFile(path, 1 << 20));
   return SecretString(std::move(text));

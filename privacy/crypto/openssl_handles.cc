@@ -42,8 +42,8 @@ absl::StatusOr<std::string> SpkiSha256(EVP_PKEY* key) {
   unsigned char* der = nullptr;
   const int size = i2d_PUBKEY(key, &der);
   if (size <= 0) return OpensslError("encoding a public key");
-  std::string hex = base::Sha256Hex(
-      absl::string_view(reinterpret_cast<char*>(der), size));
+  std::string hex =
+      base::Sha256Hex(absl::string_view(reinterpret_cast<char*>(der), size));
   OPENSSL_free(der);
   return hex;
 }
@@ -189,15 +189,14 @@ namespace {
 
 std::vector<std::string> AltNames(X509* certificate) {
   std::vector<std::string> out;
-  GeneralNamesPtr names(static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(
-      certificate, NID_subject_alt_name, nullptr, nullptr)));
+  GeneralNamesPtr names(static_cast<GENERAL_NAMES*>(
+      X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
   for (int i = 0; names != nullptr && i < sk_GENERAL_NAME_num(names.get());
        ++i) {
     const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), i);
     if (name->type == GEN_DNS) {
       out.emplace_back(
-          reinterpret_cast<const char*>(
-              ASN1_STRING_get0_data(name->d.dNSName)),
+          reinterpret_cast<const char*>(ASN1_STRING_get0_data(name->d.dNSName)),
           static_cast<size_t>(ASN1_STRING_length(name->d.dNSName)));
     } else if (name->type == GEN_IPADD) {
       const unsigned char* b = ASN1_STRING_get0_data(name->d.iPAddress);
@@ -239,8 +238,8 @@ absl::StatusOr<CertificateInfo> InfoOf(X509* certificate) {
   unsigned char* der = nullptr;
   const int size = i2d_X509(certificate, &der);
   if (size <= 0) return OpensslError("encoding a certificate");
-  info.fingerprint = base::Sha256Hex(
-      absl::string_view(reinterpret_cast<char*>(der), size));
+  info.fingerprint =
+      base::Sha256Hex(absl::string_view(reinterpret_cast<char*>(der), size));
   OPENSSL_free(der);
   return info;
 }

@@ -18,8 +18,8 @@ absl::StatusOr<IntegerPtr> SerialFromText(const std::string& text) {
   BIGNUM* number = nullptr;
   BN_hex2bn(&number, text.c_str());
   const BignumPtr owner(number);
-  IntegerPtr serial(
-      number == nullptr ? nullptr : BN_to_ASN1_INTEGER(number, nullptr));
+  IntegerPtr serial(number == nullptr ? nullptr
+                                      : BN_to_ASN1_INTEGER(number, nullptr));
   if (serial == nullptr) return OpensslError("reading a serial number");
   return serial;
 }
@@ -79,8 +79,7 @@ absl::StatusOr<std::vector<RevokedSerial>> ParseRevocationList(
   }
   if (X509_CRL_verify(crl.get(), X509_get0_pubkey(ca.get())) != 1) {
     ERR_clear_error();
-    return absl::DataLossError(
-        "the revocation list was not signed by this CA");
+    return absl::DataLossError("the revocation list was not signed by this CA");
   }
   std::vector<RevokedSerial> out;
   STACK_OF(X509_REVOKED)* entries = X509_CRL_get_REVOKED(crl.get());

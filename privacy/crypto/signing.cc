@@ -39,8 +39,8 @@ SigningKey::~SigningKey() = default;
 
 absl::StatusOr<SigningKey> SigningKey::Generate(base::SecureRandom& random) {
   std::string bytes(32, '\0');
-  random.Fill(absl::MakeSpan(reinterpret_cast<uint8_t*>(bytes.data()),
-                             bytes.size()));
+  random.Fill(
+      absl::MakeSpan(reinterpret_cast<uint8_t*>(bytes.data()), bytes.size()));
   const SecretString secret(std::move(bytes));
   return FromPrivate(secret.view());
 }
@@ -51,8 +51,8 @@ absl::StatusOr<SigningKey> SigningKey::FromPrivate(absl::string_view bytes) {
         "an Ed25519 private key has 32 bytes, not ", bytes.size()));
   }
   auto handle = std::make_unique<Handle>();
-  handle->key.reset(EVP_PKEY_new_raw_private_key(
-      EVP_PKEY_ED25519, nullptr, Bytes(bytes), bytes.size()));
+  handle->key.reset(EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, nullptr,
+                                                 Bytes(bytes), bytes.size()));
   if (handle->key == nullptr) return OpensslError("making an Ed25519 key");
   return SigningKey(std::move(handle));
 }
@@ -215,9 +215,8 @@ absl::StatusOr<SignerInfo> SigningCertificateVerifier::Check(
     return absl::PermissionDeniedError("not a certificate");
   }
   X509* leaf = certificate.get();
-  const bool ours =
-      X509_check_issued(state_->ca.get(), leaf) == X509_V_OK &&
-      X509_verify(leaf, X509_get0_pubkey(state_->ca.get())) == 1;
+  const bool ours = X509_check_issued(state_->ca.get(), leaf) == X509_V_OK &&
+                    X509_verify(leaf, X509_get0_pubkey(state_->ca.get())) == 1;
   ERR_clear_error();
   if (!ours) {
     return absl::PermissionDeniedError(
@@ -249,9 +248,9 @@ absl::Status SigningCertificateVerifier::CheckTime(const SignerInfo& info,
     return absl::FormatTime(absl::RFC3339_sec, time, absl::UTCTimeZone());
   };
   if (now > info.not_after) {
-    return absl::PermissionDeniedError(absl::StrCat(
-        "the signing certificate of \"", info.name, "\" expired at ",
-        text(info.not_after)));
+    return absl::PermissionDeniedError(
+        absl::StrCat("the signing certificate of \"", info.name,
+                     "\" expired at ", text(info.not_after)));
   }
   if (now < info.not_before) {
     return absl::PermissionDeniedError(absl::StrCat(

@@ -46,9 +46,9 @@ EVP_KDF* Hkdf() {
 
 absl::Status CheckKey(absl::string_view key) {
   if (key.size() == kKeyBytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "a key of ", key.size(), " bytes where one of ", kKeyBytes,
-      " is needed"));
+  return absl::InvalidArgumentError(absl::StrCat("a key of ", key.size(),
+                                                 " bytes where one of ",
+                                                 kKeyBytes, " is needed"));
 }
 
 absl::Status CheckSize(size_t size) {
@@ -64,9 +64,8 @@ bool Update(EVP_CIPHER_CTX* cipher, absl::string_view context,
   return (context.empty() ||
           EVP_CipherUpdate(cipher, nullptr, &size, Bytes(context),
                            static_cast<int>(context.size())) == 1) &&
-         (text.empty() ||
-          EVP_CipherUpdate(cipher, out, &size, Bytes(text),
-                           static_cast<int>(text.size())) == 1);
+         (text.empty() || EVP_CipherUpdate(cipher, out, &size, Bytes(text),
+                                           static_cast<int>(text.size())) == 1);
 }
 
 }  // namespace
@@ -109,8 +108,7 @@ absl::StatusOr<std::string> Seal(absl::string_view key,
   uint8_t nonce[kNonceBytes];
   random.Fill(absl::MakeSpan(nonce));
   return SealWithNonce(
-      key,
-      absl::string_view(reinterpret_cast<const char*>(nonce), kNonceBytes),
+      key, absl::string_view(reinterpret_cast<const char*>(nonce), kNonceBytes),
       context, text);
 }
 
@@ -129,8 +127,8 @@ absl::StatusOr<std::string> SealWithNonce(absl::string_view key,
   unsigned char* end = Bytes(out) + kNonceBytes + text.size();
   int size = 0;
   if (cipher == nullptr ||
-      EVP_CipherInit_ex2(cipher.get(), Aes256Gcm(), Bytes(key), Bytes(nonce),
-                         1, nullptr) != 1 ||
+      EVP_CipherInit_ex2(cipher.get(), Aes256Gcm(), Bytes(key), Bytes(nonce), 1,
+                         nullptr) != 1 ||
       !Update(cipher.get(), context, text, Bytes(out) + kNonceBytes) ||
       EVP_CipherFinal_ex(cipher.get(), end, &size) != 1 ||
       EVP_CIPHER_CTX_ctrl(cipher.get(), EVP_CTRL_AEAD_GET_TAG, kTagBytes,
@@ -188,8 +186,8 @@ absl::StatusOr<AesCtrStream> AesCtrStream::Create(absl::string_view key) {
   context->cipher.reset(EVP_CIPHER_CTX_new());
   constexpr unsigned char kZero[16] = {};
   if (context->cipher == nullptr ||
-      EVP_EncryptInit_ex2(context->cipher.get(), Aes256Ctr(), Bytes(key),
-                          kZero, nullptr) != 1) {
+      EVP_EncryptInit_ex2(context->cipher.get(), Aes256Ctr(), Bytes(key), kZero,
+                          nullptr) != 1) {
     return OpensslError("AES-256-CTR");
   }
   return AesCtrStream(std::move(context));

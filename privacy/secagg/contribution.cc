@@ -43,11 +43,11 @@ absl::Status CheckSpec(const ContributionSpec& spec) {
       spec.fixed_point_bits < 0 || spec.fixed_point_bits > 32 ||
       spec.max_weight == 0 || spec.max_clients == 0 ||
       spec.num_parameters > (uint64_t{1} << 48)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a contribution with value_bits ", spec.value_bits,
-        " (4 to 32), fixed_point_bits ", spec.fixed_point_bits,
-        " (0 to 32), max_weight ", spec.max_weight, " and max_clients ",
-        spec.max_clients, " (1 or more)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a contribution with value_bits ", spec.value_bits,
+                     " (4 to 32), fixed_point_bits ", spec.fixed_point_bits,
+                     " (0 to 32), max_weight ", spec.max_weight,
+                     " and max_clients ", spec.max_clients, " (1 or more)"));
   }
   return absl::OkStatus();
 }
@@ -210,14 +210,14 @@ absl::StatusOr<MaskedVector> EncodeContribution(
     const ContributionSpec& spec, const Contribution& contribution) {
   CHOIR_ASSIGN_OR_RETURN(const int bits, ModulusBits(spec));
   if (contribution.values.size() != spec.num_parameters) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "an update of ", contribution.values.size(), " elements; it has ",
-        spec.num_parameters));
+    return absl::InvalidArgumentError(
+        absl::StrCat("an update of ", contribution.values.size(),
+                     " elements; it has ", spec.num_parameters));
   }
   if (contribution.weight == 0 || contribution.weight > spec.max_weight) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a weight of ", contribution.weight, "; it must be 1 to ",
-        spec.max_weight));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a weight of ", contribution.weight, "; it must be 1 to ",
+                     spec.max_weight));
   }
   CHOIR_RETURN_IF_ERROR(CheckValues(contribution.values));
   MaskedVector out(bits, ContributionLength(spec));
@@ -226,8 +226,7 @@ absl::StatusOr<MaskedVector> EncodeContribution(
   uint64_t at = Padded(spec);
   out.Set(at++, contribution.weight);
   // NaN becomes zero: a strange loss must not spoil a round.
-  const double loss =
-      contribution.mean_loss > 0 ? contribution.mean_loss : 0.0;
+  const double loss = contribution.mean_loss > 0 ? contribution.mean_loss : 0.0;
   const double largest_loss =
       static_cast<double>((int64_t{1} << kLossBits) - 1);
   const uint64_t loss_steps = static_cast<uint64_t>(
@@ -240,8 +239,8 @@ absl::StatusOr<MaskedVector> EncodeContribution(
   const double fraction =
       error * share * share / std::max<double>(1.0, Padded(spec));
   SetDigits(spec,
-            static_cast<uint64_t>(std::min(fraction * kErrorScale + 0.5,
-                                           kErrorScale - 1)),
+            static_cast<uint64_t>(
+                std::min(fraction * kErrorScale + 0.5, kErrorScale - 1)),
             kErrorBits, 1, &at, out);
   return out;
 }
@@ -256,9 +255,9 @@ absl::StatusOr<DecodedSum> DecodeSum(const ContributionSpec& spec,
         " bits; it has ", ContributionLength(spec), " of ", bits));
   }
   if (num_clients == 0 || num_clients > spec.max_clients) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a sum over ", num_clients, " clients; it has 1 to ",
-        spec.max_clients));
+    return absl::InvalidArgumentError(absl::StrCat("a sum over ", num_clients,
+                                                   " clients; it has 1 to ",
+                                                   spec.max_clients));
   }
   DecodedSum out;
   uint64_t at = Padded(spec);
@@ -266,22 +265,21 @@ absl::StatusOr<DecodedSum> DecodeSum(const ContributionSpec& spec,
   if (weight < 0 || static_cast<uint64_t>(weight) < num_clients ||
       static_cast<unsigned __int128>(weight) >
           static_cast<unsigned __int128>(num_clients) * spec.max_weight) {
-    return absl::DataLossError(absl::StrCat(
-        "the sum's total weight cannot be that of ", num_clients,
-        " clients: masks did not cancel, or a client cheated"));
+    return absl::DataLossError(
+        absl::StrCat("the sum's total weight cannot be that of ", num_clients,
+                     " clients: masks did not cancel, or a client cheated"));
   }
   out.total_weight = static_cast<uint64_t>(weight);
   const double largest = static_cast<double>(LargestValue(spec));
-  CHOIR_ASSIGN_OR_RETURN(
-      const double loss,
-      SumOfDigits(spec, sum, kLossBits, largest * weight, &at));
+  CHOIR_ASSIGN_OR_RETURN(const double loss, SumOfDigits(spec, sum, kLossBits,
+                                                        largest * weight, &at));
   out.mean_loss = std::ldexp(loss, -kLossFraction) / weight;
   CHOIR_ASSIGN_OR_RETURN(
       const double error,
       SumOfDigits(spec, sum, kErrorBits, largest * num_clients, &at));
   const double steps = error / kErrorScale *
-                       std::max<double>(1.0, Padded(spec)) *
-                       spec.max_weight * spec.max_weight;
+                       std::max<double>(1.0, Padded(spec)) * spec.max_weight *
+                       spec.max_weight;
   out.rounding_error_l2 =
       std::ldexp(std::sqrt(steps) / weight, -spec.fixed_point_bits);
   out.sums.resize(Padded(spec));
@@ -292,9 +290,10 @@ absl::StatusOr<DecodedSum> DecodeSum(const ContributionSpec& spec,
     const int64_t size = out.sums[i];
     if (static_cast<unsigned __int128>(size < 0 ? -static_cast<__int128>(size)
                                                 : size) > bound) {
-      return absl::DataLossError(absl::StrCat(
-          "element ", i, " of the sum is beyond what its clients could have "
-          "sent: masks did not cancel, or a client cheated"));
+      return absl::DataLossError(
+          absl::StrCat("element ", i,
+                       " of the sum is beyond what its clients could have "
+                       "sent: masks did not cancel, or a client cheated"));
     }
   }
   if (spec.rotate) {

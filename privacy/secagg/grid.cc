@@ -19,9 +19,8 @@ int64_t Quantize(double x, int bits) {
   const int64_t whole = static_cast<int64_t>(scaled);
   const double rest = scaled - static_cast<double>(whole);
   const double size = std::fabs(rest);
-  const int64_t up =
-      static_cast<int64_t>(size > 0.5) |
-      (static_cast<int64_t>(size == 0.5) & (whole & 1));
+  const int64_t up = static_cast<int64_t>(size > 0.5) |
+                     (static_cast<int64_t>(size == 0.5) & (whole & 1));
   return whole + (rest < 0.0 ? -up : up);
 }
 

@@ -90,8 +90,7 @@ absl::StatusOr<crypto::SignerInfo> CertifiedPeers::InfoOf(
     const auto it = known_.find(digest);
     if (it != known_.end()) return it->second;
   }
-  CHOIR_ASSIGN_OR_RETURN(crypto::SignerInfo info,
-                         verifier_.Check(certificate));
+  CHOIR_ASSIGN_OR_RETURN(crypto::SignerInfo info, verifier_.Check(certificate));
   base::MutexLock lock(&mu_);
   if (known_.emplace(digest, info).second) order_.push_back(digest);
   if (order_.size() > kMostKnown) {
@@ -103,8 +102,7 @@ absl::StatusOr<crypto::SignerInfo> CertifiedPeers::InfoOf(
 
 absl::StatusOr<std::string> CertifiedPeers::PublicKeyOf(
     absl::string_view name, absl::string_view certificate) const {
-  CHOIR_ASSIGN_OR_RETURN(crypto::SignerInfo info,
-                         SignerOf(name, certificate));
+  CHOIR_ASSIGN_OR_RETURN(crypto::SignerInfo info, SignerOf(name, certificate));
   return std::move(info.public_key);
 }
 
@@ -112,9 +110,9 @@ absl::StatusOr<crypto::SignerInfo> CertifiedPeers::SignerOf(
     absl::string_view name, absl::string_view certificate) const {
   CHOIR_ASSIGN_OR_RETURN(crypto::SignerInfo info, InfoOf(certificate));
   if (info.name != name) {
-    return absl::PermissionDeniedError(absl::StrCat(
-        "the signing certificate of \"", info.name, "\" is not that of \"",
-        name, "\""));
+    return absl::PermissionDeniedError(
+        absl::StrCat("the signing certificate of \"", info.name,
+                     "\" is not that of \"", name, "\""));
   }
   CHOIR_RETURN_IF_ERROR(
       crypto::SigningCertificateVerifier::CheckTime(info, clock_.Now()));
@@ -163,8 +161,7 @@ FileHistory::~FileHistory() {
 
 absl::Status FileHistory::Load() {
   if (!base::FileExists(path_)) {
-    return base::WriteFileAtomic(path_, "", base::Durability::kPowerLoss,
-                                 0600);
+    return base::WriteFileAtomic(path_, "", base::Durability::kPowerLoss, 0600);
   }
   CHOIR_ASSIGN_OR_RETURN(const std::string bytes, base::ReadFile(path_));
   std::vector<std::string> entries;
@@ -190,8 +187,8 @@ absl::Status FileHistory::OpenForAppending() {
 absl::Status FileHistory::Append(absl::string_view bytes) {
   uint64_t at = file_bytes_;
   while (!bytes.empty()) {
-    const ssize_t n = ::pwrite(fd_, bytes.data(), bytes.size(),
-                               static_cast<off_t>(at));
+    const ssize_t n =
+        ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(at));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return base::ErrnoStatus(errno, absl::StrCat("write ", path_));
     bytes.remove_prefix(static_cast<size_t>(n));
@@ -206,11 +203,11 @@ absl::Status FileHistory::Append(absl::string_view bytes) {
 
 absl::Status FileHistory::Shrink() {
   std::string bytes;
-  const size_t first = order_.size() > capacity_ ? order_.size() - capacity_
-                                                 : 0;
+  const size_t first =
+      order_.size() > capacity_ ? order_.size() - capacity_ : 0;
   for (size_t i = first; i < order_.size(); ++i) bytes += order_[i];
-  CHOIR_RETURN_IF_ERROR(base::WriteFileAtomic(
-      path_, bytes, base::Durability::kPowerLoss, 0600));
+  CHOIR_RETURN_IF_ERROR(
+      base::WriteFileAtomic(path_, bytes, base::Durability::kPowerLoss, 0600));
   for (size_t i = 0; i < first; ++i) {
     seen_.erase(order_.front());
     order_.pop_front();

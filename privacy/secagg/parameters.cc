@@ -119,9 +119,9 @@ absl::Status CheckFractions(double corrupt, double dropout,
                             v1::SecureAssumptions::Adversary adversary) {
   const auto out_of_range = [](double f) { return !(f >= 0 && f < 0.9); };
   if (out_of_range(corrupt) || out_of_range(dropout)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "corrupt_fraction is ", corrupt, " and dropout_fraction ", dropout,
-        "; each must be at least 0 and less than 0.9"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("corrupt_fraction is ", corrupt, " and dropout_fraction ",
+                     dropout, "; each must be at least 0 and less than 0.9"));
   }
   if (adversary == v1::SecureAssumptions::CURIOUS) {
     if (corrupt + dropout <= 0.9) return absl::OkStatus();
@@ -146,8 +146,8 @@ int ThresholdFor(int n, int k, int corrupt, int dropped, double log_security,
   if (LogDisconnected(n, k, corrupt + dropped) >= log_security) return 0;
   // More than t1 of a client's neighbours are corrupt, or at most t2 survive,
   // with negligible probability for each of n clients.
-  double t1 = Hypergeometric(n, corrupt, k)
-                  .UpperQuantile(log_security - std::log(n));
+  double t1 =
+      Hypergeometric(n, corrupt, k).UpperQuantile(log_security - std::log(n));
   const int t2 = Hypergeometric(n, n - dropped, k)
                      .LowerQuantile(log_correctness - std::log(n));
   // Honest neighbours hand over one kind of share each, corrupt ones both.
@@ -181,10 +181,10 @@ absl::StatusOr<Parameters> CompleteGraph(
   // What dropouts leave.
   const int most = n - dropped;
   if (least > most) {
-    return TooSmall(n, assumptions,
-                    absl::StrCat(least, " of ", n,
-                                 " shares must be needed, and only ", most,
-                                 " are certain to be left"));
+    return TooSmall(
+        n, assumptions,
+        absl::StrCat(least, " of ", n, " shares must be needed, and only ",
+                     most, " are certain to be left"));
   }
   const int wanted = semi_malicious ? 2 * n / 3 + 1 : n / 2 + 1;
   parameters.threshold = std::clamp(wanted, least, most);
@@ -206,8 +206,8 @@ absl::StatusOr<GraphParameters> FindGraph(
         n, " clients; a graph has 1 to ", kMaxClients, " of them"));
   }
   const int corrupt = CountOf(corrupt_fraction, n);
-  const int survivors = static_cast<int>(
-      std::ceil((1 - dropout_fraction - kSlack) * n));
+  const int survivors =
+      static_cast<int>(std::ceil((1 - dropout_fraction - kSlack) * n));
   // Half of the chance goes to each of the two bad events.
   const double log_security = -(security_bits + 1) * std::log(2.0);
   const double log_correctness = -correctness_bits * std::log(2.0);
@@ -219,10 +219,10 @@ absl::StatusOr<GraphParameters> FindGraph(
                      log_correctness, semi_malicious);
     if (threshold > 0) return GraphParameters{k, threshold};
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "no graph of ", n, " clients withstands corrupt_fraction ",
-      corrupt_fraction, " and dropout_fraction ", dropout_fraction,
-      "; take a larger cohort, or lower one of them"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("no graph of ", n, " clients withstands corrupt_fraction ",
+                   corrupt_fraction, " and dropout_fraction ", dropout_fraction,
+                   "; take a larger cohort, or lower one of them"));
 }
 
 absl::StatusOr<Parameters> ChooseParameters(
@@ -248,8 +248,8 @@ absl::StatusOr<Parameters> ChooseParameters(
   Parameters parameters;
   if (n < kMinGraphCohort) {
     CHOIR_ASSIGN_OR_RETURN(
-        parameters, CompleteGraph(n, CountOf(corrupt_fraction, n), dropped,
-                                  assumptions));
+        parameters,
+        CompleteGraph(n, CountOf(corrupt_fraction, n), dropped, assumptions));
   } else {
     CHOIR_ASSIGN_OR_RETURN(
         const GraphParameters graph,

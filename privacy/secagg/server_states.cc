@@ -24,9 +24,9 @@ absl::Status ServerState::CheckEnough(const std::vector<bool>& left,
   const Parameters& parameters = facts_.parameters;
   const int64_t count = absl::c_count(left, true);
   if (count >= parameters.min_survivors) return absl::OkStatus();
-  return absl::AbortedError(absl::StrCat(
-      "only ", count, " of ", parameters.num_clients, " clients ", did_what,
-      "; ", parameters.min_survivors, " are needed"));
+  return absl::AbortedError(
+      absl::StrCat("only ", count, " of ", parameters.num_clients, " clients ",
+                   did_what, "; ", parameters.min_survivors, " are needed"));
 }
 
 absl::Status ServerState::CheckHolders(const std::vector<bool>& sharers,
@@ -139,11 +139,13 @@ absl::StatusOr<std::unique_ptr<ServerState>> Masking::Close() {
   constexpr char kDidWhat[] = "sent a masked vector";
   CHOIR_RETURN_IF_ERROR(CheckEnough(answered_, kDidWhat));
   CHOIR_RETURN_IF_ERROR(CheckHolders(expected_, answered_, kDidWhat));
-  Harvest harvest{std::move(expected_), answered_, std::move(sum_),
-                  std::vector<CollectedShares>(answered_.size()), {}};
+  Harvest harvest{std::move(expected_),
+                  answered_,
+                  std::move(sum_),
+                  std::vector<CollectedShares>(answered_.size()),
+                  {}};
   if (facts_.confirms()) {
-    return std::make_unique<Confirming>(facts_, std::move(harvest),
-                                        answered_);
+    return std::make_unique<Confirming>(facts_, std::move(harvest), answered_);
   }
   return std::make_unique<Unmasking>(facts_, std::move(harvest), answered_,
                                      std::vector<std::string>());

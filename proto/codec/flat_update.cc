@@ -12,7 +12,6 @@
 namespace choir::codec {
 namespace {
 
-
 // The tensor that holds element `index` of the flat vector.
 const std::string& TensorAt(const Layout& layout, int64_t index) {
   size_t tensor = 0;
@@ -69,10 +68,10 @@ absl::StatusOr<std::vector<float>> DecodeFlatUpdate(absl::string_view bytes,
   std::memcpy(&count, bytes.data() + 36, 8);
   if (count != static_cast<uint64_t>(layout.num_elements()) ||
       bytes.size() != EncodedUpdateBytes(layout)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "update claims ", count, " elements in ", bytes.size(),
-        " bytes; the layout has ", layout.num_elements(), " elements in ",
-        EncodedUpdateBytes(layout), " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("update claims ", count, " elements in ", bytes.size(),
+                     " bytes; the layout has ", layout.num_elements(),
+                     " elements in ", EncodedUpdateBytes(layout), " bytes"));
   }
   std::vector<float> values(count);
   std::memcpy(values.data(), bytes.data() + 44, count * sizeof(float));

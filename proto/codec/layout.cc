@@ -21,16 +21,14 @@ int64_t TensorSpec::num_elements() const {
 }
 
 absl::StatusOr<Layout> Layout::Create(std::vector<TensorSpec> tensors) {
-  std::sort(tensors.begin(), tensors.end(),
-            [](const TensorSpec& a, const TensorSpec& b) {
-              return a.name < b.name;
-            });
+  std::sort(
+      tensors.begin(), tensors.end(),
+      [](const TensorSpec& a, const TensorSpec& b) { return a.name < b.name; });
   Layout layout;
   std::string canonical;
   for (size_t i = 0; i < tensors.size(); ++i) {
     const TensorSpec& tensor = tensors[i];
-    if (tensor.name.empty() ||
-        tensor.name.find('\n') != std::string::npos) {
+    if (tensor.name.empty() || tensor.name.find('\n') != std::string::npos) {
       return absl::InvalidArgumentError(
           "a tensor's name is empty or has a line break");
     }
@@ -51,8 +49,7 @@ absl::StatusOr<Layout> Layout::Create(std::vector<TensorSpec> tensors) {
     layout.offsets_.push_back(layout.num_elements_);
     layout.num_elements_ += elements;
     if (layout.num_elements_ > kMostElements) {
-      return absl::InvalidArgumentError(
-          "a layout holds at most 2^40 elements");
+      return absl::InvalidArgumentError("a layout holds at most 2^40 elements");
     }
     absl::StrAppend(&canonical, tensor.name, " ",
                     absl::StrJoin(tensor.shape, "x"), "\n");

@@ -49,7 +49,8 @@ std::string SingleText(const Message& message, const FieldDescriptor* field) {
       return absl::StrCat(reflection.GetEnumValue(message, field));
     case FieldDescriptor::CPPTYPE_STRING:
       return TextOf(reflection.GetString(message, field));
-    case FieldDescriptor::CPPTYPE_MESSAGE: break;
+    case FieldDescriptor::CPPTYPE_MESSAGE:
+      break;
   }
   CHOIR_CHECK(false);  // messages have lines of their own
   return "";
@@ -76,8 +77,8 @@ void AppendLines(const Message& message, const std::string& prefix,
       for (int i = 0; i < reflection.FieldSize(message, field); ++i) {
         const std::string element = absl::StrCat(path, "[", i, "]");
         if (nested) {
-          AppendLines(reflection.GetRepeatedMessage(message, field, i),
-                      element, out);
+          AppendLines(reflection.GetRepeatedMessage(message, field, i), element,
+                      out);
         } else {
           absl::StrAppend(&out, element, "=", ElementText(message, field, i),
                           "\n");
@@ -104,8 +105,7 @@ std::string ModelDigest(const v1::TaskPlan& plan) {
   *part.mutable_base_model() = plan.base_model();
   *part.mutable_adapter() = plan.adapter();
   part.set_layout_digest(plan.layout_digest());
-  return base::Sha256Hex(
-      absl::StrCat("choir model 1\n", CanonicalText(part)));
+  return base::Sha256Hex(absl::StrCat("choir model 1\n", CanonicalText(part)));
 }
 
 std::string ConfigDigest(const v1::TaskPlan& plan) {

@@ -88,8 +88,8 @@ absl::StatusOr<std::vector<std::string>> SortedNames(const Names& names,
                     "the last part of a linear layer's name, like \"q_proj\",");
     }
     if (i > 0 && sorted[i] == sorted[i - 1]) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "'job.", field, "' names \"", sorted[i], "\" twice"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("'job.", field, "' names \"", sorted[i], "\" twice"));
     }
   }
   return sorted;
@@ -142,8 +142,8 @@ absl::Status ResolveFactors(const v1::AdapterConfig& config,
       Real(config.has_dropout(), config.dropout(), 0, "adapter.dropout", 0,
            Bound::kClosed, 1, Bound::kOpen));
   options.rank_stabilized = config.rank_stabilized();
-  options.frozen_seed = config.has_frozen_seed() ? config.frozen_seed()
-                                                 : DefaultFrozenSeed(1);
+  options.frozen_seed =
+      config.has_frozen_seed() ? config.frozen_seed() : DefaultFrozenSeed(1);
   return absl::OkStatus();
 }
 
@@ -151,11 +151,16 @@ absl::Status ResolveFactors(const v1::AdapterConfig& config,
 
 absl::string_view AdapterKindName(AdapterKind kind) {
   switch (kind) {
-    case AdapterKind::kLora: return "lora";
-    case AdapterKind::kDora: return "dora";
-    case AdapterKind::kFrozenA: return "frozen_a";
-    case AdapterKind::kIa3: return "ia3";
-    case AdapterKind::kLofit: return "lofit";
+    case AdapterKind::kLora:
+      return "lora";
+    case AdapterKind::kDora:
+      return "dora";
+    case AdapterKind::kFrozenA:
+      return "frozen_a";
+    case AdapterKind::kIa3:
+      return "ia3";
+    case AdapterKind::kLofit:
+      return "lofit";
   }
   return "";
 }
@@ -189,11 +194,11 @@ absl::StatusOr<AdapterOptions> ResolveAdapter(const v1::AdapterConfig& config) {
   CHOIR_ASSIGN_OR_RETURN(options.kind, KindOf(config));
   CHOIR_RETURN_IF_ERROR(RefuseForeign(config, options.kind));
   CHOIR_RETURN_IF_ERROR(ResolveTargets(config, options));
-  if (options.has_lora()) CHOIR_RETURN_IF_ERROR(ResolveFactors(config, options));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.lofit_heads,
-      Count(config.has_lofit_heads(), config.lofit_heads(), 0,
-            "adapter.lofit_heads", 0, 1000000));
+  if (options.has_lora())
+    CHOIR_RETURN_IF_ERROR(ResolveFactors(config, options));
+  CHOIR_ASSIGN_OR_RETURN(options.lofit_heads,
+                         Count(config.has_lofit_heads(), config.lofit_heads(),
+                               0, "adapter.lofit_heads", 0, 1000000));
   CHOIR_ASSIGN_OR_RETURN(
       options.lofit_l1,
       Real(config.has_lofit_l1(), config.lofit_l1(), options.lofit_l1,

@@ -21,8 +21,7 @@ absl::Status Refuse(absl::string_view field, const T& value,
 
 // The value, if set, else `otherwise`; refused outside [least, most].
 inline absl::StatusOr<int> Count(bool set, uint64_t value, int otherwise,
-                                 absl::string_view field, int least,
-                                 int most) {
+                                 absl::string_view field, int least, int most) {
   if (!set) return otherwise;
   if (value < static_cast<uint64_t>(least) ||
       value > static_cast<uint64_t>(most)) {
@@ -38,8 +37,7 @@ enum class Bound { kOpen, kClosed };
 // bounds.
 inline absl::StatusOr<double> Real(bool set, double value, double otherwise,
                                    absl::string_view field, double least,
-                                   Bound at_least, double most,
-                                   Bound at_most) {
+                                   Bound at_least, double most, Bound at_most) {
   if (!set) return otherwise;
   const bool above =
       at_least == Bound::kClosed ? value >= least : value > least;

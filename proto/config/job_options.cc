@@ -201,9 +201,8 @@ absl::StatusOr<JobOptions> ResolveJob(const v1::JobConfig& config) {
   }
   CHOIR_ASSIGN_OR_RETURN(options.evaluation,
                          ResolveEvaluation(config.evaluation()));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.secure_aggregation,
-      ResolveSecureAggregation(config.secure_aggregation()));
+  CHOIR_ASSIGN_OR_RETURN(options.secure_aggregation,
+                         ResolveSecureAggregation(config.secure_aggregation()));
   CHOIR_RETURN_IF_ERROR(FitSecureAggregation(config, options));
   return options;
 }

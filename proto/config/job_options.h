@@ -121,7 +121,7 @@ struct TrainingOptions {
   AttentionChoice attention = AttentionChoice::kAuto;
   BlockSparseOptions block_sparse;
   DpoOptions dpo;
-  std::vector<std::string> labels;  // of kClassification, in their order
+  std::vector<std::string> labels;    // of kClassification, in their order
   std::string chat_format = "model";  // of conversations
   SparsityOptions sparsity;
   bool activation_checkpointing = false;

@@ -39,10 +39,9 @@ absl::Status ResolveNames(const v1::SecureAggregationConfig& config,
     return Refuse("secure_aggregation.rounding", quoted(rounding),
                   "\"nearest\" or \"stochastic\"");
   }
-  const std::string rule =
-      config.has_group_rule()
-          ? config.group_rule()
-          : (options.group_size > 0 ? "median" : "mean");
+  const std::string rule = config.has_group_rule()
+                               ? config.group_rule()
+                               : (options.group_size > 0 ? "median" : "mean");
   if (rule == "mean") {
     options.group_rule = GroupRule::kMean;
   } else if (rule == "median") {
@@ -145,8 +144,8 @@ absl::Status CheckGroups(const SecureAggregationOptions& secure,
     return absl::InvalidArgumentError(absl::StrCat(
         "'job.secure_aggregation.group_rule' is \"",
         GroupRuleName(secure.group_rule), "\" and needs ", secure.min_groups(),
-        " groups, but a cohort of ", rounds.cohort_size,
-        " makes only ", groups, " of group_size = ", secure.group_size,
+        " groups, but a cohort of ", rounds.cohort_size, " makes only ", groups,
+        " of group_size = ", secure.group_size,
         "; lower group_size, raise 'job.rounds.cohort_size' or use group_rule "
         "= \"mean\""));
   }
@@ -157,9 +156,12 @@ absl::Status CheckGroups(const SecureAggregationOptions& secure,
 
 absl::string_view GroupRuleName(GroupRule rule) {
   switch (rule) {
-    case GroupRule::kMean: return "mean";
-    case GroupRule::kMedian: return "median";
-    case GroupRule::kTrimmedMean: break;
+    case GroupRule::kMean:
+      return "mean";
+    case GroupRule::kMedian:
+      return "median";
+    case GroupRule::kTrimmedMean:
+      break;
   }
   return "trimmed_mean";
 }
@@ -167,9 +169,12 @@ absl::string_view GroupRuleName(GroupRule rule) {
 int SecureAggregationOptions::min_groups() const {
   if (group_size == 0) return 1;
   switch (group_rule) {
-    case GroupRule::kMean: return 1;
-    case GroupRule::kMedian: return 3;
-    case GroupRule::kTrimmedMean: break;
+    case GroupRule::kMean:
+      return 1;
+    case GroupRule::kMedian:
+      return 3;
+    case GroupRule::kTrimmedMean:
+      break;
   }
   return 4;
 }
@@ -178,14 +183,13 @@ absl::StatusOr<SecureAggregationOptions> ResolveSecureAggregation(
     const v1::SecureAggregationConfig& config) {
   SecureAggregationOptions options;
   options.enabled = config.enabled();
-  CHOIR_ASSIGN_OR_RETURN(options.min_clients,
-                         Count(config.has_min_clients(), config.min_clients(),
-                               8, "secure_aggregation.min_clients", 3,
-                               1000000));
   CHOIR_ASSIGN_OR_RETURN(
-      options.value_bits,
-      Count(config.has_value_bits(), config.value_bits(), 32,
-            "secure_aggregation.value_bits", 4, 32));
+      options.min_clients,
+      Count(config.has_min_clients(), config.min_clients(), 8,
+            "secure_aggregation.min_clients", 3, 1000000));
+  CHOIR_ASSIGN_OR_RETURN(options.value_bits,
+                         Count(config.has_value_bits(), config.value_bits(), 32,
+                               "secure_aggregation.value_bits", 4, 32));
   CHOIR_ASSIGN_OR_RETURN(options.group_size,
                          Count(config.has_group_size(), config.group_size(), 0,
                                "secure_aggregation.group_size", 0, 1000000));
@@ -231,7 +235,8 @@ absl::Status FitSecureAggregation(const v1::JobConfig& config,
         secure.min_groups() == 1
             ? std::string()
             : absl::StrCat(secure.min_groups(), " groups of "),
-        "min_clients = ", secure.min_clients, "); raise it or lower "
+        "min_clients = ", secure.min_clients,
+        "); raise it or lower "
         "'job.secure_aggregation.min_clients'"));
   }
   return uniform ? CheckModulus(options) : absl::OkStatus();
@@ -247,9 +252,8 @@ v1::SecureAggregationConfig ToProto(const SecureAggregationOptions& options) {
   config.set_dropout_fraction(options.dropout_fraction);
   config.set_min_clients(static_cast<uint32_t>(options.min_clients));
   config.set_value_bits(static_cast<uint32_t>(options.value_bits));
-  config.set_rounding(options.rounding == SecureRounding::kNearest
-                          ? "nearest"
-                          : "stochastic");
+  config.set_rounding(
+      options.rounding == SecureRounding::kNearest ? "nearest" : "stochastic");
   config.set_rotate(options.rotate);
   config.set_group_size(static_cast<uint32_t>(options.group_size));
   config.set_group_rule(std::string(GroupRuleName(options.group_rule)));

@@ -125,15 +125,15 @@ absl::Status ResolveAttention(const v1::TrainingConfig& config,
           "one of \"auto\", \"exact\", \"blockwise\", \"block_sparse\"");
     }
   }
-  CHOIR_RETURN_IF_ERROR(RefuseUnless(
-      options.attention == AttentionChoice::kBlockSparse,
-      config.has_block_sparse(), "block_sparse",
-      "attention = \"block_sparse\""));
+  CHOIR_RETURN_IF_ERROR(
+      RefuseUnless(options.attention == AttentionChoice::kBlockSparse,
+                   config.has_block_sparse(), "block_sparse",
+                   "attention = \"block_sparse\""));
   const v1::BlockSparseConfig& sparse = config.block_sparse();
   BlockSparseOptions& out = options.block_sparse;
-  CHOIR_ASSIGN_OR_RETURN(
-      out.block, Count(sparse.has_block(), sparse.block(), out.block,
-                       "training.block_sparse.block", 16, 4096));
+  CHOIR_ASSIGN_OR_RETURN(out.block,
+                         Count(sparse.has_block(), sparse.block(), out.block,
+                               "training.block_sparse.block", 16, 4096));
   CHOIR_ASSIGN_OR_RETURN(
       out.local_blocks,
       Count(sparse.has_local_blocks(), sparse.local_blocks(), out.local_blocks,
@@ -143,9 +143,9 @@ absl::Status ResolveAttention(const v1::TrainingConfig& config,
       Count(sparse.has_global_blocks(), sparse.global_blocks(),
             out.global_blocks, "training.block_sparse.global_blocks", 0,
             100000));
-  CHOIR_ASSIGN_OR_RETURN(
-      out.stride, Count(sparse.has_stride(), sparse.stride(), out.stride,
-                        "training.block_sparse.stride", 0, 100000));
+  CHOIR_ASSIGN_OR_RETURN(out.stride,
+                         Count(sparse.has_stride(), sparse.stride(), out.stride,
+                               "training.block_sparse.stride", 0, 100000));
   return absl::OkStatus();
 }
 
@@ -157,13 +157,12 @@ absl::Status ResolveDpo(const v1::TrainingConfig& config,
   const v1::DpoConfig& dpo = config.dpo();
   CHOIR_ASSIGN_OR_RETURN(
       options.dpo.beta,
-      Real(dpo.has_beta(), dpo.beta(), options.dpo.beta, "training.dpo.beta",
-           0, Bound::kOpen, 100, Bound::kClosed));
-  CHOIR_ASSIGN_OR_RETURN(
-      options.dpo.label_smoothing,
-      Real(dpo.has_label_smoothing(), dpo.label_smoothing(), 0,
-           "training.dpo.label_smoothing", 0, Bound::kClosed, 0.5,
-           Bound::kOpen));
+      Real(dpo.has_beta(), dpo.beta(), options.dpo.beta, "training.dpo.beta", 0,
+           Bound::kOpen, 100, Bound::kClosed));
+  CHOIR_ASSIGN_OR_RETURN(options.dpo.label_smoothing,
+                         Real(dpo.has_label_smoothing(), dpo.label_smoothing(),
+                              0, "training.dpo.label_smoothing", 0,
+                              Bound::kClosed, 0.5, Bound::kOpen));
   return absl::OkStatus();
 }
 
@@ -199,10 +198,9 @@ absl::Status ResolveSparsity(const v1::TrainingConfig& config,
   const v1::SparsityConfig& sparsity = config.sparsity();
   SparsityOptions& out = options.sparsity;
   CHOIR_ASSIGN_OR_RETURN(
-      out.max_rate,
-      Real(sparsity.has_max_rate(), sparsity.max_rate(), 0,
-           "training.sparsity.max_rate", 0, Bound::kClosed, 0.9,
-           Bound::kClosed));
+      out.max_rate, Real(sparsity.has_max_rate(), sparsity.max_rate(), 0,
+                         "training.sparsity.max_rate", 0, Bound::kClosed, 0.9,
+                         Bound::kClosed));
   CHOIR_ASSIGN_OR_RETURN(
       out.stages, Count(sparsity.has_stages(), sparsity.stages(), out.stages,
                         "training.sparsity.stages", 2, 1000));
@@ -225,8 +223,8 @@ absl::Status ResolveRouter(const v1::TrainingConfig& config,
   }
   CHOIR_ASSIGN_OR_RETURN(
       options.router.z_loss,
-      Real(router.has_z_loss(), router.z_loss(), 0, "training.router.z_loss",
-           0, Bound::kClosed, 1e3, Bound::kClosed));
+      Real(router.has_z_loss(), router.z_loss(), 0, "training.router.z_loss", 0,
+           Bound::kClosed, 1e3, Bound::kClosed));
   CHOIR_ASSIGN_OR_RETURN(
       options.router.bias_rate,
       Real(router.has_bias_rate(), router.bias_rate(), 0,
@@ -238,20 +236,28 @@ absl::Status ResolveRouter(const v1::TrainingConfig& config,
 
 absl::string_view ObjectiveName(Objective objective) {
   switch (objective) {
-    case Objective::kSupervised: return "sft";
-    case Objective::kCausalLm: return "causal_lm";
-    case Objective::kDpo: return "dpo";
-    case Objective::kClassification: return "classification";
+    case Objective::kSupervised:
+      return "sft";
+    case Objective::kCausalLm:
+      return "causal_lm";
+    case Objective::kDpo:
+      return "dpo";
+    case Objective::kClassification:
+      return "classification";
   }
   return "";
 }
 
 absl::string_view AttentionName(AttentionChoice attention) {
   switch (attention) {
-    case AttentionChoice::kAuto: return "auto";
-    case AttentionChoice::kExact: return "exact";
-    case AttentionChoice::kBlockwise: return "blockwise";
-    case AttentionChoice::kBlockSparse: return "block_sparse";
+    case AttentionChoice::kAuto:
+      return "auto";
+    case AttentionChoice::kExact:
+      return "exact";
+    case AttentionChoice::kBlockwise:
+      return "blockwise";
+    case AttentionChoice::kBlockSparse:
+      return "block_sparse";
   }
   return "";
 }

@@ -81,8 +81,8 @@ void BankPass::Train(const model::ProgressFn& progress) {
   for (Client& client : clients_) {
     if (!client.fits) continue;
     together.push_back(&client);
-    members.push_back({absl::MakeSpan(client.values), client.data->train,
-                       client.seed});
+    members.push_back(
+        {absl::MakeSpan(client.values), client.data->train, client.seed});
   }
   if (members.size() < 2) return;
   // A round's plans have the same training settings.

@@ -57,11 +57,12 @@ std::string Grid(const Axes& axes) {
   for (double y = axes.y_min; y <= axes.y_max + axes.y_step / 2;
        y += axes.y_step) {
     absl::StrAppendFormat(
-        &svg, "<line class=\"grid\" x1=\"%g\" x2=\"%g\" y1=\"%.1f\" "
-              "y2=\"%.1f\"/><text x=\"%g\" y=\"%.1f\" "
-              "text-anchor=\"end\">%.*f</text>\n",
-        kLeft, kWidth - kRight, axes.Y(y), axes.Y(y), kLeft - 8,
-        axes.Y(y) + 4, decimals, y);
+        &svg,
+        "<line class=\"grid\" x1=\"%g\" x2=\"%g\" y1=\"%.1f\" "
+        "y2=\"%.1f\"/><text x=\"%g\" y=\"%.1f\" "
+        "text-anchor=\"end\">%.*f</text>\n",
+        kLeft, kWidth - kRight, axes.Y(y), axes.Y(y), kLeft - 8, axes.Y(y) + 4,
+        decimals, y);
   }
   for (double x = std::ceil(axes.x_min / axes.x_step) * axes.x_step;
        x <= axes.x_max + 1e-9; x += axes.x_step) {
@@ -83,8 +84,8 @@ std::string Line(const Series& series, const Axes& axes) {
                           axes.X(series.points[at].first),
                           axes.Y(series.points[at].second));
   }
-  std::string svg = absl::StrFormat(
-      "<polyline class=\"%s\" points=\"%s\"/>\n", series.style, points);
+  std::string svg = absl::StrFormat("<polyline class=\"%s\" points=\"%s\"/>\n",
+                                    series.style, points);
   if (count <= 40) {
     for (const auto& [x, y] : series.points) {
       absl::StrAppendFormat(
@@ -119,11 +120,10 @@ std::string Describe(const Chart& chart) {
       absl::StrAppend(&text, series.name, ": no figures. ");
       continue;
     }
-    absl::StrAppendFormat(&text, "%s: %.4g at %g, %.4g at %g. ", series.name,
-                          series.points.front().second,
-                          series.points.front().first,
-                          series.points.back().second,
-                          series.points.back().first);
+    absl::StrAppendFormat(
+        &text, "%s: %.4g at %g, %.4g at %g. ", series.name,
+        series.points.front().second, series.points.front().first,
+        series.points.back().second, series.points.back().first);
   }
   return text;
 }

@@ -87,9 +87,8 @@ model::ProgressFn ClientPool::StopCheck() const {
 absl::Status ClientPool::Prepare(int worker) {
   CHOIR_RETURN_IF_ERROR(StopCheck()(0, 0));
   if (trainers_[worker] != nullptr) return absl::OkStatus();
-  CHOIR_ASSIGN_OR_RETURN(
-      trainers_[worker],
-      model::Trainer::Create(base_, options_.job.adapter));
+  CHOIR_ASSIGN_OR_RETURN(trainers_[worker],
+                         model::Trainer::Create(base_, options_.job.adapter));
   return absl::OkStatus();
 }
 
@@ -100,8 +99,8 @@ VirtualResult ClientPool::Run(int worker, const VirtualTask& task,
   result.client = task.client;
   *result.report.mutable_key() = task.plan.key();
   const auto work = [&]() -> absl::Status {
-    const auto data = population_.Encoded(
-        task.client_index, base_->tokenizer(), options_.job.training);
+    const auto data = population_.Encoded(task.client_index, base_->tokenizer(),
+                                          options_.job.training);
     CHOIR_ASSIGN_OR_RETURN(
         client::TaskResult done,
         client::RunTask(task.plan, trainer, *task.adapter_bytes, *data, clock_,

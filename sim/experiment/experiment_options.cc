@@ -40,12 +40,12 @@ absl::Status ResolvePartition(const v1::PopulationConfig& config,
         "\" needs the name of a field of the examples, for example \"topic\""));
   }
   if (!natural && config.count() < 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "clients.count is not set; partition \"",
-        PartitionKindName(partition.kind), "\" needs at least 1"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("clients.count is not set; partition \"",
+                     PartitionKindName(partition.kind), "\" needs at least 1"));
   }
-  partition.num_clients = static_cast<int>(
-      std::min<uint32_t>(config.count(), 2000000000u));
+  partition.num_clients =
+      static_cast<int>(std::min<uint32_t>(config.count(), 2000000000u));
   if (config.has_concentration()) {
     partition.concentration = config.concentration();
   }
@@ -55,8 +55,8 @@ absl::Status ResolvePartition(const v1::PopulationConfig& config,
   }
   if (config.has_shards_per_client()) {
     if (config.shards_per_client() < 1 || config.shards_per_client() > 100000) {
-      return OutOfRange("clients.shards_per_client",
-                        config.shards_per_client(), "1 to 100000");
+      return OutOfRange("clients.shards_per_client", config.shards_per_client(),
+                        "1 to 100000");
     }
     partition.shards_per_client = static_cast<int>(config.shards_per_client());
   }
@@ -95,8 +95,8 @@ absl::StatusOr<ExperimentOptions> ResolveExperiment(
   ExperimentOptions options;
   CHOIR_ASSIGN_OR_RETURN(options.job, config::ResolveJob(config.job()));
   CHOIR_RETURN_IF_ERROR(ResolveData(config.clients().data(), options.clients));
-  CHOIR_RETURN_IF_ERROR(ResolvePartition(config.clients(), options.job.seed,
-                                         options.clients));
+  CHOIR_RETURN_IF_ERROR(
+      ResolvePartition(config.clients(), options.job.seed, options.clients));
   const v1::SimulationConfig& simulation = config.simulation();
   if (simulation.has_workers()) {
     if (simulation.workers() < 1 || simulation.workers() > kMaxWorkers) {
@@ -105,8 +105,8 @@ absl::StatusOr<ExperimentOptions> ResolveExperiment(
     }
     options.workers = static_cast<int>(simulation.workers());
   } else {
-    options.workers = std::clamp<int>(std::thread::hardware_concurrency(), 1,
-                                      kMaxWorkers);
+    options.workers =
+        std::clamp<int>(std::thread::hardware_concurrency(), 1, kMaxWorkers);
   }
   if (simulation.has_clients_per_pass()) {
     if (simulation.clients_per_pass() < 1 ||
@@ -210,7 +210,8 @@ absl::Status CheckResumable(const v1::ExperimentConfig& before,
   }
   if (differs == nullptr) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
-      "the experiment differs in ", differs, " from the one begun in the "
+      "the experiment differs in ", differs,
+      " from the one begun in the "
       "output folder (see its resolved.toml); give another --out to begin "
       "anew"));
 }

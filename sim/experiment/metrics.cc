@@ -47,8 +47,7 @@ std::string ToJsonLine(const RoundMetrics& metrics) {
   return line.dump();
 }
 
-absl::StatusOr<std::vector<RoundMetrics>> ReadMetrics(
-    const std::string& path) {
+absl::StatusOr<std::vector<RoundMetrics>> ReadMetrics(const std::string& path) {
   CHOIR_ASSIGN_OR_RETURN(const std::string text, base::ReadFile(path));
   std::vector<RoundMetrics> rounds;
   for (const absl::string_view raw : absl::StrSplit(text, '\n')) {
@@ -111,8 +110,7 @@ void MetricsLog::Add(const v1::JournalRecord& record, absl::Time time) {
     current_.train_loss = committed.mean_train_loss();
     current_.survivors = committed.survivors_size();
     current_.bytes = committed.bytes_up() + committed.bytes_down();
-    current_.seconds =
-        std::max(0.0, absl::ToDoubleSeconds(time - begin_));
+    current_.seconds = std::max(0.0, absl::ToDoubleSeconds(time - begin_));
     current_.clients_per_second =
         current_.seconds > 0.0 ? current_.survivors / current_.seconds : 0.0;
     clients_trained_ += current_.survivors;

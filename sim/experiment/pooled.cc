@@ -26,10 +26,10 @@ struct HeldOut {
   double accuracy = std::numeric_limits<double>::quiet_NaN();
 };
 
-absl::StatusOr<HeldOut> EvaluateHeldOut(model::Trainer& trainer,
-                                   absl::Span<const float> parameters,
-                                   absl::Span<const model::Example> examples,
-                                   const config::TrainingOptions& training) {
+absl::StatusOr<HeldOut> EvaluateHeldOut(
+    model::Trainer& trainer, absl::Span<const float> parameters,
+    absl::Span<const model::Example> examples,
+    const config::TrainingOptions& training) {
   CHOIR_ASSIGN_OR_RETURN(
       const model::EvalResult result,
       trainer.Evaluate(parameters, examples, training,
@@ -104,8 +104,8 @@ absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
   CHOIR_ASSIGN_OR_RETURN(
       const std::shared_ptr<const model::BaseModel> base,
       model::BaseModel::Load(options.job.base_model, HowToLoad(options)));
-  CHOIR_RETURN_IF_ERROR(population->CheckConversations(base->tokenizer(),
-                                                       options.job.training));
+  CHOIR_RETURN_IF_ERROR(
+      population->CheckConversations(base->tokenizer(), options.job.training));
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<model::Trainer> trainer,
                          model::Trainer::Create(base, options.job.adapter));
   const client::LocalData all =
@@ -138,8 +138,8 @@ absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
   result.num_clients = population->size();
   result.train_examples = population->train_examples();
   result.heldout_examples = population->heldout_examples();
-  result.adapter_digest = base::Sha256Hex(
-      model::EncodeAdapterFile(trainer->layout(), parameters));
+  result.adapter_digest =
+      base::Sha256Hex(model::EncodeAdapterFile(trainer->layout(), parameters));
   result.wall_seconds = absl::ToDoubleSeconds(absl::Now() - begin);
   result.peak_rss_mib = PeakRssMib();
   return result;

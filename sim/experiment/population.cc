@@ -114,20 +114,19 @@ absl::Status Population::CheckConversations(
       const absl::Status status =
           client::CheckConversations(tokenizer, *examples, training);
       if (status.ok()) continue;
-      return absl::Status(
-          status.code(),
-          absl::StrCat("client ", client.name, ": ", status.message()));
+      return absl::Status(status.code(), absl::StrCat("client ", client.name,
+                                                      ": ", status.message()));
     }
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<size_t> Population::Find(absl::string_view name) const {
-  const auto found = std::lower_bound(
-      clients_.begin(), clients_.end(), name,
-      [](const Client& client, absl::string_view wanted) {
-        return absl::string_view(client.name) < wanted;
-      });
+  const auto found =
+      std::lower_bound(clients_.begin(), clients_.end(), name,
+                       [](const Client& client, absl::string_view wanted) {
+                         return absl::string_view(client.name) < wanted;
+                       });
   if (found == clients_.end() || found->name != name) {
     return absl::NotFoundError(absl::StrCat("no virtual client '", name, "'"));
   }
@@ -174,10 +173,10 @@ std::shared_ptr<const client::LocalData> Population::Encoded(
   }
   // Two threads may encode the same client at once; the results are equal.
   auto data = std::make_shared<client::LocalData>();
-  data->train = client::EncodeExamples(tokenizer, clients_[client].train,
-                                       training);
-  data->heldout = client::EncodeExamples(tokenizer, clients_[client].heldout,
-                                         training);
+  data->train =
+      client::EncodeExamples(tokenizer, clients_[client].train, training);
+  data->heldout =
+      client::EncodeExamples(tokenizer, clients_[client].heldout, training);
   const uint64_t bytes = BytesOf(data->train) + BytesOf(data->heldout);
 
   base::MutexLock lock(&mu_);

@@ -37,9 +37,7 @@ class Population {
       const PopulationOptions& options);
 
   size_t size() const { return clients_.size(); }
-  const std::string& name(size_t client) const {
-    return clients_[client].name;
-  }
+  const std::string& name(size_t client) const { return clients_[client].name; }
   // Index of a client; NOT_FOUND.
   absl::StatusOr<size_t> Find(absl::string_view name) const;
   uint64_t train_examples() const { return train_examples_; }

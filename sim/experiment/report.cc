@@ -53,13 +53,11 @@ std::string Figure(double value, const char* format) {
 std::string Entry(absl::string_view name, absl::string_view value,
                   absl::string_view css_class = "") {
   return absl::StrCat("<div", css_class.empty() ? "" : " class=\"", css_class,
-                      css_class.empty() ? "" : "\"", "><dt>",
-                      EscapeHtml(name), "</dt><dd>", EscapeHtml(value),
-                      "</dd></div>\n");
+                      css_class.empty() ? "" : "\"", "><dt>", EscapeHtml(name),
+                      "</dt><dd>", EscapeHtml(value), "</dd></div>\n");
 }
 
-std::string Figures(const ExperimentOptions& options,
-                    const RunResult& result) {
+std::string Figures(const ExperimentOptions& options, const RunResult& result) {
   const engine::Progress& progress = result.progress;
   const double rate = result.training_seconds > 0.0
                           ? result.clients_trained / result.training_seconds
@@ -79,8 +77,7 @@ std::string Figures(const ExperimentOptions& options,
                       " %"))
           : std::string(),
       std::isfinite(result.flops_saved)
-          ? Entry("FLOPs saved",
-                  Figure(100.0 * result.flops_saved, "1") + " %")
+          ? Entry("FLOPs saved", Figure(100.0 * result.flops_saved, "1") + " %")
           : std::string(),
       Entry("Clients", absl::StrCat(result.num_clients)),
       Entry("Clients per second", Figure(rate, "2")),
@@ -90,8 +87,8 @@ std::string Figures(const ExperimentOptions& options,
       Entry("Peak memory", Figure(result.peak_rss_mib, "0") + " MiB"),
       Entry("Workers", absl::StrCat(options.workers, " on ", result.device)),
       Entry("Sent up and down",
-            Figure((progress.bytes_up + progress.bytes_down) / 1048576.0,
-                   "1") + " MiB"),
+            Figure((progress.bytes_up + progress.bytes_down) / 1048576.0, "1") +
+                " MiB"),
       "</dl>\n<dl>",
       Entry("Adapter", absl::StrCat("sha256:", progress.adapter.digest()),
             "long"),
@@ -112,9 +109,8 @@ Series Points(absl::string_view name, absl::string_view style,
 std::string Curves(const RunResult& result,
                    absl::Span<const RoundMetrics> rounds) {
   Chart loss{"Loss per predicted token", "round", "nats", false, {}};
-  Series heldout =
-      Points("held out", "a", rounds,
-             [](const RoundMetrics& r) { return r.heldout_loss; });
+  Series heldout = Points("held out", "a", rounds,
+                          [](const RoundMetrics& r) { return r.heldout_loss; });
   if (std::isfinite(result.progress.heldout_loss_before)) {
     heldout.points.insert(heldout.points.begin(),
                           {0.0, result.progress.heldout_loss_before});
@@ -123,9 +119,9 @@ std::string Curves(const RunResult& result,
   loss.series.push_back(
       Points("training", "b", rounds,
              [](const RoundMetrics& r) { return r.train_loss; }));
-  Series accuracy =
-      Points("held out", "a", rounds,
-             [](const RoundMetrics& r) { return 100.0 * r.heldout_accuracy; });
+  Series accuracy = Points("held out", "a", rounds, [](const RoundMetrics& r) {
+    return 100.0 * r.heldout_accuracy;
+  });
   std::string accuracy_html;
   if (!accuracy.points.empty()) {
     Chart chart{"Right labels", "round", "%", true, {}};
@@ -179,9 +175,11 @@ std::string ReportHtml(const ExperimentOptions& options,
   return absl::StrCat(
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, "
-      "initial-scale=1\">\n<title>", name,
-      " - Choir</title>\n<style>", kStyle, "</style>\n</head>\n<body>\n<main>\n"
-      "<h1>", name, "</h1>\n",
+      "initial-scale=1\">\n<title>",
+      name, " - Choir</title>\n<style>", kStyle,
+      "</style>\n</head>\n<body>\n<main>\n"
+      "<h1>",
+      name, "</h1>\n",
       result.interrupted
           ? "<p>Interrupted; <code>--resume</code> goes on with it.</p>\n"
           : "",

@@ -59,10 +59,10 @@ absl::StatusOr<SecureClients::Identity*> SecureClients::IdentityOf(
 absl::StatusOr<secagg::ClientSession> SecureClients::Join(
     const std::string& client, const v1::TaskPlan& plan,
     const client::TaskResult& trained) {
-  CHOIR_ASSIGN_OR_RETURN(Identity* identity, IdentityOf(client));
-  const uint64_t rounding_seed = base::DeriveSeed(
-      seed_, {"rounding", absl::StrCat(plan.key().round()),
-              absl::StrCat(plan.key().attempt()), client});
+  CHOIR_ASSIGN_OR_RETURN(Identity * identity, IdentityOf(client));
+  const uint64_t rounding_seed =
+      base::DeriveSeed(seed_, {"rounding", absl::StrCat(plan.key().round()),
+                               absl::StrCat(plan.key().attempt()), client});
   return client::JoinSecureSession(
       plan, trained, client::SecurePolicy(), rounding_seed,
       {*identity->signer, *peers_, identity->history, random_});

@@ -46,9 +46,9 @@ class SecureClients {
   // A client's session for what it has trained; stochastic rounding follows
   // from the job's seed. This object outlives the session.
   // Errors: those of client::JoinSecureSession().
-  absl::StatusOr<secagg::ClientSession> Join(
-      const std::string& client, const v1::TaskPlan& plan,
-      const client::TaskResult& trained);
+  absl::StatusOr<secagg::ClientSession> Join(const std::string& client,
+                                             const v1::TaskPlan& plan,
+                                             const client::TaskResult& trained);
 
  private:
   struct Identity {

@@ -22,8 +22,7 @@ constexpr char kResolvedName[] = "resolved.toml";
 // SHA-256 of the clients' examples: a run goes on with the data it began with.
 constexpr char kDataName[] = "data.sha256";
 
-absl::Status CheckSameData(const std::string& path,
-                           const std::string& digest) {
+absl::Status CheckSameData(const std::string& path, const std::string& digest) {
   CHOIR_ASSIGN_OR_RETURN(const std::string before, base::ReadFile(path));
   if (before == digest) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
@@ -85,10 +84,9 @@ absl::Status FitToPopulation(const Population& population,
 absl::Status WriteAdapter(const ExperimentOptions& options,
                           const std::string& directory,
                           const v1::BlobRef& adapter, store::Store& store) {
-  CHOIR_ASSIGN_OR_RETURN(
-      const model::ModelConfig config,
-      model::LoadModelConfig(
-          base::JoinPath(options.job.base_model, "config.json")));
+  CHOIR_ASSIGN_OR_RETURN(const model::ModelConfig config,
+                         model::LoadModelConfig(base::JoinPath(
+                             options.job.base_model, "config.json")));
   CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout,
                          model::AdapterLayout(config, options.job.adapter));
   CHOIR_ASSIGN_OR_RETURN(const std::string bytes,
@@ -112,8 +110,8 @@ absl::Status RunLoop(const ExperimentOptions& options, const RunOptions& run,
   SimulationLoop loop(options, run, *parts.population, *parts.store,
                       *parts.metrics, parts.base);
   if (run.resume) {
-    CHOIR_RETURN_IF_ERROR(parts.store->journal().ForEach(
-        [&](const store::JournalEntry& entry) {
+    CHOIR_RETURN_IF_ERROR(
+        parts.store->journal().ForEach([&](const store::JournalEntry& entry) {
           loop.Replay(entry.record);
           parts.metrics->Add(entry.record, entry.time);
           return absl::OkStatus();
@@ -134,17 +132,14 @@ double PeakRssMib() {
   return static_cast<double>(usage.ru_maxrss) / 1024.0;
 }
 
-void ConfigureAllocator(int workers) {
-  mallopt(M_ARENA_MAX, workers + 1);
-}
+void ConfigureAllocator(int workers) { mallopt(M_ARENA_MAX, workers + 1); }
 
 absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& given,
                                         const RunOptions& run) {
   const absl::Time begin = absl::Now();
   ExperimentOptions options = given;
   Parts parts;
-  CHOIR_ASSIGN_OR_RETURN(parts.population,
-                         Population::Create(options.clients));
+  CHOIR_ASSIGN_OR_RETURN(parts.population, Population::Create(options.clients));
   CHOIR_RETURN_IF_ERROR(parts.population->Check(options.job.training));
   CHOIR_RETURN_IF_ERROR(FitToPopulation(*parts.population, options.job));
   CHOIR_ASSIGN_OR_RETURN(options.job, model::WithTargets(options.job));
@@ -175,8 +170,7 @@ absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& given,
   if (ran.ok() && !result.progress.adapter.digest().empty()) {
     result.adapter_dir = base::JoinPath(run.out_dir, "adapter");
     CHOIR_RETURN_IF_ERROR(WriteAdapter(options, result.adapter_dir,
-                                       result.progress.adapter,
-                                       *parts.store));
+                                       result.progress.adapter, *parts.store));
   }
   const absl::Status closed = parts.store->Close();
   CHOIR_RETURN_IF_ERROR(ran);

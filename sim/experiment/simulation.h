@@ -60,8 +60,8 @@ struct RunResult {
   double heldout_accuracy_before = std::numeric_limits<double>::quiet_NaN();
   double heldout_accuracy = std::numeric_limits<double>::quiet_NaN();
   double flops_saved = std::numeric_limits<double>::quiet_NaN();
-  double wall_seconds = 0.0;      // of this call
-  double peak_rss_mib = 0.0;      // of this process
+  double wall_seconds = 0.0;  // of this call
+  double peak_rss_mib = 0.0;  // of this process
   std::string device;
   std::string store_dir;
   // Empty until a first version exists.

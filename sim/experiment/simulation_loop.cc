@@ -223,8 +223,8 @@ absl::Status SimulationLoop::Feed() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<const std::string>>
-SimulationLoop::AdapterBytes(const v1::BlobRef& adapter) {
+absl::StatusOr<std::shared_ptr<const std::string>> SimulationLoop::AdapterBytes(
+    const v1::BlobRef& adapter) {
   if (adapter_bytes_ == nullptr || adapter_digest_ != adapter.digest()) {
     CHOIR_ASSIGN_OR_RETURN(std::string bytes,
                            store_.blobs().Read(adapter.digest()));
@@ -248,13 +248,13 @@ absl::Status SimulationLoop::Deliver(Done done) {
     event = engine::UpdateReceived{client, done.key,
                                    std::move(*report.mutable_train())};
   } else if (report.has_evaluation()) {
-    event = engine::EvaluationReceived{
-        client, done.key, std::move(*report.mutable_evaluation())};
+    event = engine::EvaluationReceived{client, done.key,
+                                       std::move(*report.mutable_evaluation())};
   } else {
     base::LogWarning("virtual client ", client, " gave up its task in round ",
                      done.key.round(), ": ", report.failure().reason());
-    event = engine::TaskFailed{client, done.key, report.failure().reason(),
-                               false};
+    event =
+        engine::TaskFailed{client, done.key, report.failure().reason(), false};
   }
   CHOIR_ASSIGN_OR_RETURN(const v1::ReportResponse response,
                          runner_->Post(std::move(event)));

@@ -67,17 +67,15 @@ std::string SummaryJson(const ExperimentOptions& options,
 }
 
 absl::Status WriteSummary(const ExperimentOptions& options,
-                          const RunResult& result,
-                          const std::string& out_dir) {
+                          const RunResult& result, const std::string& out_dir) {
   CHOIR_ASSIGN_OR_RETURN(const std::vector<RoundMetrics> rounds,
                          ReadMetrics(base::JoinPath(out_dir, kMetricsName)));
   CHOIR_RETURN_IF_ERROR(base::WriteFileAtomic(
       base::JoinPath(out_dir, "report.html"),
       ReportHtml(options, result, rounds), base::Durability::kProcessCrash));
-  return base::WriteFileAtomic(
-      base::JoinPath(out_dir, "summary.json"),
-      SummaryJson(options, result, out_dir) + "\n",
-      base::Durability::kProcessCrash);
+  return base::WriteFileAtomic(base::JoinPath(out_dir, "summary.json"),
+                               SummaryJson(options, result, out_dir) + "\n",
+                               base::Durability::kProcessCrash);
 }
 
 }  // namespace choir::sim

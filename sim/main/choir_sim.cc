@@ -91,8 +91,7 @@ void PrintResult(const ExperimentOptions& options, const RunResult& result,
   std::printf("report         %s\n",
               base::JoinPath(out_dir, "report.html").c_str());
   if (result.interrupted) {
-    std::printf("interrupted; go on with --out %s --resume\n",
-                out_dir.c_str());
+    std::printf("interrupted; go on with --out %s --resume\n", out_dir.c_str());
   }
 }
 
@@ -101,9 +100,8 @@ int RunCommand(const Flags& flags) {
   if (!options.ok()) return FailUsage(options.status(), flags);
   Configure(*options);
   RunOptions run;
-  run.out_dir = flags.out_dir.empty()
-                    ? base::JoinPath("out", options->job.name)
-                    : flags.out_dir;
+  run.out_dir = flags.out_dir.empty() ? base::JoinPath("out", options->job.name)
+                                      : flags.out_dir;
   run.resume = flags.resume;
   run.stop_requested = [] { return base::StopSignal::requested(); };
   absl::StatusOr<RunResult> result;
@@ -140,11 +138,11 @@ int PooledCommand(const Flags& flags) {
   if (!options.ok()) return FailUsage(options.status(), flags);
   Configure(*options);
   const bool terminal = !flags.quiet && isatty(STDERR_FILENO) == 1;
-  const absl::StatusOr<PooledResult> result = TrainPooled(
-      *options, flags.steps, [terminal](int step, int steps) {
+  const absl::StatusOr<PooledResult> result =
+      TrainPooled(*options, flags.steps, [terminal](int step, int steps) {
         if (terminal) {
-          std::fprintf(stderr, "\r%s %d/%d steps",
-                       Bar(step, steps, 24).c_str(), step, steps);
+          std::fprintf(stderr, "\r%s %d/%d steps", Bar(step, steps, 24).c_str(),
+                       step, steps);
         }
         return base::StopSignal::requested()
                    ? absl::CancelledError("interrupted")
@@ -159,12 +157,12 @@ int PooledCommand(const Flags& flags) {
   if (flags.json) {
     std::printf("%s\n", PooledJson(*options, *result).c_str());
   } else {
-    std::printf("%s, pooled: %d steps on %llu examples of %zu clients\n"
-                "held-out loss  %.4f -> %.4f nats per token\n",
-                options->job.name.c_str(), result->steps,
-                static_cast<unsigned long long>(result->train_examples),
-                result->num_clients, result->heldout_loss_before,
-                result->heldout_loss);
+    std::printf(
+        "%s, pooled: %d steps on %llu examples of %zu clients\n"
+        "held-out loss  %.4f -> %.4f nats per token\n",
+        options->job.name.c_str(), result->steps,
+        static_cast<unsigned long long>(result->train_examples),
+        result->num_clients, result->heldout_loss_before, result->heldout_loss);
   }
   return base::kExitDone;
 }
@@ -191,8 +189,9 @@ int ListCommand(const Flags& flags) {
 }
 
 void AddExperimentFlags(CLI::App& command, Flags& flags) {
-  command.add_option("experiment", flags.experiment,
-                     "Experiment file, or a name that `choir-sim list` shows")
+  command
+      .add_option("experiment", flags.experiment,
+                  "Experiment file, or a name that `choir-sim list` shows")
       ->required();
   command.add_option("--seed", flags.seed, "Replaces job.seed");
   command

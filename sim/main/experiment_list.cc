@@ -79,9 +79,10 @@ absl::StatusOr<std::string> FindExperiment(const std::string& given) {
         absl::EndsWith(given, kSuffix) ? given : absl::StrCat(given, kSuffix));
     if (base::FileExists(listed)) return listed;
   }
-  return absl::NotFoundError(absl::StrCat(
-      "no experiment file '", given, "'; `choir-sim list` names those there "
-      "are"));
+  return absl::NotFoundError(
+      absl::StrCat("no experiment file '", given,
+                   "'; `choir-sim list` names those there "
+                   "are"));
 }
 
 }  // namespace choir::sim

@@ -10,7 +10,7 @@
 namespace choir::sim {
 
 struct ListedExperiment {
-  std::string name;   // file name without .toml
+  std::string name;  // file name without .toml
   std::string path;
   std::string title;  // the file's first comment line
 };

@@ -103,8 +103,8 @@ void ProgressDisplay::OnRound(const RoundMetrics& round) {
 
 void ProgressDisplay::OnClient(int done, int total, bool evaluation) {
   if (quiet_ || !terminal_ || absl::Now() < last_draw_ + kRedraw) return;
-  Draw(absl::StrFormat("%s %d/%d", evaluation ? "evaluating" : "training",
-                       done, total));
+  Draw(absl::StrFormat("%s %d/%d", evaluation ? "evaluating" : "training", done,
+                       total));
 }
 
 void ProgressDisplay::Draw(absl::string_view suffix) {
@@ -113,19 +113,19 @@ void ProgressDisplay::Draw(absl::string_view suffix) {
   const int done = static_cast<int>(last_.round);
   std::string eta = "--:--";
   if (done > first_round_) {
-    const int64_t left = absl::ToInt64Seconds(
-        (absl::Now() - begin_) / (done - first_round_) *
-        (total_rounds_ - done));
+    const int64_t left =
+        absl::ToInt64Seconds((absl::Now() - begin_) / (done - first_round_) *
+                             (total_rounds_ - done));
     eta = absl::StrFormat("%02d:%02d", left / 60, left % 60);
   }
   const size_t columns = TerminalWidth();
-  const std::string figures = Figures(
-      {absl::StrFormat("%d/%d", done, total_rounds_),
-       absl::StrCat("loss ", Loss(last_.train_loss)),
-       absl::StrCat("held-out ", Loss(last_heldout_loss_)),
-       absl::StrCat("ETA ", eta), std::string(suffix),
-       absl::StrFormat("%.1f clients/s", last_.clients_per_second)},
-      columns >= kBarFrom ? columns - kLeastBarWidth - 2 : columns);
+  const std::string figures =
+      Figures({absl::StrFormat("%d/%d", done, total_rounds_),
+               absl::StrCat("loss ", Loss(last_.train_loss)),
+               absl::StrCat("held-out ", Loss(last_heldout_loss_)),
+               absl::StrCat("ETA ", eta), std::string(suffix),
+               absl::StrFormat("%.1f clients/s", last_.clients_per_second)},
+              columns >= kBarFrom ? columns - kLeastBarWidth - 2 : columns);
   std::fprintf(stderr, "\r\033[K%s",
                FitLine(done, total_rounds_, figures, columns).c_str());
   std::fflush(stderr);

@@ -35,8 +35,8 @@ constexpr struct {
 };
 
 bool NeedsLabels(PartitionKind kind) {
-  return kind == PartitionKind::kNatural ||
-         kind == PartitionKind::kDirichlet || kind == PartitionKind::kShards;
+  return kind == PartitionKind::kNatural || kind == PartitionKind::kDirichlet ||
+         kind == PartitionKind::kShards;
 }
 
 absl::Status CheckOptions(absl::Span<const PartitionItem> items,
@@ -63,25 +63,24 @@ absl::Status CheckOptions(absl::Span<const PartitionItem> items,
   }
   const bool concentrated = options.kind == PartitionKind::kDirichlet ||
                             options.kind == PartitionKind::kQuantity;
-  if (concentrated && !(options.concentration > 0.0 &&
-                        options.concentration <= 1e6)) {
+  if (concentrated &&
+      !(options.concentration > 0.0 && options.concentration <= 1e6)) {
     return absl::InvalidArgumentError(
         absl::StrCat("concentration is ", options.concentration,
                      "; it must be above 0 and at most 1e6"));
   }
   if (options.kind == PartitionKind::kShards &&
       (options.shards_per_client < 1 ||
-       static_cast<uint64_t>(options.shards_per_client) *
-               options.num_clients >
+       static_cast<uint64_t>(options.shards_per_client) * options.num_clients >
            items.size())) {
     return absl::InvalidArgumentError(absl::StrCat(
         "shards_per_client is ", options.shards_per_client, " for ",
         options.num_clients, " clients and ", items.size(),
         " examples; it must be at least 1, with an example for every shard"));
   }
-  const uint64_t train = std::count_if(
-      items.begin(), items.end(),
-      [](const PartitionItem& item) { return item.is_train; });
+  const uint64_t train =
+      std::count_if(items.begin(), items.end(),
+                    [](const PartitionItem& item) { return item.is_train; });
   const uint64_t needed =
       static_cast<uint64_t>(options.min_examples) * options.num_clients;
   if (train < needed) {
@@ -149,8 +148,8 @@ Parts MakeShards(absl::Span<const PartitionItem> items,
                    [&items](uint32_t a, uint32_t b) {
                      return items[a].label < items[b].label;
                    });
-  const uint64_t num_shards = static_cast<uint64_t>(options.num_clients) *
-                              options.shards_per_client;
+  const uint64_t num_shards =
+      static_cast<uint64_t>(options.num_clients) * options.shards_per_client;
   std::vector<uint64_t> shards(num_shards);
   std::iota(shards.begin(), shards.end(), uint64_t{0});
   random.Shuffle(shards);
@@ -272,8 +271,8 @@ absl::StatusOr<Partition> MakeNatural(absl::Span<const PartitionItem> items,
     std::string name = base;
     for (int copy = 2; !names.insert(name).second; ++copy) {
       const std::string suffix = absl::StrCat("-", copy);
-      name = absl::StrCat(base.substr(0, kMaxNameLength - suffix.size()),
-                          suffix);
+      name =
+          absl::StrCat(base.substr(0, kMaxNameLength - suffix.size()), suffix);
     }
     partition.clients.push_back({name, std::move(indices)});
   }
@@ -283,10 +282,9 @@ absl::StatusOr<Partition> MakeNatural(absl::Span<const PartitionItem> items,
         " training examples; lower clients.min_examples or add data"));
   }
   std::sort(partition.left_out.begin(), partition.left_out.end());
-  std::sort(partition.clients.begin(), partition.clients.end(),
-            [](const ClientPart& a, const ClientPart& b) {
-              return a.name < b.name;
-            });
+  std::sort(
+      partition.clients.begin(), partition.clients.end(),
+      [](const ClientPart& a, const ClientPart& b) { return a.name < b.name; });
   return partition;
 }
 

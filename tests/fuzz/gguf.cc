@@ -1,10 +1,11 @@
 // Any bytes as a GGUF file: tensors lie inside the input, what is read can be
 // written and read again; and as an adapter of a small model.
+#include "model/export/gguf.h"
+
 #include <cstddef>
 #include <cstdint>
 
 #include "base/check.h"
-#include "model/export/gguf.h"
 #include "model/export/gguf_lora.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

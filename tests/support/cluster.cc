@@ -59,16 +59,16 @@ std::string Cluster::PathOf(const std::string& name) const {
 
 void Cluster::LaunchCoordinator() {
   std::remove(PathOf("port").c_str());
-  Write(PathOf("coordinator.toml"),
-        absl::StrCat("listen = \"", address_.empty() ? "127.0.0.1:0" : address_,
-                     "\"\nstore = \"", store_, "\"\nport_file = \"",
-                     PathOf("port"), "\"\n[tls]\nca_certificate = \"",
-                     PathOf("ca/ca.crt"), "\"\ncertificate = \"",
-                     PathOf("ca/coordinator.crt"), "\"\nprivate_key = \"",
-                     PathOf("ca/coordinator.key"), "\"\ncrl = \"",
-                     PathOf("ca/crl.pem"),
-                     "\"\n[enrolment]\nca_private_key = \"",
-                     PathOf("ca/ca.key"), "\"\n"));
+  Write(
+      PathOf("coordinator.toml"),
+      absl::StrCat("listen = \"", address_.empty() ? "127.0.0.1:0" : address_,
+                   "\"\nstore = \"", store_, "\"\nport_file = \"",
+                   PathOf("port"), "\"\n[tls]\nca_certificate = \"",
+                   PathOf("ca/ca.crt"), "\"\ncertificate = \"",
+                   PathOf("ca/coordinator.crt"), "\"\nprivate_key = \"",
+                   PathOf("ca/coordinator.key"), "\"\ncrl = \"",
+                   PathOf("ca/crl.pem"), "\"\n[enrolment]\nca_private_key = \"",
+                   PathOf("ca/ca.key"), "\"\n"));
   coordinator_ = Process::Start(
       {Bin("choir-coordinator"), "--config", PathOf("coordinator.toml")},
       PathOf("coordinator.log"));

@@ -37,8 +37,8 @@ pid_t Spawn(const std::vector<std::string>& arguments, const std::string& out,
     posix_spawn_file_actions_addopen(&actions, 2, err.c_str(), kFlags, 0644);
   }
   pid_t pid = -1;
-  const int failed = posix_spawnp(&pid, argv[0], &actions, nullptr,
-                                  argv.data(), environ);
+  const int failed =
+      posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   if (failed != 0) {
     std::fprintf(stderr, "cannot start %s\n", argv[0]);
@@ -67,8 +67,7 @@ void Process::Signal(int signal_number) {
 
 void Process::Reaped(int status) {
   ended_ = true;
-  exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status)
-                                 : 128 + WTERMSIG(status);
+  exit_code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 bool Process::Ended() {

@@ -63,10 +63,9 @@ void BM_LoraStep(benchmark::State& state) {
   options.local_epochs = 0;
   const std::vector<Example> examples = BenchExamples();
   for (auto _ : state) {
-    CHOIR_CHECK(trainer
-                    ->Train(absl::MakeSpan(values), examples, options, 1,
-                            nullptr)
-                    .ok());
+    CHOIR_CHECK(
+        trainer->Train(absl::MakeSpan(values), examples, options, 1, nullptr)
+            .ok());
   }
   Report(state);
 }
@@ -87,19 +86,19 @@ void BM_FullStep(benchmark::State& state) {
   }
   const Decoder decoder(
       config,
-      CollectWeights(config,
-                     [&](const codec::TensorSpec& spec)
-                         -> absl::StatusOr<at::Tensor> {
-                       const int64_t offset = offsets.at(spec.name);
-                       const auto view = [&](const at::Tensor& flat) {
-                         return flat.narrow(0, offset, spec.num_elements())
-                             .view(spec.shape)
-                             .detach();
-                       };
-                       at::Tensor leaf = view(values).set_requires_grad(true);
-                       leaf.mutable_grad() = view(gradient);
-                       return leaf;
-                     })
+      CollectWeights(
+          config,
+          [&](const codec::TensorSpec& spec) -> absl::StatusOr<at::Tensor> {
+            const int64_t offset = offsets.at(spec.name);
+            const auto view = [&](const at::Tensor& flat) {
+              return flat.narrow(0, offset, spec.num_elements())
+                  .view(spec.shape)
+                  .detach();
+            };
+            at::Tensor leaf = view(values).set_requires_grad(true);
+            leaf.mutable_grad() = view(gradient);
+            return leaf;
+          })
           .value());
   const std::vector<Example> examples = BenchExamples();
   std::vector<const Example*> pointers;
@@ -113,8 +112,7 @@ void BM_FullStep(benchmark::State& state) {
     gradient.zero_();
     torch::autograd::backward(
         {decoder.Loss(batch, options, 1.0 / batch.predictions)}, {});
-    AdamWStep({}, ++step,
-              absl::MakeConstSpan(gradient.data_ptr<float>(), n),
+    AdamWStep({}, ++step, absl::MakeConstSpan(gradient.data_ptr<float>(), n),
               absl::MakeSpan(m), absl::MakeSpan(v),
               absl::MakeSpan(values.data_ptr<float>(), n));
   }

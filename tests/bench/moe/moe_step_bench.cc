@@ -5,10 +5,10 @@
 //   moe_step_bench --pairs N  N pairs of steps, dense and experts in turn; the
 //                             medians and the median ratio as one JSON document
 #include <algorithm>
-#include <ctime>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <memory>
 #include <vector>
 
@@ -53,8 +53,8 @@ class Stepper {
   Stepper(int64_t experts, int64_t per_token, bool adapt_experts) {
     ConfigureCompute(1);
     const ModelConfig config = BenchConfig(experts, per_token);
-    const auto base = BaseModel::Load(tests::WriteTinyModel(config, 0.02),
-                                      DeviceKind::kCpu);
+    const auto base =
+        BaseModel::Load(tests::WriteTinyModel(config, 0.02), DeviceKind::kCpu);
     CHOIR_CHECK(base.ok());
     config::AdapterOptions adapter;
     adapter.rank = 8;
@@ -76,10 +76,10 @@ class Stepper {
   }
 
   void Step() {
-    CHOIR_CHECK(trainer_
-                    ->Train(absl::MakeSpan(values_), examples_, options_, 1,
-                            nullptr)
-                    .ok());
+    CHOIR_CHECK(
+        trainer_
+            ->Train(absl::MakeSpan(values_), examples_, options_, 1, nullptr)
+            .ok());
   }
 
  private:

@@ -88,8 +88,8 @@ void BM_AddMasks(benchmark::State& state) {
   std::vector<double> ratios;
   double ours = 0, raw = 0;
   for (auto _ : state) {
-    ours = tests::ThreadSeconds(
-        [&] { CHOIR_CHECK(vector.AddMasks(masks).ok()); });
+    ours =
+        tests::ThreadSeconds([&] { CHOIR_CHECK(vector.AddMasks(masks).ok()); });
     raw = tests::ThreadSeconds([&] {
       for (int i = 0; i < repeats; ++i) {
         benchmark::DoNotOptimize(RawAesCtr(bytes, kPiece));

@@ -24,7 +24,8 @@ std::string ExperimentText(const std::string& data, uint32_t rounds) {
 [job]
 name = "memory"
 [job.model]
-base = ")", tests::GoldenDir(), R"(/stories260k"
+base = ")",
+                      tests::GoldenDir(), R"(/stories260k"
 [job.adapter]
 rank = 2
 target_modules = ["q_proj"]
@@ -33,14 +34,16 @@ local_steps = 1
 batch_size = 1
 max_sequence_length = 16
 [job.rounds]
-count = )", rounds, R"(
+count = )",
+                      rounds, R"(
 cohort_size = 20
 [job.evaluation]
 every = 100
 [clients]
 count = 20
 [clients.data]
-path = ")", data, R"("
+path = ")",
+                      data, R"("
 [simulation]
 workers = 2
 [simulation.device]
@@ -59,8 +62,7 @@ double Mean(const std::vector<double>& values) {
 TEST(SimulationMemoryTest, DoesNotGrowBetweenRound100AndRound1000) {
   CHOIR_SKIP_WITHOUT_GOLDEN("stories260k");
   const char* shortened = std::getenv("CHOIR_ROUNDS");
-  const uint32_t rounds =
-      shortened == nullptr ? 1000 : std::atoi(shortened);
+  const uint32_t rounds = shortened == nullptr ? 1000 : std::atoi(shortened);
   ASSERT_GE(rounds, 140u);
   ConfigureAllocator(2);
   model::ConfigureCompute(1);
@@ -73,8 +75,7 @@ TEST(SimulationMemoryTest, DoesNotGrowBetweenRound100AndRound1000) {
   const std::string data = base::JoinPath(dir, "data.jsonl");
   ASSERT_TRUE(base::WriteFileAtomic(data, lines).ok());
   const std::string toml = base::JoinPath(dir, "memory.toml");
-  ASSERT_TRUE(
-      base::WriteFileAtomic(toml, ExperimentText(data, rounds)).ok());
+  ASSERT_TRUE(base::WriteFileAtomic(toml, ExperimentText(data, rounds)).ok());
   const auto options = LoadExperiment(toml, {});
   ASSERT_TRUE(options.ok()) << options.status();
 
@@ -90,10 +91,11 @@ TEST(SimulationMemoryTest, DoesNotGrowBetweenRound100AndRound1000) {
   const auto result = RunExperiment(*options, run);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->clients_trained, uint64_t{20} * rounds);
-  std::printf("resident: %.1f MiB at round 100, %.1f MiB at round %u, "
-              "%.1f clients/s\n",
-              Mean(early), Mean(late), rounds,
-              result->clients_trained / result->training_seconds);
+  std::printf(
+      "resident: %.1f MiB at round 100, %.1f MiB at round %u, "
+      "%.1f clients/s\n",
+      Mean(early), Mean(late), rounds,
+      result->clients_trained / result->training_seconds);
   EXPECT_LT(Mean(late), Mean(early) * (1.0 + kMaxGrowth));
 }
 

@@ -69,11 +69,11 @@ int Run(const std::string& text_path, absl::Span<const std::string> folders) {
     size_t decoded = 0;
     const double back = MedianSeconds(
         [&] { decoded = tokenizer.Decode(ids, false).value().size(); });
-    std::printf("%-40s %8.2f %8.1f %10.1f %8.1f %8zu\n",
-                folder.substr(folder.size() > 40 ? folder.size() - 40 : 0)
-                    .c_str(),
-                load, megabytes / whole, megabytes / parts,
-                static_cast<double>(decoded) / 1e6 / back, ids.size());
+    std::printf(
+        "%-40s %8.2f %8.1f %10.1f %8.1f %8zu\n",
+        folder.substr(folder.size() > 40 ? folder.size() - 40 : 0).c_str(),
+        load, megabytes / whole, megabytes / parts,
+        static_cast<double>(decoded) / 1e6 / back, ids.size());
     if (tokens == 0) return 1;
   }
   return 0;
@@ -87,6 +87,6 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: %s TEXT_FILE TOKENIZER_FOLDER...\n", argv[0]);
     return 2;
   }
-  return choir::model::Run(
-      argv[1], std::vector<std::string>(argv + 2, argv + argc));
+  return choir::model::Run(argv[1],
+                           std::vector<std::string>(argv + 2, argv + argc));
 }

@@ -3,9 +3,10 @@
 //
 //   train_step SIZE FOLDER THREADS    SIZE is 10m or 60m
 //
-// Writes the model and the batch (config.json, model.safetensors, ids.json) into
-// FOLDER, then prints the loss of the base, then after each line of input does
-// one optimiser step and prints its seconds, by the clock and of processor time.
+// Writes the model and the batch (config.json, model.safetensors, ids.json)
+// into FOLDER, then prints the loss of the base, then after each line of input
+// does one optimiser step and prints its seconds, by the clock and of processor
+// time.
 #include <chrono>
 #include <cstdlib>
 #include <ctime>

@@ -56,8 +56,8 @@ TEST_F(AgentE2eTest, AnAgentKilledMidJobFinishesIt) {
   cluster_.Submit(MicroJob("job", kRounds, 2));
   // Killed in each round, wherever it then is.
   for (int round = 1; round < kRounds; ++round) {
-    ASSERT_TRUE(AwaitLog("apple", absl::StrCat("job job, round ", round,
-                                               ": training begins")))
+    ASSERT_TRUE(AwaitLog(
+        "apple", absl::StrCat("job job, round ", round, ": training begins")))
         << cluster_.Logs();
     cluster_.agent("apple")->Signal(SIGKILL);
     ASSERT_TRUE(cluster_.agent("apple")->Wait(absl::Seconds(10)));

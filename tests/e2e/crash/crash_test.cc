@@ -4,10 +4,9 @@
 #include <signal.h>
 
 #include <map>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -27,9 +26,8 @@ constexpr int kKills = 30;
 // Adapter digests of the rounds committed, by job and round. Fails the test if
 // a round was committed twice.
 std::map<std::string, std::string> CommittedRounds(const std::string& store) {
-  const CommandResult result =
-      RunCommand({base::JoinPath(BinDir(), "choir-audit"), "export", store,
-                  "--out", "-"});
+  const CommandResult result = RunCommand(
+      {base::JoinPath(BinDir(), "choir-audit"), "export", store, "--out", "-"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   std::map<std::string, std::string> rounds;
   for (const absl::string_view line : absl::StrSplit(result.out, '\n')) {
@@ -40,9 +38,8 @@ std::map<std::string, std::string> CommittedRounds(const std::string& store) {
       continue;
     }
     const nlohmann::json& committed = event["record"]["round_committed"];
-    const std::string key =
-        absl::StrCat(committed["job"].get<std::string>(), "/",
-                     committed["round"].get<int>());
+    const std::string key = absl::StrCat(committed["job"].get<std::string>(),
+                                         "/", committed["round"].get<int>());
     EXPECT_EQ(rounds.count(key), 0u) << key << " was committed twice";
     rounds[key] = committed["adapter"]["digest"].get<std::string>();
   }
@@ -79,8 +76,7 @@ TEST(CrashTest, KilledCoordinatorsAndAgentsChangeNothing) {
     cluster.coordinator()->Signal(SIGKILL);
     ASSERT_TRUE(cluster.coordinator()->Wait(absl::Seconds(10)));
     if (kill % 2 == 0) {
-      const std::string victim =
-          cluster.agent_names()[random.Below(kAgents)];
+      const std::string victim = cluster.agent_names()[random.Below(kAgents)];
       cluster.agent(victim)->Signal(SIGKILL);
       ASSERT_TRUE(cluster.agent(victim)->Wait(absl::Seconds(10)));
       cluster.StartAgent(victim);

@@ -49,15 +49,20 @@ class EqualAdaptersTest : public ::testing::Test {
 
   std::vector<std::string> SimCommand(const std::string& out,
                                       const std::string& workers) {
-    return {base::JoinPath(BinDir(), "choir-sim"), "run",       experiment_,
-            "--out", base::JoinPath(dir_, out),    "--workers", workers,
+    return {base::JoinPath(BinDir(), "choir-sim"),
+            "run",
+            experiment_,
+            "--out",
+            base::JoinPath(dir_, out),
+            "--workers",
+            workers,
             "--json"};
   }
 
   std::string Digest(const CommandResult& result) {
     EXPECT_EQ(result.exit_code, 0) << result.out << result.err;
-    const nlohmann::json summary = nlohmann::json::parse(
-        result.out, nullptr, /*allow_exceptions=*/false);
+    const nlohmann::json summary =
+        nlohmann::json::parse(result.out, nullptr, /*allow_exceptions=*/false);
     EXPECT_TRUE(summary.is_object()) << result.out << result.err;
     if (!summary.is_object()) return "";
     return std::string(

@@ -1,16 +1,15 @@
 // kill -9 at random moments of rounds that are summed in secret, and as soon as
-// a secure phase is seen to begin: attempts are abandoned cleanly, no session is
-// used twice, no masked vector stays behind, and the adapter is the one of an
-// undisturbed job that sums in the open.
+// a secure phase is seen to begin: attempts are abandoned cleanly, no session
+// is used twice, no masked vector stays behind, and the adapter is the one of
+// an undisturbed job that sums in the open.
 #include <gtest/gtest.h>
 #include <signal.h>
 
 #include <cstdio>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -33,13 +32,12 @@ struct Plan {
 };
 
 std::string Job(const Plan& plan, const std::string& name, bool secure) {
-  return MicroJob(
-      name, plan.rounds, plan.agents,
-      absl::StrCat("max_lost_in_a_row = 100000\n",
-                   "[secure_aggregation]\nenabled = ",
-                   secure ? "true" : "false",
-                   "\nmin_clients = 3\nphase_deadline = \"10s\"\n",
-                   secure ? plan.settings : ""));
+  return MicroJob(name, plan.rounds, plan.agents,
+                  absl::StrCat("max_lost_in_a_row = 100000\n",
+                               "[secure_aggregation]\nenabled = ",
+                               secure ? "true" : "false",
+                               "\nmin_clients = 3\nphase_deadline = \"10s\"\n",
+                               secure ? plan.settings : ""));
 }
 
 struct Story {
@@ -49,9 +47,8 @@ struct Story {
 };
 
 Story StoryOf(const std::string& store, const std::string& job) {
-  const CommandResult result =
-      RunCommand({base::JoinPath(BinDir(), "choir-audit"), "export", store,
-                  "--out", "-"});
+  const CommandResult result = RunCommand(
+      {base::JoinPath(BinDir(), "choir-audit"), "export", store, "--out", "-"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   Story story;
   for (const absl::string_view line : absl::StrSplit(result.out, '\n')) {
@@ -159,8 +156,7 @@ void SurviveKills(const Plan& plan, int* cut_off) {
   const Story plain = StoryOf(cluster.store(), "plain");
   ASSERT_FALSE(plain.last_adapter.empty());
   for (int i = 0; i < jobs; ++i) {
-    const Story story =
-        StoryOf(cluster.store(), absl::StrCat("secure-", i));
+    const Story story = StoryOf(cluster.store(), absl::StrCat("secure-", i));
     EXPECT_EQ(story.last_adapter, plain.last_adapter) << i;
     *cut_off += story.lost_in_a_phase;
   }

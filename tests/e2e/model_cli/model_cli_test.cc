@@ -22,9 +22,7 @@ using testing::StartsWith;
 
 class ModelCliTest : public testing::Test {
  protected:
-  static void SetUpTestSuite() {
-    model_ = tests::GoldenDir() + "/stories260k";
-  }
+  static void SetUpTestSuite() { model_ = tests::GoldenDir() + "/stories260k"; }
   void SetUp() override {
     if (!base::FileExists(model_ + "/config.json")) {
       GTEST_SKIP() << model_ << " is not there";
@@ -59,9 +57,8 @@ std::string ModelCliTest::model_;
 
 TEST_F(ModelCliTest, GenerateStreamsWhatJsonSaysAtOnce) {
   const std::vector<std::string> arguments = {
-      "generate", "--prompt",      "Once upon", "--max-tokens", "12",
-      "--seed",   "3",             "--top-p",   "0.9",
-      "--temperature", "1.0"};
+      "generate", "--prompt", "Once upon", "--max-tokens",  "12", "--seed",
+      "3",        "--top-p",  "0.9",       "--temperature", "1.0"};
   const json whole = RunJson(arguments);
   EXPECT_EQ(whole["finish"], "length");
   EXPECT_GT(whole["tokens_per_second"].get<double>(), 0.0);
@@ -95,10 +92,10 @@ TEST_F(ModelCliTest, StopStringsEndTheTextAndAreLeftOut) {
 }
 
 TEST_F(ModelCliTest, EvalTellsDomainsApart) {
-  const std::string data = WriteLines(
-      {R"({"text":"the apple is a fruit","topic":"fruit"})",
-       R"({"text":"a tree is a tall plant","topic":"tree"})",
-       R"({"prompt":"the","response":"tree","topic":"tree"})"});
+  const std::string data =
+      WriteLines({R"({"text":"the apple is a fruit","topic":"fruit"})",
+                  R"({"text":"a tree is a tall plant","topic":"tree"})",
+                  R"({"prompt":"the","response":"tree","topic":"tree"})"});
   const json all = RunJson({"eval", "--data", data, "--domain-field", "topic"});
   ASSERT_EQ(all["domains"].size(), 2u);
   double loss = 0.0;

@@ -23,8 +23,8 @@ class MoeCliTest : public testing::Test {
     if (!base::FileExists(Arch("mixtral") + "/config.json")) {
       GTEST_SKIP() << Arch("mixtral") << " is not there";
     }
-    expected_ = json::parse(
-        base::ReadFile(Arch("mixtral") + "/expected.json").value());
+    expected_ =
+        json::parse(base::ReadFile(Arch("mixtral") + "/expected.json").value());
     ids_ = base::JoinPath(tests::NewTempDir(), "ids.json");
     ASSERT_TRUE(base::WriteFileAtomic(ids_, expected_["ids"].dump()).ok());
   }
@@ -64,8 +64,8 @@ TEST_F(MoeCliTest, InspectAndEvalKnowExperts) {
 }
 
 TEST_F(MoeCliTest, APartOfTheExpertsAnswersOtherwise) {
-  const std::vector<std::string> eval = {"eval", "--model", Arch("mixtral"),
-                                         "--ids", ids_, "--experts"};
+  const std::vector<std::string> eval = {"eval",  "--model", Arch("mixtral"),
+                                         "--ids", ids_,      "--experts"};
   const auto with = [&](const std::string& experts) {
     std::vector<std::string> arguments = eval;
     arguments.push_back(experts);
@@ -84,15 +84,15 @@ TEST_F(MoeCliTest, APartOfTheExpertsAnswersOtherwise) {
 TEST_F(MoeCliTest, UpcyclingKeepsWhatTheModelSays) {
   const std::string out = base::JoinPath(tests::NewTempDir(), "moe");
   const std::vector<std::string> upcycle = {
-      "upcycle", "--model",   Arch("llama"), "--out", out,
-      "--experts", "5", "--experts-per-token", "3"};
+      "upcycle",   "--model", Arch("llama"),         "--out", out,
+      "--experts", "5",       "--experts-per-token", "3"};
   const json made = RunJson(upcycle);
   EXPECT_EQ(made["experts"], 5);
   const json before =
       RunJson({"eval", "--model", Arch("llama"), "--ids", ids_});
   const json after = RunJson({"eval", "--model", out, "--ids", ids_});
-  EXPECT_NEAR(before["mean_nll"].get<double>(),
-              after["mean_nll"].get<double>(), 1e-5);
+  EXPECT_NEAR(before["mean_nll"].get<double>(), after["mean_nll"].get<double>(),
+              1e-5);
   EXPECT_EQ(before["load_balancing_loss"], 0.0);
   EXPECT_GT(after["load_balancing_loss"].get<double>(), 2.9);
   EXPECT_EQ(Run(upcycle).exit_code, 2);  // it is there already

@@ -78,9 +78,9 @@ class ObjectivesTest : public testing::Test {
 
   // What choir-audit says of the last round.
   json LastAuditedRound() const {
-    const tests::CommandResult run = tests::RunCommand(
-        {Bin("choir-audit"), "rounds", base::JoinPath(folder_, "out/store"),
-         "--json"});
+    const tests::CommandResult run =
+        tests::RunCommand({Bin("choir-audit"), "rounds",
+                           base::JoinPath(folder_, "out/store"), "--json"});
     EXPECT_EQ(run.exit_code, 0) << run.out << run.err;
     return json::parse(run.out)["rounds"].back();
   }
@@ -145,8 +145,7 @@ TEST_F(ObjectivesTest, ClassificationLearnsAndStoresItsHead) {
   EXPECT_NEAR(result["heldout_loss_before"].get<double>(), std::log(2.0), 1e-6);
   EXPECT_LT(result["heldout_loss"].get<double>(), 0.4);
   const std::string config =
-      base::ReadFile(
-          base::JoinPath(folder_, "out/adapter/adapter_config.json"))
+      base::ReadFile(base::JoinPath(folder_, "out/adapter/adapter_config.json"))
           .value();
   EXPECT_EQ(json::parse(config)["modules_to_save"], json::array({"score"}));
   EXPECT_EQ(json::parse(config)["task_type"], "SEQ_CLS");
@@ -157,10 +156,10 @@ TEST_F(ObjectivesTest, ClassificationLearnsAndStoresItsHead) {
   EXPECT_EQ(last["heldout_accuracy"], result["heldout_accuracy"]);
   EXPECT_EQ(LastAuditedRound()["heldout_accuracy"], result["heldout_accuracy"]);
   // choir-model reads such a folder: the adapter without the head.
-  const tests::CommandResult eval = tests::RunCommand(
-      {Bin("choir-model"), "generate", "--model", model_, "--adapter",
-       base::JoinPath(folder_, "out/adapter"), "--prompt", "the",
-       "--max-tokens", "2", "--json"});
+  const tests::CommandResult eval =
+      tests::RunCommand({Bin("choir-model"), "generate", "--model", model_,
+                         "--adapter", base::JoinPath(folder_, "out/adapter"),
+                         "--prompt", "the", "--max-tokens", "2", "--json"});
   EXPECT_EQ(eval.exit_code, 0) << eval.out << eval.err;
 }
 
@@ -216,9 +215,9 @@ TEST_F(ObjectivesTest, EvalSaysHowOftenAClassifierIsRight) {
   ASSERT_EQ(both.exit_code, 0) << both.out << both.err;
   EXPECT_NEAR(json::parse(both.out)["mean_nll"].get<double>(),
               result["mean_nll"].get<double>(), 1e-9);
-  const tests::CommandResult text = tests::RunCommand(
-      {Bin("choir-model"), "generate", "--model", classifier, "--prompt", "x",
-       "--json"});
+  const tests::CommandResult text =
+      tests::RunCommand({Bin("choir-model"), "generate", "--model", classifier,
+                         "--prompt", "x", "--json"});
   EXPECT_EQ(text.exit_code, 2);
   EXPECT_THAT(text.out, HasSubstr("is a classifier"));
 }
@@ -259,22 +258,21 @@ TEST_F(ObjectivesTest, AJobWithoutTargetsAdaptsWhatItsFamilyHas) {
       "model_type":"gpt2","vocab_size":300,"n_embd":24,"n_layer":2,"n_head":4,
       "n_positions":64,"activation_function":"gelu_new"})";
   const std::string before = model_;
-  model_ = tests::WriteTinyModel(
-      model::ParseModelConfig(gpt2, "gpt2").value(), 0.2);
+  model_ =
+      tests::WriteTinyModel(model::ParseModelConfig(gpt2, "gpt2").value(), 0.2);
   const tests::CommandResult run =
       Run(WriteData("classification"), "objective = \"causal_lm\"");
   model_ = before;
   ASSERT_EQ(run.exit_code, 0) << run.out << run.err;
   const json adapter = json::parse(
-      base::ReadFile(
-          base::JoinPath(folder_, "out/adapter/adapter_config.json"))
+      base::ReadFile(base::JoinPath(folder_, "out/adapter/adapter_config.json"))
           .value());
   EXPECT_EQ(adapter["target_modules"], json({"c_attn", "c_fc", "c_proj"}));
   EXPECT_EQ(adapter["fan_in_fan_out"], true);
   // The journal names them, too.
-  const tests::CommandResult audit = tests::RunCommand(
-      {Bin("choir-audit"), "show", base::JoinPath(folder_, "out/store"),
-       "--json"});
+  const tests::CommandResult audit =
+      tests::RunCommand({Bin("choir-audit"), "show",
+                         base::JoinPath(folder_, "out/store"), "--json"});
   ASSERT_EQ(audit.exit_code, 0) << audit.out;
   EXPECT_THAT(audit.out, HasSubstr("\"target_modules\":[\"c_attn\",\"c_fc\""));
 }

@@ -88,9 +88,9 @@ TEST_F(AccessRefusals, ExpiredCertificate) {
   issue.lifetime = absl::Hours(1);
   base::SystemRandom random;
   // An hour's certificate, made a minute more than an hour ago.
-  const auto pem = ca->Issue(
-      *crypto::MakeCertificateRequest(key, issue.name, issue.role), issue,
-      absl::Now() - absl::Minutes(61), random);
+  const auto pem =
+      ca->Issue(*crypto::MakeCertificateRequest(key, issue.name, issue.role),
+                issue, absl::Now() - absl::Minutes(61), random);
   ASSERT_TRUE(pem.ok()) << pem.status();
   ASSERT_TRUE(
       base::WriteFileAtomic(cluster().PathOf("ca/late.crt"), *pem).ok());
@@ -122,7 +122,8 @@ TEST_F(AccessRefusals, CertificateOnTheRevocationList) {
 
 TEST_F(AccessRefusals, RevokedClient) {
   RawPeer peer(cluster(), "dora");
-  ASSERT_EQ(cluster().Admin({"client", "revoke", "dora", "--reason", "stolen"})
+  ASSERT_EQ(cluster()
+                .Admin({"client", "revoke", "dora", "--reason", "stolen"})
                 .exit_code,
             0);
   const auto answer = peer.transport().CheckIn(v1::CheckInRequest());
@@ -137,8 +138,8 @@ TEST_F(AccessRefusals, RevokedClient) {
 TEST_F(AccessRefusals, ReusedToken) {
   const std::string token = NewToken(cluster(), "emil");
   auto transport = Dial(cluster());
-  ASSERT_TRUE(Enrol(*transport, "emil", token, *crypto::PrivateKey::Generate())
-                  .ok());
+  ASSERT_TRUE(
+      Enrol(*transport, "emil", token, *crypto::PrivateKey::Generate()).ok());
   const auto again =
       Enrol(*transport, "emil", token, *crypto::PrivateKey::Generate());
   EXPECT_EQ(again.status().code(), absl::StatusCode::kPermissionDenied);

@@ -134,9 +134,9 @@ std::vector<std::string> AuditedTest::AdminAs(const std::string& ca_folder,
 }
 
 void AuditedTest::Issue(const std::string& role, const std::string& name) {
-  const CommandResult issued = RunProgram(
-      "choir-admin", {"ca", "issue", "--dir", cluster().PathOf("ca"), "--role",
-                      role, "--name", name});
+  const CommandResult issued =
+      RunProgram("choir-admin", {"ca", "issue", "--dir", cluster().PathOf("ca"),
+                                 "--role", role, "--name", name});
   ASSERT_EQ(issued.exit_code, 0) << issued.err;
 }
 

@@ -69,9 +69,9 @@ TEST(ConfigRefusals, UnknownKeysNamePathAndNearestName) {
     EXPECT_THAT(OneError(RunProgram(key.program, arguments), base::kExitUsage),
                 AllOf(HasSubstr(file), HasSubstr(key.expected)));
     arguments.push_back("--json");
-    EXPECT_THAT(OneErrorDocument(RunProgram(key.program, arguments),
-                                 base::kExitUsage),
-                AllOf(HasSubstr(file), HasSubstr(key.expected)));
+    EXPECT_THAT(
+        OneErrorDocument(RunProgram(key.program, arguments), base::kExitUsage),
+        AllOf(HasSubstr(file), HasSubstr(key.expected)));
   }
   EXPECT_FALSE(base::FileExists(base::JoinPath(dir, "out")));
 }
@@ -97,8 +97,7 @@ class FileRefusals : public AuditedTest {
   }
   static std::string JobOver(const std::string& name,
                              const std::string& folder) {
-    return absl::StrReplaceAll(MicroJob(name, 1, 1),
-                               {{MicroFolder(), folder}});
+    return absl::StrReplaceAll(MicroJob(name, 1, 1), {{MicroFolder(), folder}});
   }
   // The job fails, saying why to the operator and in the journal.
   static void ExpectJobFails(const std::string& name, const std::string& folder,
@@ -118,10 +117,10 @@ class FileRefusals : public AuditedTest {
     SCOPED_TRACE(expected);
     const std::string ids = cluster().PathOf("ids.json");
     WriteText(ids, "[[1,2,3]]");
-    EXPECT_THAT(OneError(RunProgram("choir-model",
-                                    {"inspect", "--model", folder}),
-                         base::kExitUsage),
-                HasSubstr(expected));
+    EXPECT_THAT(
+        OneError(RunProgram("choir-model", {"inspect", "--model", folder}),
+                 base::kExitUsage),
+        HasSubstr(expected));
     EXPECT_THAT(
         OneErrorDocument(RunProgram("choir-model", {"eval", "--model", folder,
                                                     "--ids", ids, "--json"}),
@@ -132,19 +131,20 @@ class FileRefusals : public AuditedTest {
 
 TEST_F(FileRefusals, UnknownKeyOfAJobIsRefusedBeforeItIsSent) {
   const std::string file = cluster().PathOf("typo.toml");
-  WriteText(file, "[job]\nname = \"typo\"\n[job.aggregation]\nweihting = "
-                  "\"uniform\"\n");
+  WriteText(file,
+            "[job]\nname = \"typo\"\n[job.aggregation]\nweihting = "
+            "\"uniform\"\n");
   EXPECT_THAT(
-      OneError(RunProgram("choir-admin", AdminAs("ca", "operator",
-                                                 {"job", "submit", file})),
+      OneError(RunProgram("choir-admin",
+                          AdminAs("ca", "operator", {"job", "submit", file})),
                base::kExitUsage),
       HasSubstr("unknown field 'job.aggregation.weihting'; did you mean "
                 "'weighting'?"));
-  EXPECT_THAT(OneError(RunProgram("choir-admin", AdminAs("ca", "operator",
-                                                         {"job", "show",
-                                                          "typo"})),
-                       base::kExitFailed),
-              HasSubstr("no job \"typo\""));
+  EXPECT_THAT(
+      OneError(RunProgram("choir-admin",
+                          AdminAs("ca", "operator", {"job", "show", "typo"})),
+               base::kExitFailed),
+      HasSubstr("no job \"typo\""));
 }
 
 TEST_F(FileRefusals, FoldersThatAreNoModels) {
@@ -157,10 +157,10 @@ TEST_F(FileRefusals, FoldersThatAreNoModels) {
   const std::string tokenizer = CopyOfModel("bad-tokenizer");
   WriteText(tokenizer + "/tokenizer.json", "{\"model\":");
   ExpectJobFails("bad-tokenizer", tokenizer, "tokenizer.json");
-  EXPECT_THAT(OneError(RunProgram("choir-model",
-                                  {"tokenize", "--model", tokenizer}),
-                       base::kExitUsage),
-              HasSubstr("tokenizer.json"));
+  EXPECT_THAT(
+      OneError(RunProgram("choir-model", {"tokenize", "--model", tokenizer}),
+               base::kExitUsage),
+      HasSubstr("tokenizer.json"));
   EXPECT_THAT(OneError(RunProgram("choir-model", {"inspect", "--model",
                                                   cluster().PathOf("none")}),
                        base::kExitFailed),
@@ -210,8 +210,8 @@ TEST_F(FileRefusals, FuzzedSafetensorsHeaders) {
   constexpr int kFiles = 10;
   for (int i = 0; i < kFiles; ++i) {
     std::string fuzzed = whole;
-    const uint64_t header = static_cast<uint8_t>(whole[0]) +
-                            256u * static_cast<uint8_t>(whole[1]);
+    const uint64_t header =
+        static_cast<uint8_t>(whole[0]) + 256u * static_cast<uint8_t>(whole[1]);
     for (int flips = 0; flips < 3; ++flips) {
       fuzzed[random.Below(8 + header)] ^=
           static_cast<char>(1 << random.Below(8));

@@ -74,8 +74,7 @@ RawPeer::RawPeer(Cluster& cluster, const std::string& name)
     : blobs_(NewTempDir()), transport_(Dial(cluster)) {
   const auto key = crypto::PrivateKey::Generate();
   CHOIR_CHECK(key.ok());
-  const auto enrolled =
-      Enrol(*transport_, name, NewToken(cluster, name), *key);
+  const auto enrolled = Enrol(*transport_, name, NewToken(cluster, name), *key);
   CHOIR_CHECK(enrolled.ok());
   const auto pem = key->ToPem();
   CHOIR_CHECK(pem.ok());

@@ -61,31 +61,31 @@ struct Lie {
 };
 
 void SetElement(std::string* update, size_t index, float value) {
-  std::memcpy(update->data() + codec::kFlatUpdateHeaderBytes +
-                  index * sizeof(float),
-              &value, sizeof(value));
+  std::memcpy(
+      update->data() + codec::kFlatUpdateHeaderBytes + index * sizeof(float),
+      &value, sizeof(value));
 }
 
 std::vector<Lie> Lies() {
   return {
-      {"layout", [](std::string* update, v1::TrainReport*) {
+      {"layout",
+       [](std::string* update, v1::TrainReport*) {
          (*update)[4] ^= 1;  // the layout's digest
        }},
-      {"updates have", [](std::string* update, v1::TrainReport*) {
-         update->append(4, '\0');
-       }},
-      {"CHU1", [](std::string* update, v1::TrainReport*) {
-         (*update)[0] = 'X';
-       }},
-      {"not finite", [](std::string* update, v1::TrainReport*) {
+      {"updates have",
+       [](std::string* update, v1::TrainReport*) { update->append(4, '\0'); }},
+      {"CHU1",
+       [](std::string* update, v1::TrainReport*) { (*update)[0] = 'X'; }},
+      {"not finite",
+       [](std::string* update, v1::TrainReport*) {
          SetElement(update, 7, std::numeric_limits<float>::quiet_NaN());
        }},
-      {"not finite", [](std::string* update, v1::TrainReport*) {
+      {"not finite",
+       [](std::string* update, v1::TrainReport*) {
          SetElement(update, 0, -kInfinity);
        }},
-      {"128", [](std::string* update, v1::TrainReport*) {
-         SetElement(update, 3, 1e6f);
-       }},
+      {"128", [](std::string* update,
+                 v1::TrainReport*) { SetElement(update, 3, 1e6f); }},
       {"claims 0 examples; 1 to 1000 are allowed",
        [](std::string*, v1::TrainReport* report) {
          report->set_num_examples(0);
@@ -95,10 +95,12 @@ std::vector<Lie> Lies() {
        [](std::string*, v1::TrainReport* report) {
          report->set_num_examples(1001);
        }},
-      {"mean loss is not finite", [](std::string*, v1::TrainReport* report) {
+      {"mean loss is not finite",
+       [](std::string*, v1::TrainReport* report) {
          report->set_mean_loss(kNan);
        }},
-      {"was not uploaded", [](std::string*, v1::TrainReport* report) {
+      {"was not uploaded",
+       [](std::string*, v1::TrainReport* report) {
          report->mutable_update()->set_digest(std::string(64, 'a'));
        }},
   };
@@ -122,8 +124,7 @@ TEST_F(UpdateRefusals, LiesAboutAnUpdate) {
     ASSERT_TRUE(verdict.ok()) << verdict.status();
     EXPECT_EQ(verdict->verdict(), v1::ReportResponse::REFUSED);
     EXPECT_THAT(verdict->reason(), HasSubstr(lie.expected));
-    expected.push_back(
-        AllOf(StartsWith("mallory: "), HasSubstr(lie.expected)));
+    expected.push_back(AllOf(StartsWith("mallory: "), HasSubstr(lie.expected)));
   }
   EXPECT_THAT(tests::UpdateRefusals(cluster()), ElementsAreArray(expected));
   FinishJob(peer, "lies");

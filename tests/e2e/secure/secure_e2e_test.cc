@@ -78,9 +78,9 @@ class NotingRunner final : public client::TaskRunner {
     auto result = runner_.Run(plan, folder, digest, adapter, progress);
     if (result.ok() && result->report.has_train()) {
       EXPECT_TRUE(result->update_bytes.empty());
-      records_.Add(plan.key(), name_,
-                   {result->secure_update,
-                    result->report.train().num_examples()});
+      records_.Add(
+          plan.key(), name_,
+          {result->secure_update, result->report.train().num_examples()});
     }
     return result;
   }
@@ -295,8 +295,8 @@ void CheckSums(const std::string& store_dir, Records& records) {
       base::JoinPath(SourceDir(), "tests/data/micro-llama/config.json"));
   ASSERT_TRUE(config.ok()) << config.status();
   base::WallClock clock;
-  const auto store = store::Store::Open(
-      store_dir, base::Durability::kProcessCrash, clock);
+  const auto store =
+      store::Store::Open(store_dir, base::Durability::kProcessCrash, clock);
   ASSERT_TRUE(store.ok()) << store.status();
   codec::Layout layout;
   int rounds = 0;

@@ -55,9 +55,9 @@ class GpuTest : public ::testing::Test {
 TEST_F(GpuTest, LogitsOfEachFamily) {
   ModelConfig qwen3 = GpuConfig(Family::kQwen3);
   qwen3.qk_norm = QkNorm::kPerHead;
-  for (const ModelConfig& config : {GpuConfig(), qwen3,
-                                    GpuConfig(Family::kGpt2),
-                                    GpuConfig(Family::kMixtral)}) {
+  for (const ModelConfig& config :
+       {GpuConfig(), qwen3, GpuConfig(Family::kGpt2),
+        GpuConfig(Family::kMixtral)}) {
     const std::vector<int32_t> ids = SomeIds(config, 50);
     const TwoDevices wide(config);
     const at::Tensor truth = Logits(*wide.cpu, ids);
@@ -91,9 +91,9 @@ TEST_F(GpuTest, EveryKindOfAttention) {
     options.attention.kind = kind;
     options.attention.chunk = 32;
     options.attention.pattern = {16, 2, 1, 3};
-    EXPECT_LT(Apart(Logits(*two.gpu, ids, options),
-                    Logits(*two.cpu, ids, options)),
-              kWide)
+    EXPECT_LT(
+        Apart(Logits(*two.gpu, ids, options), Logits(*two.cpu, ids, options)),
+        kWide)
         << static_cast<int>(kind);
   }
   ModelConfig windowed = config;
@@ -174,9 +174,9 @@ TEST_F(GpuTest, GradientsOfLora) {
 TEST_F(GpuTest, GradientsOverAQuantisedBase) {
   for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kNf4}) {
     const TwoDevices two(GpuConfig(), format);
-    EXPECT_LT(Apart(Gradient(*two.gpu, {}).second,
-                    Gradient(*two.cpu, {}).second),
-              3 * kHalf)
+    EXPECT_LT(
+        Apart(Gradient(*two.gpu, {}).second, Gradient(*two.cpu, {}).second),
+        3 * kHalf)
         << WeightFormatName(format);
   }
 }
@@ -204,8 +204,7 @@ TEST_F(GpuTest, GeneratesTheSameText) {
   const std::vector<int32_t> prompt = SomeIds(GpuConfig(), 10);
   GenerateOptions options;
   options.max_tokens = 40;
-  const auto expected =
-      Generate(two.cpu->decoder(), nullptr, prompt, options);
+  const auto expected = Generate(two.cpu->decoder(), nullptr, prompt, options);
   const auto got = Generate(two.gpu->decoder(), nullptr, prompt, options);
   ASSERT_TRUE(expected.ok()) << expected.status();
   ASSERT_TRUE(got.ok()) << got.status();

@@ -53,9 +53,9 @@ Trained Train(const std::string& folder,
   auto trainer = Trainer::Create(model, adapter);
   CHOIR_CHECK(trainer.ok());
   Trained trained;
-  trained.start = InitialAdapterOf(folder, config, adapter,
-                                   (*trainer)->layout(), 5)
-                      .value();
+  trained.start =
+      InitialAdapterOf(folder, config, adapter, (*trainer)->layout(), 5)
+          .value();
   trained.values = trained.start;
   const auto result = (*trainer)->Train(absl::MakeSpan(trained.values),
                                         examples, options, 7, nullptr);
@@ -191,8 +191,8 @@ TEST_F(GpuTrainingTest, ManyClientsInOnePass) {
     data.push_back(tests::RandomExamples(6, 30, GpuConfig().vocab_size, i + 1));
   }
   for (int i = 0; i < 3; ++i) {
-    members.push_back({absl::MakeSpan(values[i]), data[i],
-                       static_cast<uint64_t>(i)});
+    members.push_back(
+        {absl::MakeSpan(values[i]), data[i], static_cast<uint64_t>(i)});
   }
   const auto results = (*trainer)->TrainBank(members, options, nullptr);
   ASSERT_TRUE(results.ok()) << results.status();

@@ -33,9 +33,8 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
 absl::StatusOr<std::vector<Example>> ReadIds(const std::string& folder) {
-  CHOIR_ASSIGN_OR_RETURN(
-      const std::string text,
-      base::ReadFile(base::JoinPath(folder, "ids.json")));
+  CHOIR_ASSIGN_OR_RETURN(const std::string text,
+                         base::ReadFile(base::JoinPath(folder, "ids.json")));
   const json rows = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!rows.is_array() || rows.empty()) {
     return absl::InvalidArgumentError(
@@ -87,13 +86,12 @@ absl::Status Bench(const std::string& folder, const std::string& device) {
                          Trainer::Create(model, adapter));
   std::vector<float> values = InitialAdapter(trainer->layout(), 1);
   const config::TrainingOptions options = Training(examples, 1000000);
-  CHOIR_ASSIGN_OR_RETURN(
-      const EvalResult start,
-      trainer->Evaluate(values, examples, options, nullptr));
+  CHOIR_ASSIGN_OR_RETURN(const EvalResult start,
+                         trainer->Evaluate(values, examples, options, nullptr));
   std::cout << json{{"parameters", config.num_parameters()},
                     {"adapter_parameters", trainer->layout().num_elements()},
-                    {"loss", start.loss_sum /
-                                 static_cast<double>(start.tokens)}}
+                    {"loss",
+                     start.loss_sum / static_cast<double>(start.tokens)}}
             << std::endl;
   std::string line;
   if (!std::getline(std::cin, line)) return absl::OkStatus();
@@ -131,15 +129,14 @@ absl::StatusOr<config::AdapterOptions> AdapterOf(const std::string& kind) {
     options.feedforward_modules = {"down_proj"};
     return options;
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "\"", kind, "\" is none of lora, rslora, dora, ia3"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("\"", kind, "\" is none of lora, rslora, dora, ia3"));
 }
 
 absl::Status MakeAdapter(const std::string& folder, const std::string& device,
                          const std::string& kind, const std::string& out) {
   CHOIR_ASSIGN_OR_RETURN(const std::vector<Example> examples, ReadIds(folder));
-  CHOIR_ASSIGN_OR_RETURN(const config::AdapterOptions adapter,
-                         AdapterOf(kind));
+  CHOIR_ASSIGN_OR_RETURN(const config::AdapterOptions adapter, AdapterOf(kind));
   CHOIR_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedModel> model,
                          Load(folder, device, /*wide=*/true));
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer,

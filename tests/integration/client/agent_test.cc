@@ -1,5 +1,7 @@
 // Whole agents against a coordinator in memory: every call lost before and
 // after its effect, and the agent killed at each of them.
+#include "client/agent/agent.h"
+
 #include <fstream>
 #include <memory>
 #include <set>
@@ -8,7 +10,6 @@
 
 #include "base/files.h"
 #include "base/log.h"
-#include "client/agent/agent.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/golden.h"
@@ -126,8 +127,7 @@ TEST(AgentTest, WorksUntilItsRoundsAreDone) {
   EXPECT_EQ(world.coordinator.download_offsets.size(), 2u + kRounds);
   // Of the adapters only the last is kept.
   EXPECT_EQ(
-      base::ListDirectory(base::JoinPath(world.options.state, "blobs"))
-          ->size(),
+      base::ListDirectory(base::JoinPath(world.options.state, "blobs"))->size(),
       3u);
 }
 

@@ -122,8 +122,8 @@ class World {
   }
 
   void AddPeer() {
-    peers.push_back(std::make_unique<Peer>(
-        "peer" + std::to_string(peers.size()), clock));
+    peers.push_back(
+        std::make_unique<Peer>("peer" + std::to_string(peers.size()), clock));
   }
 
   // Everybody else says what is to be said; then the phase is over.
@@ -141,9 +141,8 @@ class World {
           {*peer.signer, *peer.verifier, peer.history, peer.random});
       keys.push_back(peer.session->Start().message.advertise());
     }
-    auto made =
-        secagg::ServerSession::Create(plan.secure_session(), 0, keys,
-                                      *peers[0]->verifier);
+    auto made = secagg::ServerSession::Create(plan.secure_session(), 0, keys,
+                                              *peers[0]->verifier);
     if (!made.ok()) return made.status();
     server = *std::move(made);
     Send(server->Start());
@@ -206,9 +205,8 @@ class World {
     } else {
       if (!server.has_value()) return absl::AbortedError("no session");
       const std::string payload =
-          message.has_masked()
-              ? coordinator.uploads[message.masked().digest()]
-              : "";
+          message.has_masked() ? coordinator.uploads[message.masked().digest()]
+                               : "";
       if (message.has_masked() && payload.empty()) {
         return absl::NotFoundError("was not uploaded");
       }

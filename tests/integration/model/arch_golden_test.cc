@@ -183,10 +183,10 @@ TEST_P(ArchGoldenTest, AdamWFollowsTheLossCurve) {
     std::vector<float> values = adapter_.values;
     options.local_steps = static_cast<int>(steps);
     if (steps > 0) {
-      ASSERT_TRUE((*trainer)
-                      ->Train(absl::MakeSpan(values), examples_, options, 1,
-                              nullptr)
-                      .ok());
+      ASSERT_TRUE(
+          (*trainer)
+              ->Train(absl::MakeSpan(values), examples_, options, 1, nullptr)
+              .ok());
     }
     const auto result =
         (*trainer)->Evaluate(values, examples_, options, nullptr);

@@ -1,5 +1,7 @@
 // Models, an adapter and a training run of another implementation (Hugging Face
 // transformers and PEFT), reproduced.
+#include "tests/support/golden.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -14,7 +16,6 @@
 #include "model/loaded_model.h"
 #include "model/objective/packing.h"
 #include "nlohmann/json.hpp"
-#include "tests/support/golden.h"
 
 namespace choir::model {
 namespace {
@@ -53,8 +54,7 @@ double MeanLoss(const Decoder& decoder, const LoraBank* lora,
 TEST(StoriesGoldenTest, TokensLogitsLossAndGreedyText) {
   CHOIR_SKIP_WITHOUT_GOLDEN("stories260k");
   const std::string folder = base::JoinPath(tests::GoldenDir(), "stories260k");
-  const auto model =
-      LoadedModel::LoadFolder(folder, DeviceKind::kCpu, true);
+  const auto model = LoadedModel::LoadFolder(folder, DeviceKind::kCpu, true);
   ASSERT_TRUE(model.ok()) << model.status();
   const Decoder& decoder = (*model)->decoder();
   const Tokenizer& tokenizer = (*model)->tokenizer();
@@ -77,9 +77,9 @@ TEST(StoriesGoldenTest, TokensLogitsLossAndGreedyText) {
     EXPECT_EQ(*made, ids);
   }
   for (const auto& text : expected["mean_loss"]) {
-    EXPECT_NEAR(MeanLoss(decoder, nullptr,
-                         nlohmann::json::array({text["ids"]})),
-                text["mean_nll_nats_per_token"].get<double>(), 1e-4);
+    EXPECT_NEAR(
+        MeanLoss(decoder, nullptr, nlohmann::json::array({text["ids"]})),
+        text["mean_nll_nats_per_token"].get<double>(), 1e-4);
   }
 }
 
@@ -128,9 +128,9 @@ TEST(ChoirModelTest, DocumentsHaveTheirPromisedShape) {
   EXPECT_EQ(json["ids"].size() + 1, prompt["ids"].size());
 
   const std::string ids = base::JoinPath(tests::NewTempDir(), "ids.json");
-  ASSERT_TRUE(base::WriteFileAtomic(
-                  ids, nlohmann::json::array({prompt["ids"]}).dump())
-                  .ok());
+  ASSERT_TRUE(
+      base::WriteFileAtomic(ids, nlohmann::json::array({prompt["ids"]}).dump())
+          .ok());
   json = nlohmann::json::parse(
       RunModel("eval --logits last --ids " + ids + model).text);
   EXPECT_EQ(json["tokens"], prompt["ids"].size() - 1);
@@ -143,8 +143,8 @@ TEST(ChoirModelTest, DocumentsHaveTheirPromisedShape) {
                model)
           .text);
   const auto& greedy = expected["greedy"][0]["ids"];
-  EXPECT_TRUE(std::equal(json["ids"].begin(), json["ids"].end(),
-                         greedy.begin()));
+  EXPECT_TRUE(
+      std::equal(json["ids"].begin(), json["ids"].end(), greedy.begin()));
   EXPECT_GT(json["tokens_per_second"].get<double>(), 0.0);
 
   json = nlohmann::json::parse(RunModel("inspect" + model).text);
@@ -198,9 +198,9 @@ TEST(ChoirModelTest, PretrainingIsReproducibleAndResumes) {
     return base::ReadFile(folder + "/" + name + "/model.safetensors").value();
   };
   EXPECT_EQ(weights("one"), weights("two"));
-  const Output again = RunModel(absl::StrCat(
-      "pretrain --json --corpus ", corpus, " --out ", folder,
-      "/one --hidden 16 --heads 2 --kv-heads 1 --tokens 9"));
+  const Output again = RunModel(
+      absl::StrCat("pretrain --json --corpus ", corpus, " --out ", folder,
+                   "/one --hidden 16 --heads 2 --kv-heads 1 --tokens 9"));
   EXPECT_EQ(again.code, 2) << again.text;
   EXPECT_EQ(weights("one"), weights("two"));
   const auto resumed = run("one", 40000, "--resume");

@@ -58,8 +58,7 @@ int Main(const std::string& folder, int batch_size, int tokens) {
   auto weights = CollectWeights(*config, find);
   CHOIR_CHECK(weights.ok());
   const Decoder decoder(*config, *std::move(weights));
-  const PackedBatch batch =
-      RandomBatch(batch_size, tokens, config->vocab_size);
+  const PackedBatch batch = RandomBatch(batch_size, tokens, config->vocab_size);
   for (int step = 1; step <= 2; ++step) {
     gradient.zero_();
     torch::autograd::backward(

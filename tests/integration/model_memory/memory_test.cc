@@ -39,8 +39,8 @@ std::string WriteModel(int64_t hidden, int64_t layers, int64_t intermediate,
   base::SimRandom random(3);
   std::vector<float> noise(1 << 16);
   for (float& x : noise) x = static_cast<float>(random.Normal() * 0.02);
-  auto writer = SafetensorsWriter::Create(
-      base::JoinPath(folder, "model.safetensors"));
+  auto writer =
+      SafetensorsWriter::Create(base::JoinPath(folder, "model.safetensors"));
   CHOIR_CHECK(writer.ok());
   for (const codec::TensorSpec& spec : ModelTensors(config)) {
     std::vector<float> values(spec.num_elements(), 1.0f);
@@ -66,13 +66,17 @@ struct Outcome {
 Outcome Plan(const std::string& folder, int64_t budget,
              const std::vector<std::string>& more) {
   std::vector<std::string> arguments = {
-      base::JoinPath(tests::BinDir(), "choir-model"), "plan", "--model", folder,
-      "--budget-mib", absl::StrCat(budget), "--json"};
+      base::JoinPath(tests::BinDir(), "choir-model"),
+      "plan",
+      "--model",
+      folder,
+      "--budget-mib",
+      absl::StrCat(budget),
+      "--json"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   const tests::CommandResult result =
       tests::RunCommand(arguments, absl::Seconds(300));
-  return {result.exit_code,
-          nlohmann::json::parse(result.out, nullptr, false)};
+  return {result.exit_code, nlohmann::json::parse(result.out, nullptr, false)};
 }
 
 int64_t SmallestBudget(const std::string& folder) {
@@ -151,9 +155,10 @@ TEST(MemoryTest, AnAdapterTakesAtMostThreeFifthsOfFullFineTuning) {
 TEST(MemoryTest, ASmallModelsAdapterTakesLessAtFullBatches) {
   // About 10 million parameters.
   const std::string folder = WriteModel(256, 8, 704, 16384);
-  const Outcome kept = Plan(folder, 100000, {"--measure", "--precision", "fp32"});
-  const Outcome again = Plan(folder, 100000, {"--measure", "--precision", "fp32",
-                                              "--checkpointing"});
+  const Outcome kept =
+      Plan(folder, 100000, {"--measure", "--precision", "fp32"});
+  const Outcome again = Plan(
+      folder, 100000, {"--measure", "--precision", "fp32", "--checkpointing"});
   ASSERT_EQ(kept.exit_code, 0) << kept.json;
   ASSERT_EQ(again.exit_code, 0) << again.json;
   EXPECT_EQ(kept.json["batch_size"], 8);
@@ -176,9 +181,9 @@ TEST(MemoryTest, FewerBitsTakeLess) {
   double before = 1e9;
   for (const char* precision : {"fp32", "bf16", "int8", "nf4"}) {
     const Outcome run =
-        Plan(folder, 100000, {"--measure", "--precision", precision,
-                              "--batch-size", "1", "--max-sequence-length",
-                              "64"});
+        Plan(folder, 100000,
+             {"--measure", "--precision", precision, "--batch-size", "1",
+              "--max-sequence-length", "64"});
     ASSERT_EQ(run.exit_code, 0) << run.json;
     const double peak = run.json["measured_peak_mib"].get<double>();
     EXPECT_LT(peak, before - 8.0) << precision;

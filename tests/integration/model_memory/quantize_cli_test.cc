@@ -19,9 +19,9 @@ tests::CommandResult ChoirModel(std::vector<std::string> arguments) {
 }
 
 double MeanNll(const std::string& folder, const std::string& precision) {
-  const tests::CommandResult result = ChoirModel(
-      {"eval", "--model", folder, "--precision", precision, "--text",
-       base::JoinPath(tests::SourceDir(), "docs/small_devices.md")});
+  const tests::CommandResult result =
+      ChoirModel({"eval", "--model", folder, "--precision", precision, "--text",
+                  base::JoinPath(tests::SourceDir(), "docs/small_devices.md")});
   EXPECT_EQ(result.exit_code, 0) << result.err << result.out;
   return nlohmann::json::parse(result.out)["mean_nll"].get<double>();
 }
@@ -38,8 +38,7 @@ TEST(QuantizeCliTest, AQuantisedModelIsSmallAndNearlyAsGood) {
     double error;  // relative, of the weights
   } cases[] = {{"int8", 0.005, 0.01}, {"nf4", 0.1, 0.1}};
   for (const auto& c : cases) {
-    const std::string out =
-        base::JoinPath(tests::NewTempDir(), c.format);
+    const std::string out = base::JoinPath(tests::NewTempDir(), c.format);
     const tests::CommandResult made = ChoirModel(
         {"quantize", "--model", base, "--to", c.format, "--out", out});
     ASSERT_EQ(made.exit_code, 0) << made.err << made.out;
@@ -47,8 +46,8 @@ TEST(QuantizeCliTest, AQuantisedModelIsSmallAndNearlyAsGood) {
     EXPECT_LT(report["bytes_after"].get<double>(),
               0.7 * report["bytes_before"].get<double>());
     EXPECT_LT(report["relative_error"].get<double>(), c.error);
-    const nlohmann::json inspected = nlohmann::json::parse(
-        ChoirModel({"inspect", "--model", out}).out);
+    const nlohmann::json inspected =
+        nlohmann::json::parse(ChoirModel({"inspect", "--model", out}).out);
     EXPECT_EQ(inspected["quantised"], c.format);
     EXPECT_EQ(inspected["parameters"], report["parameters"]);
     const double folder = MeanNll(out, "stored");
@@ -62,9 +61,9 @@ TEST(QuantizeCliTest, AQuantisedModelIsSmallAndNearlyAsGood) {
     EXPECT_EQ(nlohmann::json::parse(again.out)["error"]["code"],
               "ALREADY_EXISTS");
   }
-  const tests::CommandResult unknown = ChoirModel(
-      {"quantize", "--model", base, "--to", "int3", "--out",
-       base::JoinPath(tests::NewTempDir(), "x")});
+  const tests::CommandResult unknown =
+      ChoirModel({"quantize", "--model", base, "--to", "int3", "--out",
+                  base::JoinPath(tests::NewTempDir(), "x")});
   EXPECT_EQ(unknown.exit_code, 2);
 }
 

@@ -18,8 +18,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-constexpr grpc::StatusCode kUnauthenticated =
-    grpc::StatusCode::UNAUTHENTICATED;
+constexpr grpc::StatusCode kUnauthenticated = grpc::StatusCode::UNAUTHENTICATED;
 constexpr grpc::StatusCode kDenied = grpc::StatusCode::PERMISSION_DENIED;
 
 class AccessTest : public ServerTest {
@@ -46,9 +45,9 @@ TEST_F(AccessTest, NoAdminMethodIsOpenToAgents) {
   EXPECT_EQ(code(&Stub::CreateToken, v1::CreateTokenRequest(),
                  v1::CreateTokenResponse()),
             kDenied);
-  EXPECT_EQ(code(&Stub::SubmitJob, v1::SubmitJobRequest(),
-                 v1::SubmitJobResponse()),
-            kDenied);
+  EXPECT_EQ(
+      code(&Stub::SubmitJob, v1::SubmitJobRequest(), v1::SubmitJobResponse()),
+      kDenied);
   EXPECT_EQ(code(&Stub::ShowJob, v1::ShowJobRequest(), v1::JobStatus()),
             kDenied);
   EXPECT_EQ(code(&Stub::StopJob, v1::StopJobRequest(), v1::JobStatus()),
@@ -59,12 +58,12 @@ TEST_F(AccessTest, NoAdminMethodIsOpenToAgents) {
   EXPECT_EQ(code(&Stub::ApproveClient, v1::ApproveClientRequest(),
                  v1::ClientStatus()),
             kDenied);
-  EXPECT_EQ(code(&Stub::RevokeClient, v1::RevokeClientRequest(),
-                 v1::ClientStatus()),
-            kDenied);
-  EXPECT_EQ(code(&Stub::GetModel, v1::GetModelRequest(),
-                 v1::GetModelResponse()),
-            kDenied);
+  EXPECT_EQ(
+      code(&Stub::RevokeClient, v1::RevokeClientRequest(), v1::ClientStatus()),
+      kDenied);
+  EXPECT_EQ(
+      code(&Stub::GetModel, v1::GetModelRequest(), v1::GetModelResponse()),
+      kDenied);
   auto context = Context();
   v1::DownloadChunk chunk;
   auto reader = stub->Download(context.get(), v1::DownloadRequest());
@@ -99,9 +98,9 @@ TEST_F(AccessTest, ACertificateOfAnotherCaIsRefused) {
   EXPECT_EQ(status.error_code(), kUnauthenticated);
   EXPECT_THAT(status.error_message(),
               HasSubstr("not issued by this coordinator's CA"));
-  EXPECT_EQ(ListJobs(Issue(other, "olga", crypto::Role::kOperator))
-                .error_code(),
-            kUnauthenticated);
+  EXPECT_EQ(
+      ListJobs(Issue(other, "olga", crypto::Role::kOperator)).error_code(),
+      kUnauthenticated);
   // The record names the address: the name in the certificate means nothing.
   EXPECT_THAT(Refusals(), ElementsAre(HasSubstr(":")));
 }
@@ -287,8 +286,7 @@ TEST_F(EnrolmentTest, SigningCertificatesComeWithEnrolmentAndRenewal) {
   EXPECT_EQ(stub->Enroll(Context().get(), request, &enrolled).error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
   request.set_signing_request_pem(*crypto::MakeSigningRequest(signing, "anna"));
-  const grpc::Status status =
-      stub->Enroll(Context().get(), request, &enrolled);
+  const grpc::Status status = stub->Enroll(Context().get(), request, &enrolled);
   ASSERT_TRUE(status.ok()) << status.error_message();
   const auto verifier =
       crypto::SigningCertificateVerifier::Create(ca_.certificate_pem());
@@ -309,15 +307,12 @@ TEST_F(EnrolmentTest, SigningCertificatesComeWithEnrolmentAndRenewal) {
   renewal.set_signing_request_pem(*crypto::MakeSigningRequest(next, "anna"));
   v1::RenewCertificateResponse renewed;
   auto anna = AgentStub(With(enrolled, key));
-  ASSERT_TRUE(
-      anna->RenewCertificate(Context().get(), renewal, &renewed).ok());
+  ASSERT_TRUE(anna->RenewCertificate(Context().get(), renewal, &renewed).ok());
   EXPECT_TRUE(renewed.certificate_pem().empty());
   const std::string first = renewed.signing_certificate_pem();
-  ASSERT_TRUE(
-      anna->RenewCertificate(Context().get(), renewal, &renewed).ok());
+  ASSERT_TRUE(anna->RenewCertificate(Context().get(), renewal, &renewed).ok());
   EXPECT_EQ(renewed.signing_certificate_pem(), first);  // asked twice
-  renewal.set_signing_request_pem(
-      *crypto::MakeSigningRequest(signing, "anna"));
+  renewal.set_signing_request_pem(*crypto::MakeSigningRequest(signing, "anna"));
   EXPECT_EQ(
       anna->RenewCertificate(Context().get(), renewal, &renewed).error_code(),
       grpc::StatusCode::RESOURCE_EXHAUSTED);
@@ -333,9 +328,8 @@ TEST_F(EnrolmentTest, OversizedRequestsAreRefused) {
   request.set_token(std::string(100000, 'x'));
   v1::EnrollResponse response;
   auto stub = v1::Coordinator::NewStub(Dial(nullptr));
-  EXPECT_EQ(
-      stub->Enroll(Context().get(), request, &response).error_code(),
-      grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(stub->Enroll(Context().get(), request, &response).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_THAT(Refusals(), ElementsAre(HasSubstr("at most 65536")));
   // However large; it is the same refusal within a minute.
   request.set_token(std::string(8 << 20, 'x'));
@@ -365,8 +359,8 @@ TEST_F(EnrolmentTest, RenewalGivesANewCertificateForANewKey) {
   EXPECT_EQ(info.public_key_sha256, *new_key.PublicKeySha256());
   EXPECT_EQ(info.role, crypto::Role::kAgent) << "not what the request asks";
   // A request for another name is not a renewal.
-  request.set_certificate_request_pem(*crypto::MakeCertificateRequest(
-      new_key, "berta", crypto::Role::kAgent));
+  request.set_certificate_request_pem(
+      *crypto::MakeCertificateRequest(new_key, "berta", crypto::Role::kAgent));
   EXPECT_EQ(AgentStub(With(enrolled, key))
                 ->RenewCertificate(Context().get(), request, &renewed)
                 .error_code(),
@@ -381,13 +375,11 @@ TEST_F(EnrolmentTest, StateSurvivesARestart) {
   ASSERT_TRUE(Enroll("anna", spent, key, &response).ok());
   StopServer();
   StartServer();
-  EXPECT_EQ(
-      Enroll("berta", spent, *crypto::PrivateKey::Generate(), &response)
-          .error_code(),
-      kDenied);
-  EXPECT_TRUE(Enroll("berta", fresh, *crypto::PrivateKey::Generate(),
-                     &response)
-                  .ok());
+  EXPECT_EQ(Enroll("berta", spent, *crypto::PrivateKey::Generate(), &response)
+                .error_code(),
+            kDenied);
+  EXPECT_TRUE(
+      Enroll("berta", fresh, *crypto::PrivateKey::Generate(), &response).ok());
 }
 
 class ApprovalTest : public EnrolmentTest {

@@ -94,10 +94,10 @@ TEST_F(LoopTest, WhatAnAgentSaysOfItselfIsFitForATerminal) {
   ASSERT_TRUE(
       AgentStub(anna)->CheckIn(Context().get(), request, &response).ok());
   v1::ListClientsResponse clients;
-  ASSERT_TRUE(AdminStub(operator_)
-                  ->ListClients(Context().get(), v1::ListClientsRequest(),
-                                &clients)
-                  .ok());
+  ASSERT_TRUE(
+      AdminStub(operator_)
+          ->ListClients(Context().get(), v1::ListClientsRequest(), &clients)
+          .ok());
   ASSERT_EQ(clients.clients_size(), 1);
   const v1::Capabilities& shown = clients.clients(0).capabilities();
   EXPECT_EQ(shown.device(), "cpu?[2Jroot");

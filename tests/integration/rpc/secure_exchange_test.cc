@@ -35,8 +35,8 @@ class SecureExchangeTest : public ServerTest {
 
   Answer Exchange(const v1::SecureExchangeRequest& request) {
     Answer answer;
-    answer.status = AgentStub(anna_)->SecureExchange(
-        Context().get(), request, &answer.response);
+    answer.status = AgentStub(anna_)->SecureExchange(Context().get(), request,
+                                                     &answer.response);
     return answer;
   }
   // In another thread; returns once the runner has seen it.
@@ -137,15 +137,13 @@ TEST_F(SecureExchangeTest, BrokenMessagesAreAudited) {
   });
   EXPECT_EQ(Exchange(request_).status.error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_THAT(
-      Refusals(),
-      Contains(HasSubstr("anna /choir.v1.Coordinator/SecureExchange")));
+  EXPECT_THAT(Refusals(),
+              Contains(HasSubstr("anna /choir.v1.Coordinator/SecureExchange")));
 }
 
 TEST_F(SecureExchangeTest, OtherJobsAreOver) {
   request_.mutable_key()->set_job("other");
-  EXPECT_EQ(Exchange(request_).status.error_code(),
-            grpc::StatusCode::ABORTED);
+  EXPECT_EQ(Exchange(request_).status.error_code(), grpc::StatusCode::ABORTED);
   EXPECT_THAT(jobs_.secure, IsEmpty());
 }
 
@@ -178,9 +176,9 @@ TEST_F(SecureExchangeTest, ShuttingDownTellsWhoWaits) {
 TEST_F(SecureExchangeTest, SignaturesCountWhileNeitherClientNorKeyIsRevoked) {
   registry::Registry registry;
   RefusalLog refusals(clock_, [](v1::PeerRefused) {});
-  auto gate = *Gate::Create(
-      {ca_.certificate_pem(), absl::StrCat(folder_, "/crl.pem")}, registry,
-      clock_, refusals);
+  auto gate =
+      *Gate::Create({ca_.certificate_pem(), absl::StrCat(folder_, "/crl.pem")},
+                    registry, clock_, refusals);
   auto peers = *RegisteredPeers::Create(ca_.certificate_pem(), clock_, *gate);
   const auto certify = [&](const crypto::CertificateAuthority& ca,
                            const std::string& name) {
@@ -200,8 +198,8 @@ TEST_F(SecureExchangeTest, SignaturesCountWhileNeitherClientNorKeyIsRevoked) {
   EXPECT_FALSE(peers->PublicKeyOf("anna", certify(other, "anna")).ok());
   EXPECT_FALSE(peers->PublicKeyOf("anna", "no certificate").ok());
 
-  const auto verifier = *crypto::SigningCertificateVerifier::Create(
-      ca_.certificate_pem());
+  const auto verifier =
+      *crypto::SigningCertificateVerifier::Create(ca_.certificate_pem());
   WriteRevocationList({verifier.Check(anna)->serial});
   EXPECT_TRUE(
       absl::IsPermissionDenied(peers->PublicKeyOf("anna", anna).status()));

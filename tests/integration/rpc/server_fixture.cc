@@ -44,10 +44,9 @@ void ServerTest::StartServer() {
   options.certificate_pem = coordinator_.certificate;
   options.private_key_pem = crypto::SecretString(std::string(coordinator_.key));
   options.crl_path = folder_ + "/crl.pem";
-  options.enrolment.authority.emplace(
-      *crypto::CertificateAuthority::FromPem(
-          ca_.certificate_pem(),
-          *crypto::PrivateKey::FromPem(ca_.key().ToPem()->view())));
+  options.enrolment.authority.emplace(*crypto::CertificateAuthority::FromPem(
+      ca_.certificate_pem(),
+      *crypto::PrivateKey::FromPem(ca_.key().ToPem()->view())));
   options.enrolment.require_approval = require_approval_;
   options.transfers.max_update_bytes = 64u << 20;
   options.transfers.chunk_bytes = 256u << 10;
@@ -100,9 +99,8 @@ std::shared_ptr<grpc::Channel> ServerTest::Dial(const Credentials* who) {
   grpc::ChannelArguments arguments;
   // Channels to the same address would share a connection, and so an identity.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(
-      absl::StrCat("localhost:", server_->port()), grpc::SslCredentials(tls),
-      arguments);
+  return grpc::CreateCustomChannel(absl::StrCat("localhost:", server_->port()),
+                                   grpc::SslCredentials(tls), arguments);
 }
 
 std::unique_ptr<grpc::ClientContext> ServerTest::Context() {
@@ -161,8 +159,8 @@ std::vector<std::string> ServerTest::Refusals() {
                   .ForEach([&out](const store::JournalEntry& entry) {
                     if (entry.record.has_peer_refused()) {
                       const v1::PeerRefused& r = entry.record.peer_refused();
-                      out.push_back(absl::StrCat(r.peer(), " ", r.method(),
-                                                 " ", r.reason()));
+                      out.push_back(absl::StrCat(r.peer(), " ", r.method(), " ",
+                                                 r.reason()));
                     }
                     return absl::OkStatus();
                   })

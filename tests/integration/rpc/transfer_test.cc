@@ -102,8 +102,8 @@ TEST_F(TransferTest, ADownloadBeginsAtItsOffset) {
   const v1::BlobRef blob = *store_->blobs().Put(data);
   const Credentials anna = Agent("anna");
   GiveTask(anna, "anna", {blob});
-  for (const size_t offset : {size_t{0}, size_t{1}, size_t{777777},
-                              data.size()}) {
+  for (const size_t offset :
+       {size_t{0}, size_t{1}, size_t{777777}, data.size()}) {
     std::string got;
     const grpc::Status status = Fetch(anna, blob.digest(), offset, &got);
     EXPECT_TRUE(status.ok()) << status.error_message();
@@ -419,10 +419,9 @@ TEST_F(TransferTest, AReportReachesTheJob) {
   EXPECT_EQ(response.verdict(), v1::ReportResponse::TOO_LATE);
   request.mutable_key()->set_job("j");
   request.mutable_evaluation();
-  EXPECT_EQ(AgentStub(anna)
-                ->Report(Context().get(), request, &response)
-                .error_code(),
-            grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(
+      AgentStub(anna)->Report(Context().get(), request, &response).error_code(),
+      grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 }  // namespace

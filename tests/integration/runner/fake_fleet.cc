@@ -34,9 +34,8 @@ TempFolder::~TempFolder() {
 
 void WriteBaseModel(const std::string& folder, int hidden_size) {
   CHOIR_CHECK(base::MakeDirectories(folder).ok());
-  const auto tokenizer = base::ReadFile(
-      base::JoinPath(tests::SourceDir(),
-                     "tests/data/micro-llama/tokenizer.json"));
+  const auto tokenizer = base::ReadFile(base::JoinPath(
+      tests::SourceDir(), "tests/data/micro-llama/tokenizer.json"));
   CHOIR_CHECK(tokenizer.ok());
   model::ModelConfig config;
   config.vocab_size = 384;
@@ -198,8 +197,8 @@ absl::StatusOr<engine::Event> FakeFleet::DoTask(const std::string& client) {
   base::SimRandom random(plan.seed());
   std::vector<float> update(adapter.size());
   for (size_t i = 0; i < update.size(); ++i) {
-    update[i] = static_cast<float>(0.01 * (random.Uniform() - 0.5)) -
-                0.1f * adapter[i];
+    update[i] =
+        static_cast<float>(0.01 * (random.Uniform() - 0.5)) - 0.1f * adapter[i];
   }
   v1::TrainReport report;
   CHOIR_ASSIGN_OR_RETURN(

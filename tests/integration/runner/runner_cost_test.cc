@@ -28,9 +28,9 @@ TEST(RunnerCostTest, AThousandClientsOfAHundredThousandParameters) {
   for (const int threads : {0, 2}) {
     base::WallClock wall;
     base::ManualClock clock;
-    absl::StatusOr<std::unique_ptr<store::Store>> store = store::Store::Open(
-        absl::StrCat(folder.path(), "/store", threads),
-        base::Durability::kProcessCrash, clock);
+    absl::StatusOr<std::unique_ptr<store::Store>> store =
+        store::Store::Open(absl::StrCat(folder.path(), "/store", threads),
+                           base::Durability::kProcessCrash, clock);
     ASSERT_TRUE(store.ok()) << store.status();
     std::unique_ptr<base::ThreadPool> pool;
     if (threads > 0) pool = std::make_unique<base::ThreadPool>(threads);

@@ -29,9 +29,8 @@ class RunnerRecoveryTest : public ::testing::Test {
   }
 
   std::unique_ptr<FaultyStore> Open(const std::string& name) {
-    absl::StatusOr<std::unique_ptr<store::Store>> store =
-        store::Store::Open(folder_.path() + "/" + name,
-                           base::Durability::kProcessCrash, clock_);
+    absl::StatusOr<std::unique_ptr<store::Store>> store = store::Store::Open(
+        folder_.path() + "/" + name, base::Durability::kProcessCrash, clock_);
     EXPECT_TRUE(store.ok()) << store.status();
     return std::make_unique<FaultyStore>(*std::move(store));
   }
@@ -51,8 +50,8 @@ class RunnerRecoveryTest : public ::testing::Test {
   // What the journal says happened; checks that no round is there twice.
   std::vector<std::string> Committed(store::Store& store) {
     std::vector<std::string> adapters;
-    const absl::Status read = store.journal().ForEach(
-        [&](const store::JournalEntry& entry) {
+    const absl::Status read =
+        store.journal().ForEach([&](const store::JournalEntry& entry) {
           if (entry.record.has_round_committed()) {
             const v1::RoundCommitted& round = entry.record.round_committed();
             EXPECT_EQ(round.round(), adapters.size() + 1);

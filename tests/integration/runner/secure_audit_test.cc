@@ -43,8 +43,8 @@ class SecureAuditTest : public ::testing::Test {
 
   // Runs the job, with dropouts and a lost attempt.
   void Run(const config::JobOptions& job) {
-    auto store = *store::Store::Open(Root(), base::Durability::kProcessCrash,
-                                     clock_);
+    auto store =
+        *store::Store::Open(Root(), base::Durability::kProcessCrash, clock_);
     std::vector<std::string> names;
     for (int i = 0; i < 12; ++i) names.push_back(absl::StrCat("c", 100 + i));
     SecureFleet fleet(names, *store, clock_);
@@ -198,11 +198,8 @@ TEST_F(SecureAuditTest, JournalsThatLieAreFound) {
          }
        }},
       {"survivors are not those",
-       [](Records& r) {
-         Committed(r).mutable_survivors()->RemoveLast();
-       }},
-      {"bytes moved",
-       [](Records& r) { Committed(r).set_bytes_up(1); }},
+       [](Records& r) { Committed(r).mutable_survivors()->RemoveLast(); }},
+      {"bytes moved", [](Records& r) { Committed(r).set_bytes_up(1); }},
       {"has no session",
        [](Records& r) {
          for (v1::JournalRecord& record : r) {
@@ -211,8 +208,7 @@ TEST_F(SecureAuditTest, JournalsThatLieAreFound) {
            }
          }
        }},
-      {"with weight",
-       [](Records& r) { Committed(r).set_total_weight(7); }},
+      {"with weight", [](Records& r) { Committed(r).set_total_weight(7); }},
   };
   for (const auto& lie : kLies) {
     const audit::VerifyReport report = VerifyEdited(lie.edit);

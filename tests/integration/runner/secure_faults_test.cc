@@ -81,9 +81,9 @@ TEST_F(SecureFaultsTest, ARoundOf24SurvivesWhateverBefallsOneMessage) {
 }
 
 TEST_F(SecureFaultsTest, ADiskThatIsFullNowAndThenCostsNothing) {
-  FaultyStore store(*store::Store::Open(
-      base::JoinPath(folder_.path(), "faulty"),
-      base::Durability::kProcessCrash, clock_));
+  FaultyStore store(
+      *store::Store::Open(base::JoinPath(folder_.path(), "faulty"),
+                          base::Durability::kProcessCrash, clock_));
   base::SimRandom random(3);
   store.append_fault = [&](bool after) {
     return !after && random.Below(3) == 0 && store.appends > 2
@@ -236,9 +236,9 @@ TEST_F(SecureFaultsTest, ACoordinatorKilledAmidGroupsFormsThemAnew) {
     EXPECT_THAT(round.survivors(), SizeIs(14));
     const std::vector<aggregate::IntegerSum> groups = PlainGroups(*fleet, 2);
     ASSERT_THAT(groups, SizeIs(3));
-    EXPECT_EQ(Aggregate(round),
-              aggregate::CombineGroups(config::GroupRule::kMedian, groups)
-                  ->Encode());
+    EXPECT_EQ(
+        Aggregate(round),
+        aggregate::CombineGroups(config::GroupRule::kMedian, groups)->Encode());
     EXPECT_EQ(MaskedBlobs(), 0);
   }
 }
@@ -299,8 +299,7 @@ TEST_F(SecureFaultsTest, BrokenMessagesAreRefusedAndChangeNothing) {
   }
   const v1::RoundCommitted round = Committed(*fleet).at(0);
   EXPECT_EQ(round.attempt(), 1u);
-  EXPECT_EQ(Aggregate(round),
-            fleet->PlainSum(1, SurvivorsOf(round)).Encode());
+  EXPECT_EQ(Aggregate(round), fleet->PlainSum(1, SurvivorsOf(round)).Encode());
 }
 
 TEST_F(SecureFaultsTest, StrangersAndLateMessagesGetNowhere) {
@@ -337,8 +336,8 @@ TEST_F(SecureFaultsTest, AMaskedVectorHasToBeUploaded) {
                       v1::SecureExchangeRequest& request, std::string&) {
     if (client != "c102" || !request.message().has_masked()) return;
     ++asked;
-    EXPECT_TRUE(absl::IsNotFound(
-        fleet->runner().PostSecure(client, request).status()));
+    EXPECT_TRUE(
+        absl::IsNotFound(fleet->runner().PostSecure(client, request).status()));
   };
   ASSERT_TRUE(fleet->Run().ok());
   EXPECT_EQ(asked, 1);

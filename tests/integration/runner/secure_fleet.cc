@@ -70,9 +70,9 @@ absl::Status SecureFleet::Start(const config::JobOptions& options,
   RunnerOptions secure = runner_options;
   secure.verifier = &verifier_;
   secure.random = &random_;
-  CHOIR_ASSIGN_OR_RETURN(
-      runner_, JobRunner::Start(options, secure, store_, clock_, pool,
-                                std::move(hooks)));
+  CHOIR_ASSIGN_OR_RETURN(runner_,
+                         JobRunner::Start(options, secure, store_, clock_, pool,
+                                          std::move(hooks)));
   CHOIR_ASSIGN_OR_RETURN(
       layout_, LayoutOfJob(options, runner_->facts(), store_.blobs()));
   return absl::OkStatus();
@@ -88,8 +88,8 @@ absl::StatusOr<ClientUpdate> SecureFleet::UpdateOf(
   ClientUpdate update;
   update.values.resize(adapter.size());
   for (size_t i = 0; i < adapter.size(); ++i) {
-    update.values[i] = static_cast<float>(0.01 * (random.Uniform() - 0.5)) -
-                       0.1f * adapter[i];
+    update.values[i] =
+        static_cast<float>(0.01 * (random.Uniform() - 0.5)) - 0.1f * adapter[i];
   }
   update.weight = options_.aggregation.weighting == config::Weighting::kUniform
                       ? 1
@@ -116,9 +116,9 @@ absl::Status SecureFleet::Begin(Client& client) {
       std::string(reinterpret_cast<const char*>(update.values.data()), 16));
   v1::SecureSession session = plan.secure_session();
   if (mislead_at_start) mislead_at_start(client.signer->name(), session);
-  const secagg::ContributionSpec spec = secagg::RoundSpec(
-      plan.aggregation(), plan.secure_aggregation(), session,
-      static_cast<uint64_t>(layout_.num_elements()));
+  const secagg::ContributionSpec spec =
+      secagg::RoundSpec(plan.aggregation(), plan.secure_aggregation(), session,
+                        static_cast<uint64_t>(layout_.num_elements()));
   secagg::Contribution contribution;
   contribution.values = update.values;
   contribution.weight = update.weight;
@@ -126,8 +126,8 @@ absl::Status SecureFleet::Begin(Client& client) {
   contribution.rounding_seed = client.random->NextUint64();
   CHOIR_ASSIGN_OR_RETURN(secagg::MaskedVector input,
                          secagg::EncodeContribution(spec, contribution));
-  secrets_.push_back(input.Encode().substr(
-      secagg::kMaskedVectorHeaderBytes, 16));
+  secrets_.push_back(
+      input.Encode().substr(secagg::kMaskedVectorHeaderBytes, 16));
   secagg::ClientExpectations expectations;
   expectations.model_digest = codec::ModelDigest(plan);
   expectations.config_digest = codec::ConfigDigest(plan);
@@ -187,8 +187,7 @@ absl::Status SecureFleet::Deliver(const std::string& name) {
     }
     // An upload of what was taken before is removed like any unwanted one.
     if (!payload.empty()) {
-      CHOIR_RETURN_IF_ERROR(
-          store_.blobs().Remove(base::Sha256Hex(payload)));
+      CHOIR_RETURN_IF_ERROR(store_.blobs().Remove(base::Sha256Hex(payload)));
     }
   }
   return absl::OkStatus();

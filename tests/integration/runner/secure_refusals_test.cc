@@ -152,9 +152,9 @@ class SecureRefusalsTest : public ::testing::Test {
   void Expect(SecureRefusal::Reason reason, const Lie& lie) {
     const std::string name = SecureRefusal::Reason_Name(reason);
     SCOPED_TRACE(name);
-    const auto store = *store::Store::Open(
-        base::JoinPath(folder_.path(), name), base::Durability::kProcessCrash,
-        clock_);
+    const auto store =
+        *store::Store::Open(base::JoinPath(folder_.path(), name),
+                            base::Durability::kProcessCrash, clock_);
     config::JobOptions job = FleetJob(base_, 1, kClients);
     job.rounds.min_survivors = kClients - 1;
     job.evaluation.every = 0;
@@ -183,9 +183,8 @@ class SecureRefusalsTest : public ::testing::Test {
       journaled.push_back(record.client_lost().reason());
     }
     ASSERT_THAT(journaled, SizeIs(1));
-    EXPECT_THAT(journaled[0],
-                StartsWith(absl::StrCat("refused the secure session: ", name,
-                                        ": ")));
+    EXPECT_THAT(journaled[0], StartsWith(absl::StrCat(
+                                  "refused the secure session: ", name, ": ")));
     // ... and the others are summed without it, or with it if its vector came.
     const v1::JournalRecord& last = fleet.records().back();
     const auto committed = std::find_if(
@@ -193,9 +192,9 @@ class SecureRefusalsTest : public ::testing::Test {
         [](const auto& record) { return record.has_round_committed(); });
     ASSERT_NE(committed, fleet.records().end()) << last.ShortDebugString();
     const auto& survivors = committed->round_committed().survivors();
-    EXPECT_THAT(survivors, SizeIs(reason == SecureRefusal::NOT_CONFIRMED
-                                      ? kClients
-                                      : kClients - 1));
+    EXPECT_THAT(survivors,
+                SizeIs(reason == SecureRefusal::NOT_CONFIRMED ? kClients
+                                                              : kClients - 1));
     EXPECT_EQ(
         *store->blobs().Read(committed->round_committed().aggregate().digest()),
         fleet.PlainSum(1, {survivors.begin(), survivors.end()}).Encode());

@@ -42,8 +42,8 @@ class SecureRunnerTest : public ::testing::Test {
 
   std::unique_ptr<SecureFleet> Fleet(const config::JobOptions& job,
                                      base::ThreadPool* pool = nullptr) {
-    auto fleet = std::make_unique<SecureFleet>(
-        Names(job.rounds.cohort_size), *store_, clock_, ++fleets_);
+    auto fleet = std::make_unique<SecureFleet>(Names(job.rounds.cohort_size),
+                                               *store_, clock_, ++fleets_);
     const absl::Status started = fleet->Start(job, {}, pool);
     EXPECT_TRUE(started.ok()) << started;
     return fleet;
@@ -90,11 +90,11 @@ class SecureRunnerTest : public ::testing::Test {
   }
 
   static int PhasesClosed(const SecureFleet& fleet) {
-    return static_cast<int>(std::count_if(
-        fleet.records().begin(), fleet.records().end(),
-        [](const v1::JournalRecord& record) {
-          return record.has_secure_phase_closed();
-        }));
+    return static_cast<int>(
+        std::count_if(fleet.records().begin(), fleet.records().end(),
+                      [](const v1::JournalRecord& record) {
+                        return record.has_secure_phase_closed();
+                      }));
   }
 
   int MaskedBlobs() const {

@@ -78,8 +78,7 @@ TEST_F(SecureRunnerTest, DropoutsInEveryPhaseLeaveTheExactSumOfTheSurvivors) {
     std::vector<std::string> dropped;
     for (const v1::JournalRecord& record : fleet->records()) {
       if (!record.has_secure_phase_closed()) continue;
-      for (const std::string& client :
-           record.secure_phase_closed().dropped()) {
+      for (const std::string& client : record.secure_phase_closed().dropped()) {
         dropped.push_back(
             absl::StrCat(record.secure_phase_closed().phase(), client));
       }
@@ -121,9 +120,9 @@ TEST_F(SecureRunnerTest, GroupsAreSummedByThemselvesAndCombinedRobustly) {
     EXPECT_EQ(*store_->blobs().Read(round.group_aggregates(i).digest()),
               groups[i].Encode());
   }
-  EXPECT_EQ(Aggregate(round),
-            aggregate::CombineGroups(config::GroupRule::kMedian, groups)
-                ->Encode());
+  EXPECT_EQ(
+      Aggregate(round),
+      aggregate::CombineGroups(config::GroupRule::kMedian, groups)->Encode());
 }
 
 TEST_F(SecureRunnerTest, ALostGroupCostsItsOwnMembersOnly) {
@@ -146,8 +145,7 @@ TEST_F(SecureRunnerTest, ALostGroupCostsItsOwnMembersOnly) {
   const v1::RoundCommitted round = Committed(*fleet).at(0);
   EXPECT_EQ(round.attempt(), 1u);
   EXPECT_THAT(round.survivors(), SizeIs(12));
-  EXPECT_EQ(Aggregate(round),
-            fleet->PlainSum(1, SurvivorsOf(round)).Encode());
+  EXPECT_EQ(Aggregate(round), fleet->PlainSum(1, SurvivorsOf(round)).Encode());
 }
 
 TEST_F(SecureRunnerTest, RepeatedMessagesChangeNothing) {
@@ -156,8 +154,7 @@ TEST_F(SecureRunnerTest, RepeatedMessagesChangeNothing) {
   const absl::Status ran = fleet->Run();
   ASSERT_TRUE(ran.ok()) << ran;
   const v1::RoundCommitted round = Committed(*fleet).at(0);
-  EXPECT_EQ(Aggregate(round),
-            fleet->PlainSum(1, SurvivorsOf(round)).Encode());
+  EXPECT_EQ(Aggregate(round), fleet->PlainSum(1, SurvivorsOf(round)).Encode());
   EXPECT_EQ(MaskedBlobs(), 0);
 }
 
@@ -204,8 +201,7 @@ TEST_F(SecureRunnerTest, NothingSecretIsEverWritten) {
   for (const std::string& secret : fleet->secrets()) {
     ASSERT_GE(secret.size(), 16u);
     ASSERT_FALSE(absl::StrContains(everything, secret.substr(0, 16)));
-    ASSERT_FALSE(
-        absl::StrContains(everything, absl::BytesToHexString(secret)));
+    ASSERT_FALSE(absl::StrContains(everything, absl::BytesToHexString(secret)));
   }
 }
 

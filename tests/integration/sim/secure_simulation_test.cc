@@ -34,10 +34,9 @@ weighting = "examples"
 )";
 
 std::vector<std::string> Secure(std::vector<std::string> more = {}) {
-  more.insert(more.begin(),
-              {"job.secure_aggregation.enabled=true",
-               "job.secure_aggregation.dropout_fraction=0.3",
-               "job.secure_aggregation.min_clients=5"});
+  more.insert(more.begin(), {"job.secure_aggregation.enabled=true",
+                             "job.secure_aggregation.dropout_fraction=0.3",
+                             "job.secure_aggregation.min_clients=5"});
   return more;
 }
 
@@ -86,23 +85,22 @@ class SecureSimulationTest : public testing::Test {
     const auto store = store::Store::Open(
         result->store_dir, base::Durability::kProcessCrash, clock);
     EXPECT_TRUE(store.ok());
-    EXPECT_TRUE((*store)
-                    ->journal()
-                    .ForEach([&](const store::JournalEntry& entry) {
-                      if (entry.record.has_round_committed()) {
-                        const auto& names =
-                            entry.record.round_committed().survivors();
-                        outcome.survivors.emplace_back(names.begin(),
-                                                       names.end());
-                      }
-                      if (entry.record.has_secure_phase_closed()) {
-                        ++outcome.phases;
-                        outcome.dropped +=
-                            entry.record.secure_phase_closed().dropped_size();
-                      }
-                      return absl::OkStatus();
-                    })
-                    .ok());
+    EXPECT_TRUE(
+        (*store)
+            ->journal()
+            .ForEach([&](const store::JournalEntry& entry) {
+              if (entry.record.has_round_committed()) {
+                const auto& names = entry.record.round_committed().survivors();
+                outcome.survivors.emplace_back(names.begin(), names.end());
+              }
+              if (entry.record.has_secure_phase_closed()) {
+                ++outcome.phases;
+                outcome.dropped +=
+                    entry.record.secure_phase_closed().dropped_size();
+              }
+              return absl::OkStatus();
+            })
+            .ok());
     return outcome;
   }
 
@@ -145,12 +143,11 @@ TEST_F(SecureSimulationTest, WithDropoutsInEveryPhaseTheSurvivorsAreSummed) {
 }
 
 TEST_F(SecureSimulationTest, WorkersChangeNothingEvenWithRandomRounding) {
-  const std::vector<std::string> overrides =
-      Secure({"job.secure_aggregation.rounding=stochastic",
-              "job.secure_aggregation.rotate=true",
-              "job.secure_aggregation.value_bits=20",
-              "job.aggregation.fixed_point_bits=18",
-              "simulation.dropout_rate=0.1"});
+  const std::vector<std::string> overrides = Secure(
+      {"job.secure_aggregation.rounding=stochastic",
+       "job.secure_aggregation.rotate=true",
+       "job.secure_aggregation.value_bits=20",
+       "job.aggregation.fixed_point_bits=18", "simulation.dropout_rate=0.1"});
   const Outcome one = Run("one", overrides);
   std::vector<std::string> more = overrides;
   more.push_back("simulation.workers=2");

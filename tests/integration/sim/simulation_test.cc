@@ -64,8 +64,7 @@ class SimulationTest : public testing::Test {
     run.out_dir = Out(out);
     auto result = RunExperiment(*options, run);
     if (result.ok()) {
-      const absl::Status written =
-          WriteSummary(*options, *result, run.out_dir);
+      const absl::Status written = WriteSummary(*options, *result, run.out_dir);
       if (!written.ok()) return written;
     }
     return result;
@@ -94,8 +93,8 @@ TEST_F(SimulationTest, OneWorkerManyWorkersAndAnyArrivalOrderAgree) {
   for (uint64_t seed = 1; seed <= 3; ++seed) {
     RunOptions run;
     run.arrival_seed = seed;
-    EXPECT_EQ(one, Digest(absl::StrCat("order", seed),
-                          {"simulation.workers=3"}, run));
+    EXPECT_EQ(one, Digest(absl::StrCat("order", seed), {"simulation.workers=3"},
+                          run));
   }
   EXPECT_NE(one, Digest("seed", {"job.seed=2"}));
 }
@@ -128,8 +127,8 @@ TEST_F(SimulationTest, AStoppedRunGoesOnToTheSameResult) {
   const auto second = Run("parts", {"simulation.workers=1"}, again);
   ASSERT_TRUE(second.ok()) << second.status();
   EXPECT_EQ(second->progress.adapter.digest(), whole);
-  const auto metrics = ReadMetrics(base::JoinPath(Out("parts"),
-                                                  "metrics.jsonl"));
+  const auto metrics =
+      ReadMetrics(base::JoinPath(Out("parts"), "metrics.jsonl"));
   ASSERT_TRUE(metrics.ok()) << metrics.status();
   ASSERT_EQ(metrics->size(), 4u);
   EXPECT_TRUE(std::isnan((*metrics)[0].heldout_loss));
@@ -174,20 +173,19 @@ TEST_F(SimulationTest, TrainingLowersTheHeldOutLossAndPooledTrainingToo) {
   EXPECT_LT(result->progress.heldout_loss,
             result->progress.heldout_loss_before - 0.3);
   const auto options = LoadExperiment(toml_, {});
-  const auto pooled = TrainPooled(*options, 40, [](int, int) {
-    return absl::OkStatus();
-  });
+  const auto pooled =
+      TrainPooled(*options, 40, [](int, int) { return absl::OkStatus(); });
   ASSERT_TRUE(pooled.ok()) << pooled.status();
   // Both start from the same adapter and measure on the same examples.
-  EXPECT_NEAR(pooled->heldout_loss_before,
-              result->progress.heldout_loss_before, 1e-6);
+  EXPECT_NEAR(pooled->heldout_loss_before, result->progress.heldout_loss_before,
+              1e-6);
   EXPECT_LT(pooled->heldout_loss, pooled->heldout_loss_before - 0.3);
 }
 
 TEST_F(SimulationTest, LostRoundsAreCountedAndRepeated) {
-  const auto result = Run("lossy", {"job.rounds.min_survivors=4",
-                                    "simulation.dropout_rate=0.2",
-                                    "job.rounds.max_lost_in_a_row=50"});
+  const auto result =
+      Run("lossy", {"job.rounds.min_survivors=4", "simulation.dropout_rate=0.2",
+                    "job.rounds.max_lost_in_a_row=50"});
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->progress.rounds_committed, 4u);
   EXPECT_GT(result->progress.rounds_lost, 0u);
@@ -222,8 +220,7 @@ TEST_F(SimulationTest, GoesOnOnlyWithTheDataItBeganWith) {
 }
 
 TEST_F(SimulationTest, RefusesACohortLargerThanThePopulation) {
-  const absl::Status status =
-      Run("big", {"job.rounds.cohort_size=7"}).status();
+  const absl::Status status = Run("big", {"job.rounds.cohort_size=7"}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_FALSE(base::FileExists(Out("big")));
 }
@@ -243,14 +240,14 @@ TEST_F(SimulationTest, SingleUpdatesAreGoneAfterTheRunUnlessKept) {
 
 TEST_F(SimulationTest, TheReportStandsAlone) {
   ASSERT_TRUE(Run("report", {}).ok());
-  const auto html = base::ReadFile(base::JoinPath(Out("report"),
-                                                  "report.html"));
+  const auto html =
+      base::ReadFile(base::JoinPath(Out("report"), "report.html"));
   ASSERT_TRUE(html.ok()) << html.status();
   EXPECT_THAT(*html, HasSubstr("prefers-color-scheme: dark"));
   EXPECT_THAT(*html, HasSubstr("<svg"));
   EXPECT_THAT(*html, HasSubstr("lang=\"en\""));
-  for (const char* foreign : {"http://", "https://", "src=", "@import",
-                              "<script", "url("}) {
+  for (const char* foreign :
+       {"http://", "https://", "src=", "@import", "<script", "url("}) {
     EXPECT_THAT(*html, Not(HasSubstr(foreign)));
   }
 }

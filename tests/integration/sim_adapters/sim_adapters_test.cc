@@ -79,8 +79,7 @@ TEST_P(SimAdaptersTest, LowersTheHeldOutLossAndIsTheSameForAnyWorkers) {
   EXPECT_EQ(config::AdapterKindName(adapter->options.kind),
             frozen ? "lora" : GetParam());
   if (frozen) {
-    const auto text =
-        base::ReadFile(one.adapter_dir + "/adapter_config.json");
+    const auto text = base::ReadFile(one.adapter_dir + "/adapter_config.json");
     EXPECT_FALSE(absl::StrContains(*text, "choir"));
   }
 }
@@ -97,10 +96,10 @@ class SharedPassTest : public SimAdaptersTest {};
 TEST_P(SharedPassTest, GivesTheAdapterOfOneAfterAnother) {
   // SGD: AdamW's many steps would blow the last bits up.
   const auto run = [this](const std::string& out, int workers, int clients) {
-    return Run(out, {"job.training.optimizer=sgd",
-                     "job.training.learning_rate=0.1",
-                     absl::StrCat("simulation.workers=", workers),
-                     absl::StrCat("simulation.clients_per_pass=", clients)});
+    return Run(out,
+               {"job.training.optimizer=sgd", "job.training.learning_rate=0.1",
+                absl::StrCat("simulation.workers=", workers),
+                absl::StrCat("simulation.clients_per_pass=", clients)});
   };
   const RunResult alone = run("alone", 1, 1);
   const RunResult shared = run("shared", 1, 4);

@@ -85,8 +85,8 @@ TEST(EnginePropertyTest, EveryPrefixOfAJournalCanBeFinished) {
       first.RandomStep(clients, random);
     }
     for (size_t keep = 0; keep <= first.journal().size(); ++keep) {
-      std::vector<v1::JournalRecord> prefix(
-          first.journal().begin(), first.journal().begin() + keep);
+      std::vector<v1::JournalRecord> prefix(first.journal().begin(),
+                                            first.journal().begin() + keep);
       FakeWorld second(options, prefix);
       ASSERT_TRUE(second.RunToEnd(clients)) << seed << " at " << keep;
       ASSERT_EQ(StoryFault(second.journal()), "") << seed << " at " << keep;
@@ -161,11 +161,9 @@ TEST(EnginePropertyTest, SecretSumsSurviveStormsOfDropouts) {
     std::set<std::string> sessions;
     for (const v1::JournalRecord& record : world.journal()) {
       if (!record.has_round_started()) continue;
-      ASSERT_TRUE(sessions
-                      .insert(record.round_started()
-                                  .secure_session()
-                                  .session_id())
-                      .second)
+      ASSERT_TRUE(
+          sessions.insert(record.round_started().secure_session().session_id())
+              .second)
           << "a session began twice";
     }
     lost += static_cast<int>(world.engine().progress().rounds_lost);
@@ -183,8 +181,8 @@ TEST(EnginePropertyTest, EveryPrefixOfASecureJournalCanBeFinished) {
       first.RandomStep(clients, random);
     }
     for (size_t keep = 0; keep <= first.journal().size(); ++keep) {
-      std::vector<v1::JournalRecord> prefix(
-          first.journal().begin(), first.journal().begin() + keep);
+      std::vector<v1::JournalRecord> prefix(first.journal().begin(),
+                                            first.journal().begin() + keep);
       const bool in_secure_phase =
           !prefix.empty() && prefix.back().has_secure_phase_closed();
       FakeWorld second(options, prefix);

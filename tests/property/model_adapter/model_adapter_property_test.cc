@@ -25,8 +25,8 @@ PeftAdapter AnyAdapter(const ModelConfig& config, Family family,
   options.dropout =
       kind == AdapterKind::kDora ? 0.0 : *rc::gen::inRange(0, 8) / 8.0;
   if (!options.target_modules.empty() && kind != AdapterKind::kIa3) {
-    options.target_modules = *rc::gen::nonEmpty(
-        rc::gen::unique<std::vector<std::string>>(
+    options.target_modules =
+        *rc::gen::nonEmpty(rc::gen::unique<std::vector<std::string>>(
             rc::gen::elementOf(LinearKinds(config))));
     std::sort(options.target_modules.begin(), options.target_modules.end());
   }
@@ -97,8 +97,8 @@ TEST(AdapterPropertyTest, DamagedGgufNeverCrashes) {
                 damaged.data() + damaged.size());
     }
     const auto adapter = DecodeGgufLora(damaged, config, "damaged");
-    RC_ASSERT(adapter.ok() || adapter.status().code() ==
-                                  absl::StatusCode::kInvalidArgument);
+    RC_ASSERT(adapter.ok() ||
+              adapter.status().code() == absl::StatusCode::kInvalidArgument);
   }));
 }
 

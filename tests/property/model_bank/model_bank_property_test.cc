@@ -78,21 +78,21 @@ TEST(BankPropertyTest, OnePassEqualsOneAfterAnother) {
       for (float& v : client.parameters) {
         v += static_cast<float>(random.Normal() * 0.05);
       }
-      client.examples = tests::RandomExamples(*rc::gen::inRange(1, 7), 14, 300,
-                                              client.seed);
+      client.examples =
+          tests::RandomExamples(*rc::gen::inRange(1, 7), 14, 300, client.seed);
     }
     std::vector<Client> alone = clients;
     std::vector<BankMember> members;
     for (Client& client : clients) {
-      members.push_back({absl::MakeSpan(client.parameters), client.examples,
-                         client.seed});
+      members.push_back(
+          {absl::MakeSpan(client.parameters), client.examples, client.seed});
     }
     const auto together = trainer->TrainBank(members, training, nullptr);
     if (!together.ok()) RC_FAIL(std::string(together.status().message()));
     for (size_t i = 0; i < alone.size(); ++i) {
       const auto one =
-          trainer->Train(absl::MakeSpan(alone[i].parameters),
-                         alone[i].examples, training, alone[i].seed, nullptr);
+          trainer->Train(absl::MakeSpan(alone[i].parameters), alone[i].examples,
+                         training, alone[i].seed, nullptr);
       RC_ASSERT(one.ok());
       RC_ASSERT((*together)[i].steps == one->steps);
       RC_ASSERT((*together)[i].tokens == one->tokens);
@@ -123,14 +123,12 @@ TEST(BankTest, WhatCannotShareAPassIsTrainedAloneBitForBit) {
   const BankMember members[] = {{absl::MakeSpan(a), examples, 1},
                                 {absl::MakeSpan(b), examples, 2}};
   ASSERT_TRUE(trainer->TrainBank(members, training, nullptr).ok());
-  ASSERT_TRUE(trainer
-                  ->Train(absl::MakeSpan(alone_a), examples, training, 1,
-                          nullptr)
-                  .ok());
-  ASSERT_TRUE(trainer
-                  ->Train(absl::MakeSpan(alone_b), examples, training, 2,
-                          nullptr)
-                  .ok());
+  ASSERT_TRUE(
+      trainer->Train(absl::MakeSpan(alone_a), examples, training, 1, nullptr)
+          .ok());
+  ASSERT_TRUE(
+      trainer->Train(absl::MakeSpan(alone_b), examples, training, 2, nullptr)
+          .ok());
   EXPECT_EQ(a, alone_a);
   EXPECT_EQ(b, alone_b);
 }

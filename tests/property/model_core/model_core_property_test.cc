@@ -37,16 +37,15 @@ rc::Gen<std::string> AnyBytes() {
 
 // Text in which merges, words and special tokens are likely.
 rc::Gen<std::string> TextLike() {
-  return rc::gen::map(
-      rc::gen::container<std::vector<std::string>>(
-          rc::gen::element<std::string>("the", " ", "cat", "'ve", "\n", "12",
-                                        "<|end|>", "é", "\xff", "a", " there",
-                                        "日", "!")),
-      [](const std::vector<std::string>& parts) {
-        std::string text;
-        for (const std::string& part : parts) text += part;
-        return text;
-      });
+  return rc::gen::map(rc::gen::container<std::vector<std::string>>(
+                          rc::gen::element<std::string>(
+                              "the", " ", "cat", "'ve", "\n", "12", "<|end|>",
+                              "é", "\xff", "a", " there", "日", "!")),
+                      [](const std::vector<std::string>& parts) {
+                        std::string text;
+                        for (const std::string& part : parts) text += part;
+                        return text;
+                      });
 }
 
 TEST(TokenizerPropertyTest, ByteLevelGivesBackAnyBytes) {
@@ -76,8 +75,8 @@ TEST(TokenizerPropertyTest, RememberingWordsDoesNotChangeIds) {
 
 TEST(TokenizerPropertyTest, MetaspaceGivesBackUtf8) {
   CHOIR_SKIP_WITHOUT_GOLDEN("stories260k");
-  const auto tokenizer = Tokenizer::LoadFile(base::JoinPath(
-      tests::GoldenDir(), "stories260k/tokenizer.json"));
+  const auto tokenizer = Tokenizer::LoadFile(
+      base::JoinPath(tests::GoldenDir(), "stories260k/tokenizer.json"));
   ASSERT_TRUE(tokenizer.ok());
   EXPECT_TRUE(rc::check([&] {
     std::string text = Utf8Lossy(*rc::gen::oneOf(AnyBytes(), TextLike()));
@@ -163,8 +162,10 @@ TEST(SafetensorsPropertyTest, DecodingAnEncodingGivesItBack) {
     bytes.reserve(contents.size());
     for (const auto& [name, values] : contents) {
       bytes.push_back(FloatsToBytes(values, DType::kF32));
-      tensors.push_back({std::to_string(name), DType::kF32,
-                         {static_cast<int64_t>(values.size())}, bytes.back()});
+      tensors.push_back({std::to_string(name),
+                         DType::kF32,
+                         {static_cast<int64_t>(values.size())},
+                         bytes.back()});
     }
     const std::string file = EncodeSafetensors(tensors);
     const auto parsed = ParseSafetensors(file, "m");

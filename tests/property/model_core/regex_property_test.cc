@@ -64,9 +64,8 @@ size_t Backtrack(const RegexNode& node, absl::string_view text, size_t i,
       return BacktrackRepeat(node, 0, text, i, rest);
     case RegexNode::Kind::kAhead: {
       const bool holds =
-          i == text.size()
-              ? node.at_edge
-              : node.set.Contains(DecodeUtf8(text, i).code_point);
+          i == text.size() ? node.at_edge
+                           : node.set.Contains(DecodeUtf8(text, i).code_point);
       return holds ? rest(i) : kNone;
     }
     case RegexNode::Kind::kBehind: {
@@ -153,10 +152,10 @@ TEST(RegexPropertyTest, TheTokenizersPatternsCoverEveryText) {
     const RegexNode node = ParseRegex(pattern).value();
     EXPECT_TRUE(rc::check([&] {
       const auto parts = *rc::gen::container<std::vector<std::string>>(
-          rc::gen::element<std::string>(
-              "the", " ", " ", "\n", "\r\n", "'s", "'LL", "'", "12", "½", "A",
-              "Bc", "É", "ñ", "日本", "ǅ", "\u0301", ".", "/", "🦙", "\t",
-              "\u00a0", "\xff", "_"));
+          rc::gen::element<std::string>("the", " ", " ", "\n", "\r\n", "'s",
+                                        "'LL", "'", "12", "½", "A", "Bc", "É",
+                                        "ñ", "日本", "ǅ", "\u0301", ".", "/",
+                                        "🦙", "\t", "\u00a0", "\xff", "_"));
       std::string text;
       for (const std::string& part : parts) text += part;
       size_t done = 0;

@@ -68,8 +68,7 @@ TEST_P(FamilyTest, LogitsEqualThePlainModel) {
           RandomIds(length, config().vocab_size, 3 + length);
       const at::Tensor logits =
           model->decoder().Logits(PackWhole(ids, at::kCPU), options);
-      EXPECT_LT(Difference(logits,
-                           tests::PlainLogits(config(), tensors_, ids)),
+      EXPECT_LT(Difference(logits, tests::PlainLogits(config(), tensors_, ids)),
                 5e-5)
           << length;
     }
@@ -113,9 +112,9 @@ TEST_P(FamilyTest, DecodingWithACacheEqualsOneForwardPass) {
                          whole[7]),
               1e-4);
     for (int i = 8; i < 20; ++i) {
-      EXPECT_LT(Difference(model->decoder().Decode(span.subspan(i, 1), options,
-                                                   cache),
-                           whole[i]),
+      EXPECT_LT(Difference(
+                    model->decoder().Decode(span.subspan(i, 1), options, cache),
+                    whole[i]),
                 1e-4)
           << i;
     }
@@ -172,8 +171,9 @@ TEST_P(FamilyTest, AnAdapterEqualsTheMergedWeights) {
   for (const LinearSpec& spec : LinearLayers(config())) {
     const auto& blocks = bank.blocks[spec.layer];
     size_t i = 0;
-    while (model->decoder().weights().blocks[spec.layer].linear[i].spec.module !=
-           spec.module) {
+    while (
+        model->decoder().weights().blocks[spec.layer].linear[i].spec.module !=
+        spec.module) {
       ++i;
     }
     at::Tensor delta =
@@ -201,15 +201,14 @@ TEST_P(FamilyTest, ShardsWithAnIndexLoadLikeOneFile) {
   std::string map;
   for (size_t i = 0; i < file->tensors().size(); ++i) {
     parts[i % 2].push_back(file->tensors()[i]);
-    absl::StrAppend(&map, map.empty() ? "" : ",", "\"",
-                    file->tensors()[i].name, "\":\"part-", i % 2,
-                    ".safetensors\"");
+    absl::StrAppend(&map, map.empty() ? "" : ",", "\"", file->tensors()[i].name,
+                    "\":\"part-", i % 2, ".safetensors\"");
   }
   for (int p = 0; p < 2; ++p) {
-    ASSERT_TRUE(base::WriteFileAtomic(
-                    absl::StrCat(folder, "/part-", p, ".safetensors"),
-                    EncodeSafetensors(parts[p]))
-                    .ok());
+    ASSERT_TRUE(
+        base::WriteFileAtomic(absl::StrCat(folder, "/part-", p, ".safetensors"),
+                              EncodeSafetensors(parts[p]))
+            .ok());
   }
   ASSERT_TRUE(base::WriteFileAtomic(folder + "/model.safetensors.index.json",
                                     "{\"weight_map\":{" + map + "}}")
@@ -217,8 +216,8 @@ TEST_P(FamilyTest, ShardsWithAnIndexLoadLikeOneFile) {
   ASSERT_EQ(std::remove((folder + "/model.safetensors").c_str()), 0);
   const auto model = Load(folder);
   ASSERT_NE(model, nullptr);
-  EXPECT_TRUE(at::equal(
-      model->decoder().Logits(PackWhole(ids, at::kCPU), {}), expected));
+  EXPECT_TRUE(at::equal(model->decoder().Logits(PackWhole(ids, at::kCPU), {}),
+                        expected));
 }
 
 TEST_P(FamilyTest, OneErrorListsMissingUnexpectedAndMisshapenTensors) {
@@ -259,10 +258,9 @@ TEST_P(FamilyTest, HarmlessExtrasAndAMissingPrefixAreAccepted) {
   const auto model = Load(tests::WritePlainModel(config(), stored));
   ASSERT_NE(model, nullptr);
   const std::vector<int32_t> ids = RandomIds(6, config().vocab_size, 8);
-  EXPECT_LT(
-      Difference(model->decoder().Logits(PackWhole(ids, at::kCPU), {}),
-                 tests::PlainLogits(config(), tensors_, ids)),
-      5e-5);
+  EXPECT_LT(Difference(model->decoder().Logits(PackWhole(ids, at::kCPU), {}),
+                       tests::PlainLogits(config(), tensors_, ids)),
+            5e-5);
 }
 
 class ExpertFamilyTest : public FamilyTest {};

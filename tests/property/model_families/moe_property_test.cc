@@ -116,19 +116,18 @@ TEST_P(MoeTest, APartOfTheExpertsRoutesAmongThemAlone) {
       ForwardOptions options;
       options.kernels = kernels;
       EXPECT_LT(
-          Difference(
-              model->decoder().Logits(PackWhole(ids, at::kCPU), options),
-              tests::PlainLogits(config, tensors_, ids)),
+          Difference(model->decoder().Logits(PackWhole(ids, at::kCPU), options),
+                     tests::PlainLogits(config, tensors_, ids)),
           5e-5);
     }
     EXPECT_LT(config.num_parameters(), GetParam().num_parameters());
   }
   LoadOptions options;
   options.experts = {0, 9};
-  EXPECT_THAT(std::string(LoadedModel::LoadFolder(folder, options, false)
-                              .status()
-                              .message()),
-              HasSubstr("expert 9 does not exist"));
+  EXPECT_THAT(
+      std::string(
+          LoadedModel::LoadFolder(folder, options, false).status().message()),
+      HasSubstr("expert 9 does not exist"));
 }
 
 class MoeTrainingTest : public MoeTest {
@@ -259,16 +258,15 @@ TEST_P(MoeTrainingTest, BiasesBalanceWithoutALoss) {
   EXPECT_LT(with, without);
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, MoeTest, ::testing::ValuesIn(MoeConfigs()),
-    [](const ::testing::TestParamInfo<ModelConfig>& info) {
-      return std::string(FamilyName(info.param.family));
-    });
-INSTANTIATE_TEST_SUITE_P(
-    All, MoeTrainingTest, ::testing::ValuesIn(MoeConfigs()),
-    [](const ::testing::TestParamInfo<ModelConfig>& info) {
-      return std::string(FamilyName(info.param.family));
-    });
+INSTANTIATE_TEST_SUITE_P(All, MoeTest, ::testing::ValuesIn(MoeConfigs()),
+                         [](const ::testing::TestParamInfo<ModelConfig>& info) {
+                           return std::string(FamilyName(info.param.family));
+                         });
+INSTANTIATE_TEST_SUITE_P(All, MoeTrainingTest,
+                         ::testing::ValuesIn(MoeConfigs()),
+                         [](const ::testing::TestParamInfo<ModelConfig>& info) {
+                           return std::string(FamilyName(info.param.family));
+                         });
 
 TEST(RouterBiasTest, MovesTowardsTheMean) {
   RouterBias bias;
@@ -307,9 +305,9 @@ TEST(UpcycleTest, ExpertsBeginWithEqualLogits) {
     RouterLog log;
     ForwardOptions forward;
     forward.router_log = &log;
-    EXPECT_LT(Difference((*model)->decoder().Logits(PackWhole(ids, at::kCPU),
-                                                    forward),
-                         tests::PlainLogits(config, tensors, ids)),
+    EXPECT_LT(Difference(
+                  (*model)->decoder().Logits(PackWhole(ids, at::kCPU), forward),
+                  tests::PlainLogits(config, tensors, ids)),
               5e-5);
     // Tokens do not all go the same way.
     ASSERT_FALSE(log.layers.empty());

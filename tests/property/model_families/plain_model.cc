@@ -25,8 +25,8 @@ class Plain {
   at::Tensor Logits(const std::vector<int32_t>& ids,
                     std::vector<at::Tensor>* router_logits) const {
     const bool gpt2 = c_.family == Family::kGpt2;
-    const at::Tensor index = at::empty({static_cast<int64_t>(ids.size())},
-                                       at::kLong);
+    const at::Tensor index =
+        at::empty({static_cast<int64_t>(ids.size())}, at::kLong);
     std::copy(ids.begin(), ids.end(), index.data_ptr<int64_t>());
     at::Tensor x =
         T(gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight")
@@ -41,23 +41,23 @@ class Plain {
             Conv(LayerNorm(x, block + "ln_2"), block + "mlp.c_fc");
         const at::Tensor gelu =
             0.5 * up *
-            (1.0 + at::tanh(std::sqrt(2.0 / M_PI) *
-                            (up + 0.044715 * up * up * up)));
+            (1.0 +
+             at::tanh(std::sqrt(2.0 / M_PI) * (up + 0.044715 * up * up * up)));
         x = x + Conv(gelu, block + "mlp.c_proj");
         continue;
       }
       x = x + Attention(i, block, Rms(x, block + "input_layernorm"));
       const at::Tensor normed = Rms(x, block + "post_attention_layernorm");
-      x = x + (c_.IsMoe(i) ? Moe(block, normed, router_logits)
-                           : Gated(normed, block + "mlp.gate_proj",
-                                   block + "mlp.up_proj",
-                                   block + "mlp.down_proj"));
+      x = x + (c_.IsMoe(i)
+                   ? Moe(block, normed, router_logits)
+                   : Gated(normed, block + "mlp.gate_proj",
+                           block + "mlp.up_proj", block + "mlp.down_proj"));
     }
     x = gpt2 ? LayerNorm(x, "transformer.ln_f") : Rms(x, "model.norm");
-    const std::string head = c_.tie_word_embeddings
-                                 ? (gpt2 ? "transformer.wte.weight"
-                                         : "model.embed_tokens.weight")
-                                 : "lm_head.weight";
+    const std::string head =
+        c_.tie_word_embeddings
+            ? (gpt2 ? "transformer.wte.weight" : "model.embed_tokens.weight")
+            : "lm_head.weight";
     return at::matmul(x, T(head).t());
   }
 

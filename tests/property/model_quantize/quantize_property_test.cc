@@ -125,8 +125,8 @@ TEST(QuantizePropertyTest, Nf4IsTheNearestCodePointAndDoubleQuantised) {
         // No other code point is nearer.
         double best = std::numeric_limits<double>::infinity();
         for (const float point : Nf4CodePoints()) {
-          best = std::min<double>(
-              best, std::fabs(point * scale - dense.values[i]));
+          best = std::min<double>(best,
+                                  std::fabs(point * scale - dense.values[i]));
         }
         const double error = std::fabs(back.values[i] - dense.values[i]);
         RC_ASSERT(error <= best * 1.0001 + 1e-6 * absmax);
@@ -294,18 +294,17 @@ TEST(QuantizeTest, RefusesWhatItCannotQuantise) {
   Dense dense = RandomDense(4, 8, 3);
   QuantizeOptions options;
   options.outlier_columns = {8};
-  EXPECT_EQ(QuantizedMatrix::Quantize(WeightFormat::kInt8, 4, 8,
-                                      dense.Reader(), options)
+  EXPECT_EQ(QuantizedMatrix::Quantize(WeightFormat::kInt8, 4, 8, dense.Reader(),
+                                      options)
                 .status()
                 .code(),
             absl::StatusCode::kInvalidArgument);
   dense.values[9] = std::nanf("");
   for (const WeightFormat format : {WeightFormat::kFloat32, WeightFormat::kInt8,
                                     WeightFormat::kNf4, WeightFormat::kBf16}) {
-    EXPECT_EQ(QuantizedMatrix::Quantize(format, 4, 8, dense.Reader())
-                  .status()
-                  .code(),
-              absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(
+        QuantizedMatrix::Quantize(format, 4, 8, dense.Reader()).status().code(),
+        absl::StatusCode::kInvalidArgument);
   }
 }
 

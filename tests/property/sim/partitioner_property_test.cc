@@ -75,9 +75,9 @@ RC_GTEST_PROP(PartitionerPropertyTest, NobodyIsBelowTheMinimum, ()) {
   const auto partition = MakePartition(any.items, any.options);
   RC_PRE(partition.ok());
   for (const ClientPart& part : partition->clients) {
-    const int64_t train = std::count_if(
-        part.items.begin(), part.items.end(),
-        [&any](uint32_t i) { return any.items[i].is_train; });
+    const int64_t train =
+        std::count_if(part.items.begin(), part.items.end(),
+                      [&any](uint32_t i) { return any.items[i].is_train; });
     RC_ASSERT(train >= any.options.min_examples);
   }
 }

@@ -19,8 +19,7 @@ codec::Layout TestLayout(int64_t elements) {
 
 IntegerSum Sum(std::vector<int64_t> sums, uint64_t weight,
                uint64_t updates = 1) {
-  const codec::Layout layout =
-      TestLayout(static_cast<int64_t>(sums.size()));
+  const codec::Layout layout = TestLayout(static_cast<int64_t>(sums.size()));
   return *IntegerSum::FromSums(layout.digest(), 16, std::move(sums), updates,
                                weight);
 }
@@ -31,10 +30,9 @@ TEST(GroupRuleTest, TheMeanIsTheSumOfAllUpdates) {
   std::vector<IntegerSum> groups(3, all);
   base::SimRandom random(1);
   for (int i = 0; i < 12; ++i) {
-    const std::vector<float> update = {
-        static_cast<float>(random.Normal()),
-        static_cast<float>(random.Normal()),
-        static_cast<float>(random.Normal())};
+    const std::vector<float> update = {static_cast<float>(random.Normal()),
+                                       static_cast<float>(random.Normal()),
+                                       static_cast<float>(random.Normal())};
     const uint64_t weight = 1 + random.Below(100);
     ASSERT_TRUE(all.Add(update, weight).ok());
     ASSERT_TRUE(groups[i % 3].Add(update, weight).ok());
@@ -51,21 +49,20 @@ TEST(GroupRuleTest, AMedianOfOddManyIsTheMiddleGroupScaledToAll) {
   ASSERT_TRUE(combined.ok()) << combined.status();
   EXPECT_EQ(combined->total_weight(), 10u);
   EXPECT_EQ(combined->num_updates(), 3u);
-  EXPECT_THAT(std::vector<int64_t>(combined->sums().begin(),
-                                   combined->sums().end()),
-              ElementsAre(100));
+  EXPECT_THAT(
+      std::vector<int64_t>(combined->sums().begin(), combined->sums().end()),
+      ElementsAre(100));
 }
 
 TEST(GroupRuleTest, AMedianOfEvenManyIsHalfwayWithTiesToEven) {
-  const auto combined =
-      CombineGroups(GroupRule::kMedian,
-                    {Sum({0, 1, -5, 3}, 1), Sum({1, 2, -2, 3}, 1),
-                     Sum({2, 3, -1, 4}, 1), Sum({9, 9, 9, 9}, 1)});
+  const auto combined = CombineGroups(
+      GroupRule::kMedian, {Sum({0, 1, -5, 3}, 1), Sum({1, 2, -2, 3}, 1),
+                           Sum({2, 3, -1, 4}, 1), Sum({9, 9, 9, 9}, 1)});
   ASSERT_TRUE(combined.ok()) << combined.status();
   // Scaled by 4: middles are 4|8, 8|12, -8|-4, 12|16.
-  EXPECT_THAT(std::vector<int64_t>(combined->sums().begin(),
-                                   combined->sums().end()),
-              ElementsAre(6, 10, -6, 14));
+  EXPECT_THAT(
+      std::vector<int64_t>(combined->sums().begin(), combined->sums().end()),
+      ElementsAre(6, 10, -6, 14));
 }
 
 TEST(GroupRuleTest, ATrimmedMeanLeavesOutAFourthAtEachEnd) {
@@ -82,18 +79,17 @@ TEST(GroupRuleTest, ATrimmedMeanLeavesOutAFourthAtEachEnd) {
 TEST(GroupRuleTest, RoundingGoesToTheNearestAndToEven) {
   // Weights 1, 1, 2: the third is 4 * S / 2; scaled values are even. With
   // weight 3 they are not: 5 * 1 / 3 = 1.67, 5 * 2 / 3 = 3.33.
-  const auto thirds = CombineGroups(
-      GroupRule::kMedian,
-      {Sum({0, 0}, 1), Sum({1, -1}, 3), Sum({1000, -1000}, 1)});
+  const auto thirds =
+      CombineGroups(GroupRule::kMedian,
+                    {Sum({0, 0}, 1), Sum({1, -1}, 3), Sum({1000, -1000}, 1)});
   ASSERT_TRUE(thirds.ok()) << thirds.status();
   EXPECT_THAT(
       std::vector<int64_t>(thirds->sums().begin(), thirds->sums().end()),
       ElementsAre(2, -2));
   // 3 * 1 / 2 = 1.5 and 3 * 3 / 2 = 4.5 are ties.
-  const auto halves =
-      CombineGroups(GroupRule::kTrimmedMean,
-                    {Sum({0, 0}, 2), Sum({1, 3}, 2), Sum({1, 3}, 2),
-                     Sum({99, 99}, 2)});
+  const auto halves = CombineGroups(
+      GroupRule::kTrimmedMean,
+      {Sum({0, 0}, 2), Sum({1, 3}, 2), Sum({1, 3}, 2), Sum({99, 99}, 2)});
   ASSERT_TRUE(halves.ok());
   EXPECT_THAT(
       std::vector<int64_t>(halves->sums().begin(), halves->sums().end()),
@@ -128,8 +124,8 @@ TEST(GroupRuleTest, OrderDoesNotMatterAndOneGroupMovesTheMedianLittle) {
 
 TEST(GroupRuleTest, RefusesWhatCannotBeCombined) {
   const IntegerSum one = Sum({1}, 1);
-  EXPECT_TRUE(absl::IsInvalidArgument(
-      CombineGroups(GroupRule::kMean, {}).status()));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(CombineGroups(GroupRule::kMean, {}).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(
       CombineGroups(GroupRule::kMedian, {one, one}).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(

@@ -46,7 +46,7 @@ TEST(QuantizeTest, RoundsToNearestTiesToEven) {
 }
 
 TEST(QuantizeTest, IgnoresTheProcessorsRoundingMode) {
-  const float values[] = {0.3f / 256, 0.5f / 256, 0.7f / 256, 1.5f / 256,
+  const float values[] = {0.3f / 256,  0.5f / 256,  0.7f / 256,  1.5f / 256,
                           -0.3f / 256, -0.7f / 256, -1.5f / 256, 3.14159f};
   for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
     for (const float x : values) {
@@ -117,8 +117,7 @@ TEST(IntegerSumTest, RefusesInsteadOfOverflowing) {
   EXPECT_TRUE(absl::IsResourceExhausted(
       sum.Add({0.0f}, std::numeric_limits<uint64_t>::max())));
   EXPECT_EQ(sum.Encode(), before);
-  EXPECT_EQ(sum.sums()[0],
-            static_cast<int64_t>(most - 2) * (int64_t{1} << 31));
+  EXPECT_EQ(sum.sums()[0], static_cast<int64_t>(most - 2) * (int64_t{1} << 31));
 }
 
 TEST(IntegerSumTest, SmallUpdatesMayWeighMore) {

@@ -35,8 +35,8 @@ class ServerStepTest : public ::testing::Test {
 
 TEST_F(ServerStepTest, WithoutMomentumAddsTheScaledMean) {
   options_.server_learning_rate = 0.5;
-  const auto result = ServerStep(adapter_, Sum({1.0f, -1.0f, 4.0f}), "",
-                                 options_);
+  const auto result =
+      ServerStep(adapter_, Sum({1.0f, -1.0f, 4.0f}), "", options_);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_THAT(Values(result->adapter_after), ElementsAre(1.5f, 1.5f, 5.0f));
   EXPECT_EQ(result->server_state, "");
@@ -49,12 +49,12 @@ TEST_F(ServerStepTest, MomentumAccumulates) {
   ASSERT_TRUE(first.ok()) << first.status();
   EXPECT_THAT(Values(first->adapter_after), ElementsAre(2.0f, 2.0f, 1.0f));
   ASSERT_NE(first->server_state, "");
-  const auto second = ServerStep(first->adapter_after, sum,
-                                 first->server_state, options_);
+  const auto second =
+      ServerStep(first->adapter_after, sum, first->server_state, options_);
   ASSERT_TRUE(second.ok()) << second.status();
   EXPECT_THAT(Values(second->adapter_after), ElementsAre(3.5f, 2.0f, -2.0f));
-  const auto again = ServerStep(first->adapter_after, sum,
-                                first->server_state, options_);
+  const auto again =
+      ServerStep(first->adapter_after, sum, first->server_state, options_);
   EXPECT_EQ(again->adapter_after, second->adapter_after);
   EXPECT_EQ(again->server_state, second->server_state);
 }

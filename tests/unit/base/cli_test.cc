@@ -15,7 +15,9 @@ TEST(JsonQuoteTest, EscapesWhatJsonForbids) {
 
 TEST(JsonQuoteTest, ReplacesWhatIsNotUtf8) {
   const std::string replaced = "\xef\xbf\xbd";
-  EXPECT_EQ(JsonQuote("a\xff" "b"), "\"a" + replaced + "b\"");
+  EXPECT_EQ(JsonQuote("a\xff"
+                      "b"),
+            "\"a" + replaced + "b\"");
   EXPECT_EQ(JsonQuote("\xc3"), "\"" + replaced + "\"");
   // A surrogate, an overlong slash, and a character above U+10FFFF.
   EXPECT_EQ(JsonQuote("\xed\xa0\x80"),

@@ -58,9 +58,9 @@ TEST(DatasetTest, NamesFileLineAndProblem) {
   const std::string good = "{\"text\":\"t\"}\n";
   EXPECT_THAT(Refusal(good + "{\"text\":"), HasSubstr("data.jsonl:2"));
   EXPECT_THAT(Refusal(good + "\n[1]"), HasSubstr("data.jsonl:3"));
-  EXPECT_THAT(Refusal("{\"prompt\":\"p\"}"),
-              AllOf(HasSubstr("data.jsonl:1"),
-                    HasSubstr("\"response\" is missing")));
+  EXPECT_THAT(
+      Refusal("{\"prompt\":\"p\"}"),
+      AllOf(HasSubstr("data.jsonl:1"), HasSubstr("\"response\" is missing")));
   EXPECT_THAT(Refusal("{\"response\":\"p\"}"),
               HasSubstr("\"prompt\" is missing"));
   EXPECT_THAT(Refusal("{}"), HasSubstr("needs \"text\""));
@@ -83,9 +83,8 @@ TEST(DatasetTest, RefusesAMissingFileAndAnotherKind) {
 }
 
 TEST(DatasetTest, RefusesALineOverTheLimit) {
-  const auto result =
-      Load("{\"text\":\"t\"}\n{\"text\":\"" +
-           std::string(kMaxLineBytes, 'a') + "\"}\n");
+  const auto result = Load("{\"text\":\"t\"}\n{\"text\":\"" +
+                           std::string(kMaxLineBytes, 'a') + "\"}\n");
   EXPECT_EQ(result.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(result.status().message(),
               AllOf(HasSubstr("data.jsonl:2"), HasSubstr("4194304")));
@@ -100,18 +99,17 @@ TEST(DatasetTest, KeepsWhatMatchesWhereAndSaysWhatThereIs) {
   ASSERT_TRUE(examples.ok());
   ASSERT_EQ(examples->size(), 2u);
   EXPECT_EQ((*examples)[0].text, "2");
-  examples = LoadDataset(
-      {.path = path, .where = {{"topic", "b"}}, .max_examples = 1});
+  examples =
+      LoadDataset({.path = path, .where = {{"topic", "b"}}, .max_examples = 1});
   ASSERT_TRUE(examples.ok());
   EXPECT_EQ(examples->size(), 1u);
   EXPECT_THAT(LoadDataset({.path = path, .where = {{"colour", "b"}}})
                   .status()
                   .message(),
               AllOf(HasSubstr("\"colour\""), HasSubstr("there are: topic")));
-  EXPECT_THAT(LoadDataset({.path = path, .where = {{"topic", "z"}}})
-                  .status()
-                  .message(),
-              HasSubstr("none of 3 examples has topic = \"z\""));
+  EXPECT_THAT(
+      LoadDataset({.path = path, .where = {{"topic", "z"}}}).status().message(),
+      HasSubstr("none of 3 examples has topic = \"z\""));
 }
 
 TEST(DatasetTest, ReadsAFolderOfTextsInOrderOfNames) {
@@ -120,7 +118,9 @@ TEST(DatasetTest, ReadsAFolderOfTextsInOrderOfNames) {
     std::ofstream(base::JoinPath(folder, name), std::ios::binary) << bytes;
   };
   write("b.txt", "second\r\nline");
-  write("a.txt", "\xEF\xBB\xBF" "first");
+  write("a.txt",
+        "\xEF\xBB\xBF"
+        "first");
   write("empty.txt", " \n");
   write("notes.md", "not read");
   const auto examples = LoadDataset({.path = folder});
@@ -142,18 +142,18 @@ TEST(DatasetTest, TextThatIsNotUtf8IsRefusedByName) {
 }
 
 TEST(DatasetTest, APipeIsNoFileToReadAgain) {
-  const std::string path =
-      base::JoinPath(tests::NewTempDir(), "pipe.jsonl");
+  const std::string path = base::JoinPath(tests::NewTempDir(), "pipe.jsonl");
   ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
   EXPECT_EQ(LoadDataset({.path = path}).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
 
 TEST(LoadDatasetTest, ReadsPreferencesAndLabels) {
-  const auto examples = LoadDataset({.path = WriteFile(
-      "mixed.jsonl",
-      "{\"prompt\":\"p\",\"chosen\":\"good\",\"rejected\":\"bad\","
-      "\"topic\":\"x\"}\n{\"text\":\"t\",\"label\":3}\n")});
+  const auto examples = LoadDataset(
+      {.path = WriteFile(
+           "mixed.jsonl",
+           "{\"prompt\":\"p\",\"chosen\":\"good\",\"rejected\":\"bad\","
+           "\"topic\":\"x\"}\n{\"text\":\"t\",\"label\":3}\n")});
   ASSERT_TRUE(examples.ok()) << examples.status();
   EXPECT_TRUE((*examples)[0].is_preference);
   EXPECT_EQ((*examples)[0].response, "good");
@@ -168,10 +168,9 @@ TEST(LoadDatasetTest, ReadsPreferencesAndLabels) {
         "{\"prompt\":\"p\",\"chosen\":\"a\",\"rejected\":7}",
         "{\"prompt\":\"p\",\"chosen\":\"a\",\"rejected\":\"b\","
         "\"text\":\"t\"}"}) {
-    EXPECT_EQ(LoadDataset({.path = WriteFile("bad.jsonl", line)})
-                  .status()
-                  .code(),
-              absl::StatusCode::kInvalidArgument)
+    EXPECT_EQ(
+        LoadDataset({.path = WriteFile("bad.jsonl", line)}).status().code(),
+        absl::StatusCode::kInvalidArgument)
         << line;
   }
 }
@@ -195,9 +194,8 @@ TEST(LoadDatasetTest, ReadsConversations) {
               HasSubstr("lacks \"role\" or \"content\""));
   EXPECT_THAT(Refusal("{\"messages\":[{\"role\":\"user\",\"content\":3}]}"),
               HasSubstr("neither text nor"));
-  EXPECT_THAT(
-      Refusal("{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]}"),
-      HasSubstr("\"assistant\" says anything"));
+  EXPECT_THAT(Refusal("{\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]}"),
+              HasSubstr("\"assistant\" says anything"));
   EXPECT_THAT(Refusal("{\"messages\":[],\"text\":\"t\"}"),
               HasSubstr("as well as \"messages\""));
 }
@@ -237,8 +235,8 @@ TEST(EncodeExamplesTest, ConversationsNeedAFormatThatFits) {
   const std::vector<uint8_t>& mask = encoded[1].loss_mask;
   EXPECT_EQ(std::count(mask.begin(), mask.end(), 1), 3);  // " ", "a", EOS
   training.objective = config::Objective::kCausalLm;
-  EXPECT_TRUE(EncodeExamples(*tokenizer, examples, training)[1]
-                  .loss_mask.empty());
+  EXPECT_TRUE(
+      EncodeExamples(*tokenizer, examples, training)[1].loss_mask.empty());
   training.chat_format = "llama2";
   examples[1].messages = {{"assistant", "a"}};
   EXPECT_THAT(
@@ -322,8 +320,8 @@ TEST(SplitHoldoutTest, AGrowingShareOnlyAdds) {
       now.insert(example.text);
     }
     EXPECT_GT(now.size(), before.size());
-    EXPECT_TRUE(std::includes(now.begin(), now.end(), before.begin(),
-                              before.end()));
+    EXPECT_TRUE(
+        std::includes(now.begin(), now.end(), before.begin(), before.end()));
     before = now;
   }
 }

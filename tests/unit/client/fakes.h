@@ -109,9 +109,8 @@ class FakeCoordinator final : public Transport {
         response.set_pending_approval(true);
         return absl::OkStatus();
       }
-      const absl::Status issued =
-          Issue(request.certificate_request_pem(),
-                response.mutable_certificate_pem());
+      const absl::Status issued = Issue(request.certificate_request_pem(),
+                                        response.mutable_certificate_pem());
       if (!issued.ok()) return issued;
       return IssueSigner(request.signing_request_pem(),
                          response.mutable_signing_certificate_pem());

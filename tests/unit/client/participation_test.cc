@@ -18,8 +18,8 @@ using ::testing::HasSubstr;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 codec::Layout TestLayout() {
-  return *codec::Layout::Create({{"a.lora_A.weight", {2, 3}},
-                                 {"a.lora_B.weight", {3, 2}}});
+  return *codec::Layout::Create(
+      {{"a.lora_A.weight", {2, 3}}, {"a.lora_B.weight", {3, 2}}});
 }
 
 // Adds a constant to each parameter and remembers what it was asked.

@@ -35,8 +35,7 @@ class TaskRunnerTest : public testing::Test {
     training_.batch_size = 8;
     const codec::Layout layout =
         model::AdapterLayout(tests::TinyConfig(), adapter_).value();
-    bytes_ = model::EncodeAdapterFile(layout,
-                                      model::InitialAdapter(layout, 1));
+    bytes_ = model::EncodeAdapterFile(layout, model::InitialAdapter(layout, 1));
     plan_.mutable_key()->set_job("job");
     plan_.mutable_key()->set_kind(v1::TASK_KIND_TRAIN);
     plan_.set_seed(7);

@@ -125,10 +125,9 @@ TEST_F(AuthorityTest, AChangedCertificateIsNeverAccepted) {
 TEST_F(AuthorityTest, ALeafCannotActAsACa) {
   const CertificateAuthority ca = NewCa();
   const PrivateKey key = *PrivateKey::Generate();
-  EXPECT_EQ(CertificateVerifier::Create(Issue(ca, Role::kAgent))
-                .status()
-                .code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(
+      CertificateVerifier::Create(Issue(ca, Role::kAgent)).status().code(),
+      absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(CertificateAuthority::FromPem(Issue(ca, Role::kAgent),
                                           *PrivateKey::Generate())
                 .status()
@@ -147,19 +146,15 @@ TEST_F(AuthorityTest, TheKeyMustBelongToTheCertificate) {
 
 TEST_F(AuthorityTest, RevocationListsAreSignedAndReadBack) {
   const CertificateAuthority ca = NewCa();
-  const std::string serial =
-      ParseCertificate(Issue(ca, Role::kAgent))->serial;
+  const std::string serial = ParseCertificate(Issue(ca, Role::kAgent))->serial;
   const std::string pem =
       *ca.SignRevocationList({{serial, kNow}, {"2a", kNow}}, kNow);
   const absl::StatusOr<std::vector<RevokedSerial>> read =
       ParseRevocationList(pem, ca.certificate_pem());
   ASSERT_TRUE(read.ok()) << read.status();
-  EXPECT_EQ(SerialSet(*read),
-            (absl::flat_hash_set<std::string>{serial, "2a"}));
+  EXPECT_EQ(SerialSet(*read), (absl::flat_hash_set<std::string>{serial, "2a"}));
   EXPECT_EQ((*read)[0].revoked_at, kNow);
-  EXPECT_EQ(ParseRevocationList(pem, NewCa().certificate_pem())
-                .status()
-                .code(),
+  EXPECT_EQ(ParseRevocationList(pem, NewCa().certificate_pem()).status().code(),
             absl::StatusCode::kDataLoss);
   EXPECT_EQ(ParseRevocationList("", ca.certificate_pem()).status().code(),
             absl::StatusCode::kInvalidArgument);

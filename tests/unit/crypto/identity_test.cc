@@ -91,9 +91,8 @@ TEST(IdentityTest, NamesThatAreTooLongOrNotPrintableAreRefused) {
 }
 
 TEST(IdentityTest, OversizedRequestsAreRefusedBeforeParsing) {
-  EXPECT_EQ(
-      ParseCertificateRequest(std::string(1 << 20, 'x')).status().code(),
-      absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ParseCertificateRequest(std::string(1 << 20, 'x')).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST(SecretStringTest, MovingLeavesNothingBehind) {

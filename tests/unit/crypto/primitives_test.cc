@@ -112,8 +112,9 @@ TEST(X25519Test, RefusesPointsOfLowOrder) {
   EXPECT_EQ(X25519Key::FromPrivate("short").status().code(), kBad);
 }
 
-// Eight at a time: what is refused, and what is not reduced, in each lane, while
-// the others hold ordinary points; with private keys of few and of all bits.
+// Eight at a time: what is refused, and what is not reduced, in each lane,
+// while the others hold ordinary points; with private keys of few and of all
+// bits.
 TEST(X25519Test, EdgesInEveryLaneAreAsInOpenssl) {
   base::SystemRandom random;
   std::vector<X25519Key> keys;
@@ -143,9 +144,8 @@ TEST(X25519Test, EdgesInEveryLaneAreAsInOpenssl) {
         ASSERT_EQ(all.ok(), alone.ok()) << Hex(edge) << " in lane " << lane;
         if (!all.ok()) continue;
         for (size_t i = 0; i < 8; ++i) {
-          ASSERT_EQ((*all)[i].view(), i == lane
-                                          ? alone->view()
-                                          : key.Agree(points[i])->view())
+          ASSERT_EQ((*all)[i].view(),
+                    i == lane ? alone->view() : key.Agree(points[i])->view())
               << Hex(edge) << " in lane " << lane;
         }
       }
@@ -181,8 +181,8 @@ TEST(HkdfTest, KnownAnswers) {
   EXPECT_EQ(HkdfSha256(secret, "", "", 8161).status().code(), kBad);
 }
 
-const std::string kKey = FromHex(
-    "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
+const std::string kKey =
+    FromHex("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
 
 TEST(AesCtrTest, KnownAnswer) {
   auto stream = AesCtrStream::Create(kKey);
@@ -213,12 +213,11 @@ TEST(SealTest, KnownAnswer) {
       FromHex("d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
               "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"));
   ASSERT_TRUE(sealed.ok());
-  EXPECT_EQ(
-      Hex(*sealed),
-      "cafebabefacedbaddecaf888"
-      "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
-      "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"
-      "76fc6ece0f4e1768cddf8853bb2d551b");
+  EXPECT_EQ(Hex(*sealed),
+            "cafebabefacedbaddecaf888"
+            "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa"
+            "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"
+            "76fc6ece0f4e1768cddf8853bb2d551b");
 }
 
 TEST(SealTest, OpensOnlyWhatWasSealedForThis) {

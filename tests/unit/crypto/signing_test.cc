@@ -38,8 +38,7 @@ class SigningTest : public testing::Test {
   SigningTest()
       : ca_(*CertificateAuthority::Create("CA", absl::Hours(1000), kNow,
                                           random_)),
-        verifier_(
-            *SigningCertificateVerifier::Create(ca_.certificate_pem())) {}
+        verifier_(*SigningCertificateVerifier::Create(ca_.certificate_pem())) {}
   std::string Issue(const CertificateAuthority& ca, const SigningKey& key) {
     const auto pem = ca.IssueSigner(*MakeSigningRequest(key, "anna"), "anna",
                                     absl::Hours(10), kNow, random_);
@@ -81,8 +80,8 @@ TEST_F(SigningTest, KeysSurviveTheirFileWhichOnlyTheOwnerReads) {
             absl::StatusCode::kFailedPrecondition);
   EXPECT_FALSE(SigningKey::ReadFile(path + ".missing").ok());
   // A P-256 key is no signing key, and the other way round.
-  EXPECT_FALSE(SigningKey::FromPem(PrivateKey::Generate()->ToPem()->view())
-                   .ok());
+  EXPECT_FALSE(
+      SigningKey::FromPem(PrivateKey::Generate()->ToPem()->view()).ok());
   EXPECT_FALSE(PrivateKey::FromPem(key.ToPem()->view()).ok());
 }
 
@@ -98,13 +97,11 @@ TEST_F(SigningTest, CertificatesBindNameAndKey) {
   EXPECT_GE(info->serial.size(), 30u);
   EXPECT_EQ(*CertificatePem(der), pem);
   EXPECT_TRUE(SigningCertificateVerifier::CheckTime(*info, kNow).ok());
-  EXPECT_EQ(SigningCertificateVerifier::CheckTime(*info,
-                                                  kNow + absl::Hours(11))
+  EXPECT_EQ(SigningCertificateVerifier::CheckTime(*info, kNow + absl::Hours(11))
                 .code(),
             absl::StatusCode::kPermissionDenied);
   EXPECT_FALSE(
-      SigningCertificateVerifier::CheckTime(*info, kNow - absl::Hours(1))
-          .ok());
+      SigningCertificateVerifier::CheckTime(*info, kNow - absl::Hours(1)).ok());
 }
 
 TEST_F(SigningTest, RefusesEveryOtherCertificate) {
@@ -122,8 +119,8 @@ TEST_F(SigningTest, RefusesEveryOtherCertificate) {
   changed[changed.size() / 2] ^= 1;
   EXPECT_TRUE(refused(changed));
   // Another CA of the same name.
-  const auto other = CertificateAuthority::Create("CA", absl::Hours(1000),
-                                                  kNow, random_);
+  const auto other =
+      CertificateAuthority::Create("CA", absl::Hours(1000), kNow, random_);
   EXPECT_TRUE(refused(*CertificateDer(Issue(*other, key))));
   EXPECT_TRUE(refused(*CertificateDer(ca_.certificate_pem())));
   // An agent's certificate for connections.

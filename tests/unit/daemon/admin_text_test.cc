@@ -30,7 +30,8 @@ TEST(AdminTextTest, JobsAreATable) {
   failed.set_reason("no model");
   EXPECT_EQ(
       AdminText({{"jobs", {JobJson(running), JobJson(failed)}}}),
-      "job            state    rounds  lost  held-out loss     clients  waiting "
+      "job            state    rounds  lost  held-out loss     clients  "
+      "waiting "
       "for, or reason\n"
       "demo           running  2/40    0     4.3373 -> 3.9000  4        1 "
       "updates of 4\n"

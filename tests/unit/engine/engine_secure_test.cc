@@ -90,8 +90,7 @@ TEST(EngineSecureTest, TheRecordSaysWhoAnsweredAndWhoDidNot) {
   EXPECT_EQ(world.engine().progress().waiting_for,
             "phase share_keys: 3 of 4 answers");
   ASSERT_TRUE(world.FireTimer());
-  const v1::SecurePhaseClosed& closed =
-      Last(world).secure_phase_closed();
+  const v1::SecurePhaseClosed& closed = Last(world).secure_phase_closed();
   EXPECT_EQ(closed.phase(), "share_keys");
   EXPECT_THAT(closed.clients(), SizeIs(3));
   EXPECT_EQ(closed.clients(0).bytes(), 100u);

@@ -116,8 +116,7 @@ TEST(EngineTest, OverSelectionCommitsWithTheFirstAndTellsTheRest) {
   world.DoTask("d");
   world.DoTask("b");
   ASSERT_TRUE(Last(world).has_round_committed());
-  EXPECT_THAT(Last(world).round_committed().survivors(),
-              ElementsAre("b", "d"));
+  EXPECT_THAT(Last(world).round_committed().survivors(), ElementsAre("b", "d"));
   EXPECT_TRUE(world.DoTask("a"));
   EXPECT_EQ(world.RepeatReport("a").verdict(), v1::ReportResponse::TOO_LATE);
   EXPECT_EQ(world.RepeatReport("d").verdict(), v1::ReportResponse::ACCEPTED);

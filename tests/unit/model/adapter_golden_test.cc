@@ -102,8 +102,8 @@ TEST_P(AdapterGoldenTest, GradientsAreThoseOfTheDefinition) {
   ASSERT_TRUE(gradient.ok()) << gradient.status();
   double largest = 0.0;
   for (size_t i = 0; i < values.size(); ++i) {
-    const double ours =
-        static_cast<double>(adapter->values[i]) - static_cast<double>(values[i]);
+    const double ours = static_cast<double>(adapter->values[i]) -
+                        static_cast<double>(values[i]);
     ASSERT_NEAR(ours, (*gradient)[i], 1e-5 + 1e-3 * std::fabs((*gradient)[i]))
         << i;
     largest = std::max(largest, std::fabs(ours));

@@ -3,7 +3,6 @@
 #include "model/transformer/adapter_ops.h"
 
 #include <gtest/gtest.h>
-
 #include <torch/csrc/autograd/autograd.h>
 
 #include "model/transformer/lora_runs.h"
@@ -125,8 +124,7 @@ TEST_P(AdapterOpsTest, ValuesAndGradientsFollowTheDefinition) {
   ExpectNear(y, expected.detach(), "output");
 
   torch::autograd::backward({(y * upstream).sum()}, {});
-  torch::autograd::backward(
-      {(expected * upstream.to(at::kDouble)).sum()}, {});
+  torch::autograd::backward({(expected * upstream.to(at::kDouble)).sum()}, {});
   ExpectNear(x.grad(), wide_x.grad(), "gradient of the input");
   const std::vector<at::Tensor*> trained = Trained(adapter);
   for (size_t i = 0; i < wide.size(); ++i) {
@@ -157,8 +155,7 @@ TEST(AdapterOpsTest, LayersOfOneInputMayHaveDifferentAdapters) {
   use.scale = kScale;
   const LinearUse uses[] = {
       {&layers[0], &lora}, {&layers[1], &ia3}, {&layers[2], nullptr}};
-  const std::vector<at::Tensor> y =
-      ApplyLinear(Kernels::kFused, x, uses, use);
+  const std::vector<at::Tensor> y = ApplyLinear(Kernels::kFused, x, uses, use);
   for (int i = 0; i < 3; ++i) {
     const at::Tensor alone =
         ApplyLinear(Kernels::kReference, x, {&uses[i], 1}, use)[0];
@@ -221,9 +218,8 @@ TEST_P(LoraRunsTest, EachRowGetsItsOwnAdapter) {
     one.seed = use.seeds[run.adapter];
     const LinearUse adapted{&layer, &alone[run.adapter]};
     parts.push_back(ApplyLinear(
-        Kernels::kReference,
-        alone_x.narrow(0, run.begin, run.end - run.begin), {&adapted, 1},
-        one)[0]);
+        Kernels::kReference, alone_x.narrow(0, run.begin, run.end - run.begin),
+        {&adapted, 1}, one)[0]);
   }
   const at::Tensor expected = at::cat(parts, 0);
   torch::autograd::backward({(expected * upstream).sum()}, {});

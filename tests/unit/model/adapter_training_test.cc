@@ -151,8 +151,8 @@ struct Training {
     return result->loss_sum / static_cast<double>(result->tokens);
   }
   void Train(const config::TrainingOptions& training) {
-    const auto result = trainer->Train(absl::MakeSpan(values), examples,
-                                       training, 7, nullptr);
+    const auto result =
+        trainer->Train(absl::MakeSpan(values), examples, training, 7, nullptr);
     ASSERT_TRUE(result.ok()) << result.status();
   }
   ModelConfig config;
@@ -219,8 +219,8 @@ TEST(LofitTrainingTest, ChoosesHeadsThenTunesThemAlone) {
   steps.weight_decay = 0.1;  // must not reach what is not trained
   training.Train(steps);
   const codec::Layout& layout = training.trainer->layout();
-  const LofitState state = LofitStateOf(training.config, training.options,
-                                        layout, training.values);
+  const LofitState state =
+      LofitStateOf(training.config, training.options, layout, training.values);
   ASSERT_FALSE(state.choosing);
   EXPECT_EQ(std::count(state.chosen.begin(), state.chosen.end(), true), 3);
   const std::vector<float> chosen = training.values;
@@ -250,8 +250,7 @@ TEST(LofitTrainingTest, ThePenaltyKeepsScalingsSmall) {
   const auto size = [](double l1) {
     Training training(AdapterKind::kLofit);
     training.options.lofit_l1 = l1;
-    training.trainer =
-        Trainer::Create(training.base, training.options).value();
+    training.trainer = Trainer::Create(training.base, training.options).value();
     training.Train(Steps(15, 0.02));
     double sum = 0.0;
     for (const float v : training.values) sum += std::fabs(v);
@@ -261,9 +260,8 @@ TEST(LofitTrainingTest, ThePenaltyKeepsScalingsSmall) {
 }
 
 TEST(TrainerKindsTest, ResultsDependOnTheArgumentsAlone) {
-  for (const AdapterKind kind :
-       {AdapterKind::kDora, AdapterKind::kFrozenA, AdapterKind::kIa3,
-        AdapterKind::kLofit}) {
+  for (const AdapterKind kind : {AdapterKind::kDora, AdapterKind::kFrozenA,
+                                 AdapterKind::kIa3, AdapterKind::kLofit}) {
     Training training(kind);
     const std::vector<float> start = training.values;
     training.Train(Steps(3, 0.01));

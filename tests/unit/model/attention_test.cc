@@ -35,14 +35,13 @@ struct Result {
   at::Tensor out, grad_q, grad_k, grad_v;
 };
 
-using Attend = std::function<at::Tensor(const at::Tensor& q,
-                                        const at::Tensor& k,
-                                        const at::Tensor& v)>;
+using Attend = std::function<at::Tensor(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)>;
 
 Result RunWithGradients(const AttentionSizes& sizes, int64_t tokens,
                         const Attend& attend) {
-  const at::Tensor q = Random({tokens, sizes.heads * sizes.head_dim}, 1)
-                           .set_requires_grad(true);
+  const at::Tensor q =
+      Random({tokens, sizes.heads * sizes.head_dim}, 1).set_requires_grad(true);
   const at::Tensor k = Random({tokens, sizes.kv_heads * sizes.head_dim}, 2)
                            .set_requires_grad(true);
   const at::Tensor v = Random({tokens, sizes.kv_heads * sizes.head_dim}, 3)
@@ -88,10 +87,10 @@ Result Dense(const AttentionSizes& sizes, const SequenceStarts& starts,
                          split(k, sizes.kv_heads).transpose(1, 2))
                   .div(std::sqrt(static_cast<double>(sizes.head_dim)))
                   .masked_fill(hidden, -INFINITY);
-          parts.push_back(at::matmul(at::softmax(scores, -1),
-                                     split(v, sizes.kv_heads))
-                              .transpose(0, 1)
-                              .reshape({n, sizes.heads * sizes.head_dim}));
+          parts.push_back(
+              at::matmul(at::softmax(scores, -1), split(v, sizes.kv_heads))
+                  .transpose(0, 1)
+                  .reshape({n, sizes.heads * sizes.head_dim}));
         }
         return at::cat(parts, 0).to(at::kFloat);
       });
@@ -137,9 +136,8 @@ TEST(AttentionTest, WindowHidesWhatLiesBeforeIt) {
   const SequenceStarts starts = {0, 3, 150, 214};
   for (const int64_t window : {1, 5, 64, 100, 149, 1000}) {
     const AttentionSizes sizes{4, 2, 6, window};
-    const Result dense = Dense(sizes, starts, [&](int64_t i, int64_t j) {
-      return j > i - window;
-    });
+    const Result dense = Dense(
+        sizes, starts, [&](int64_t i, int64_t j) { return j > i - window; });
     for (const Kernels kernels : {Kernels::kFused, Kernels::kReference}) {
       for (const AttentionKind kind :
            {AttentionKind::kExact, AttentionKind::kBlockwise}) {
@@ -154,13 +152,13 @@ TEST(AttentionTest, WindowHidesWhatLiesBeforeIt) {
 TEST(AttentionTest, BlockwiseEqualsExactOnALongSequence) {
   const AttentionSizes sizes{2, 1, 8, 0};
   const SequenceStarts starts = {0, 1500};
-  const Result exact = Choir(Kernels::kReference, sizes, starts,
-                             Method(AttentionKind::kExact));
+  const Result exact =
+      Choir(Kernels::kReference, sizes, starts, Method(AttentionKind::kExact));
   for (const Kernels kernels : {Kernels::kFused, Kernels::kReference}) {
     for (const int64_t chunk : {64, 512}) {
-      ExpectClose(
-          Choir(kernels, sizes, starts, Method(AttentionKind::kBlockwise, chunk)),
-          exact, 1e-5, "chunk " + std::to_string(chunk));
+      ExpectClose(Choir(kernels, sizes, starts,
+                        Method(AttentionKind::kBlockwise, chunk)),
+                  exact, 1e-5, "chunk " + std::to_string(chunk));
     }
   }
 }
@@ -183,9 +181,9 @@ TEST(AttentionTest, BlockSparseEqualsADenseMask) {
       for (const Kernels kernels : {Kernels::kFused, Kernels::kReference}) {
         AttentionMethod method = Method(AttentionKind::kBlockSparse, 40);
         method.pattern = p;
-        ExpectClose(Choir(kernels, sizes, starts, method), dense, 1e-5,
-                    Name(kernels, method.kind) + " block " +
-                        std::to_string(p.block));
+        ExpectClose(
+            Choir(kernels, sizes, starts, method), dense, 1e-5,
+            Name(kernels, method.kind) + " block " + std::to_string(p.block));
       }
     }
   }
@@ -235,8 +233,8 @@ TEST(AttentionTest, CachedDecodingEqualsOnePassForEveryKind) {
            {AttentionKind::kAuto, AttentionKind::kBlockSparse}) {
         AttentionMethod method = Method(kind);
         method.pattern = {16, 2, 1, 4};
-        const at::Tensor whole = RotaryAttention(
-            kernels, q, k, v, cosine, sine, {0, n}, sizes, method);
+        const at::Tensor whole = RotaryAttention(kernels, q, k, v, cosine, sine,
+                                                 {0, n}, sizes, method);
         KvSlot slot{at::zeros({n, 12}), at::zeros({n, 12}), 0};
         for (const int64_t step : {70, 1, 1, 30, 48}) {
           const at::Tensor part = CachedRotaryAttention(
@@ -324,7 +322,8 @@ TEST(AttentionTest, BlockwisePeakMemoryGrowsLinearlyWithTheSequence) {
     EXPECT_LT(kib[4] - kib[0], 40.0 * 1024.0);
   }
   // The measure can tell: exact attention that keeps its scores.
-  const double exact = PeakKib(Kernels::kReference, AttentionKind::kExact, 4096);
+  const double exact =
+      PeakKib(Kernels::kReference, AttentionKind::kExact, 4096);
   EXPECT_GT(exact, 128.0 * 1024.0);
 }
 

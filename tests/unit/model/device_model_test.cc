@@ -1,6 +1,6 @@
 // Whole models as a GPU computes them, on the CPU: weights in bfloat16,
-// adapters in float32, quantised weights as tensors, the operations of ops_device.h.
-// Against the same models in float32: bfloat16 rounds to 8 bits.
+// adapters in float32, quantised weights as tensors, the operations of
+// ops_device.h. Against the same models in float32: bfloat16 rounds to 8 bits.
 #include <cmath>
 #include <memory>
 
@@ -36,15 +36,14 @@ std::shared_ptr<const LoadedModel> AsOnCuda(const LoadedModel& model) {
   const bool tied = weights.head.is_same(weights.embedding);
   weights.embedding = Half(weights.embedding);
   weights.head = tied ? weights.embedding : Half(weights.head);
-  for (at::Tensor* x : {&weights.positions, &weights.norm.weight,
-                        &weights.norm.bias}) {
+  for (at::Tensor* x :
+       {&weights.positions, &weights.norm.weight, &weights.norm.bias}) {
     *x = Half(*x);
   }
   for (BlockWeights& block : weights.blocks) {
-    for (at::Tensor* x :
-         {&block.input_norm.weight, &block.input_norm.bias,
-          &block.post_norm.weight, &block.post_norm.bias, &block.q_norm,
-          &block.k_norm, &block.router}) {
+    for (at::Tensor* x : {&block.input_norm.weight, &block.input_norm.bias,
+                          &block.post_norm.weight, &block.post_norm.bias,
+                          &block.q_norm, &block.k_norm, &block.router}) {
       *x = Half(*x);
     }
     for (Linear& linear : block.linear) {
@@ -120,8 +119,8 @@ TEST(DeviceModelTest, CachedDecoding) {
         model->decoder().Logits(PackWhole(ids, at::kCPU), {});
     KvCache cache = half->decoder().NewCache(20);
     EXPECT_EQ(cache.keys[0].scalar_type(), at::kBFloat16);
-    at::Tensor last = half->decoder().Decode(
-        absl::MakeConstSpan(ids).first(12), {}, cache);
+    at::Tensor last =
+        half->decoder().Decode(absl::MakeConstSpan(ids).first(12), {}, cache);
     // As above.
     const double most = config.moe.num_experts > 0 ? 20 * kHalf : 2 * kHalf;
     EXPECT_LT(Apart(last, whole[11]), most);
@@ -197,9 +196,8 @@ TEST(DeviceModelTest, TrainingOfEachKindOfAdapter) {
   const auto half = AsOnCuda(*model);
   const std::vector<Example> examples =
       tests::RandomExamples(12, 40, GpuConfig().vocab_size, 3);
-  for (const AdapterKind kind :
-       {AdapterKind::kDora, AdapterKind::kFrozenA, AdapterKind::kIa3,
-        AdapterKind::kLofit}) {
+  for (const AdapterKind kind : {AdapterKind::kDora, AdapterKind::kFrozenA,
+                                 AdapterKind::kIa3, AdapterKind::kLofit}) {
     const config::AdapterOptions adapter = Adapter(GpuConfig(), kind);
     ExpectSame(Train(half, adapter, FewSteps(5), examples),
                Train(model, adapter, FewSteps(5), examples));

@@ -1,11 +1,11 @@
-// What GPUs compute with, on the CPU: the operations with hand-written gradients
-// over LibTorch's kernels, against LibTorch's own gradients; and the optimiser
-// that stays where the model is, against that of the CPU.
+// What GPUs compute with, on the CPU: the operations with hand-written
+// gradients over LibTorch's kernels, against LibTorch's own gradients; and the
+// optimiser that stays where the model is, against that of the CPU.
 #include <cmath>
 #include <functional>
 
-#include "gtest/gtest.h"
 #include "base/sim_random.h"
+#include "gtest/gtest.h"
 #include "model/device_optimizer.h"
 #include "model/local_optimizer.h"
 #include "model/transformer/blas.h"
@@ -47,9 +47,10 @@ Tensors Run(const Body& body, const Tensors& inputs, size_t frozen,
   Tensors results = body(leaves);
   at::Tensor total = at::zeros({}, at::kDouble);
   for (const at::Tensor& output : results) {
-    const at::Tensor weights =
-        at::arange(output.numel(), at::kFloat).mul(0.37).sin().view(
-            output.sizes());
+    const at::Tensor weights = at::arange(output.numel(), at::kFloat)
+                                   .mul(0.37)
+                                   .sin()
+                                   .view(output.sizes());
     total = total + (output.to(at::kFloat) * weights).sum().to(at::kDouble);
   }
   torch::autograd::backward({total}, {});
@@ -105,19 +106,19 @@ TEST_F(DeviceOpsTest, AdaptersInFloat32OverABaseInBfloat16) {
   torch::autograd::backward({y.to(at::kFloat).sum()}, {});
   EXPECT_EQ(a.grad().scalar_type(), at::kFloat);
   const at::Tensor ones = at::ones({40, 7});
-  EXPECT_LT(Apart(b.grad(), at::mm(ones.t(), at::mm(x.to(at::kFloat), a.t())) *
-                                2.0),
-            1e-2);
-  EXPECT_LT(Apart(a.grad(),
-                  at::mm(at::mm(ones, b).t() * 2.0, x.to(at::kFloat))),
-            1e-2);
+  EXPECT_LT(
+      Apart(b.grad(), at::mm(ones.t(), at::mm(x.to(at::kFloat), a.t())) * 2.0),
+      1e-2);
+  EXPECT_LT(
+      Apart(a.grad(), at::mm(at::mm(ones, b).t() * 2.0, x.to(at::kFloat))),
+      1e-2);
 }
 
 TEST_F(DeviceOpsTest, AFrozenAHasNoGradient) {
   const at::Tensor a = Random({3, 12});
   const at::Tensor b = Random({7, 3}).set_requires_grad(true);
-  const at::Tensor y = LinearGroupDevice(Random({5, 12}),
-                                         {{Random({7, 12}), {}, a, b}}, 2.0)[0];
+  const at::Tensor y =
+      LinearGroupDevice(Random({5, 12}), {{Random({7, 12}), {}, a, b}}, 2.0)[0];
   torch::autograd::backward({y.sum()}, {});
   EXPECT_FALSE(a.grad().defined());
   EXPECT_TRUE(b.grad().defined());
@@ -136,8 +137,7 @@ TEST_F(DeviceOpsTest, AddRmsNorm) {
       {Random({20}), Random({9, 20}), Random({9, 20})}, 1);
   ExpectEqual(
       [](const Tensors& x) {
-        return Tensors{
-            AddRmsNormDevice(x[1], at::Tensor(), x[0], 1e-5).second};
+        return Tensors{AddRmsNormDevice(x[1], at::Tensor(), x[0], 1e-5).second};
       },
       [](const Tensors& x) {
         return Tensors{
@@ -174,9 +174,9 @@ TEST_F(DeviceOpsTest, CrossEntropyOverSlices) {
   EXPECT_NEAR(ours, exact, 1e-4 * exact);
   EXPECT_LT(Apart(our_gradient, gradient), 1e-4);
   at::NoGradGuard no_grad;
-  EXPECT_NEAR(LinearCrossEntropyDevice(hidden, head, targets, 0.06)
-                  .item<double>(),
-              exact, 1e-4 * exact);
+  EXPECT_NEAR(
+      LinearCrossEntropyDevice(hidden, head, targets, 0.06).item<double>(),
+      exact, 1e-4 * exact);
 }
 
 TEST_F(DeviceOpsTest, CrossEntropyOfASureModelInBfloat16) {
@@ -221,8 +221,8 @@ TEST_F(DeviceOpsTest, AttentionOfRaggedAndEqualSequences) {
 TEST_F(DeviceOpsTest, DropsTheSameOnEveryDevice) {
   for (const uint64_t seed : {uint64_t{1}, uint64_t{0xfedcba9876543210}}) {
     const at::Tensor expected = DropoutMask({70, 30}, 0.3, seed, at::kCPU);
-    EXPECT_TRUE(at::equal(
-        DropoutMaskByTensors({70, 30}, 0.3, seed, at::kCPU), expected));
+    EXPECT_TRUE(at::equal(DropoutMaskByTensors({70, 30}, 0.3, seed, at::kCPU),
+                          expected));
     EXPECT_NEAR(expected.mean().item<float>(), 1.0, 0.05);
   }
 }

@@ -69,8 +69,7 @@ TEST_F(EncodeTest, LongPromptsLoseTheirBeginningNotTheResponse) {
   EXPECT_EQ(example.ids.back(), eos_);
   EXPECT_EQ(example.ids.front(), bos_);
   EXPECT_GT(example.loss_begin, 16);
-  const Example both =
-      EncodePromptResponse(*tokenizer_, prompt, prompt, 32);
+  const Example both = EncodePromptResponse(*tokenizer_, prompt, prompt, 32);
   EXPECT_EQ(both.ids.size(), 32u);
   EXPECT_NEAR(both.loss_begin, 16, 1);
 }
@@ -121,8 +120,7 @@ TEST_F(EncodeTest, LongConversationsKeepSomethingToLearn) {
   EXPECT_EQ(Learnt(*tokenizer_, late), " tall");
   const std::vector<ChatMessage> single = {{"user", much},
                                            {"assistant", "tall"}};
-  const Example cut =
-      EncodeConversation(*tokenizer_, chat, single, 40).value();
+  const Example cut = EncodeConversation(*tokenizer_, chat, single, 40).value();
   EXPECT_LE(cut.ids.size(), 40u);
   EXPECT_EQ(Learnt(*tokenizer_, cut), " tall");
 }

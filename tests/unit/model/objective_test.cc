@@ -84,8 +84,7 @@ class ObjectiveTest : public ::testing::Test {
       const int prompt = 5 + i % 3;
       pair.loss_begin = pair.rejected_begin = prompt;
       pair.rejected.assign(pair.ids.begin(), pair.ids.begin() + prompt);
-      pair.rejected.insert(pair.rejected.end(),
-                           others[i].ids.begin() + prompt,
+      pair.rejected.insert(pair.rejected.end(), others[i].ids.begin() + prompt,
                            others[i].ids.end());
     }
     return pairs;
@@ -138,8 +137,7 @@ TEST_F(ObjectiveTest, PackedExamplesDoNotSeeEachOther) {
       forward_.kernels = kernels;
       forward_.attention.kind = kind;
       const auto hidden = [&](const std::vector<Example>& texts) {
-        PackedBatch batch =
-            PackExamples(Pointers(texts), kMaxLength, at::kCPU);
+        PackedBatch batch = PackExamples(Pointers(texts), kMaxLength, at::kCPU);
         batch.rows = at::Tensor();
         return decoder().Hidden(batch, forward_).narrow(0, begin, length);
       };
@@ -170,8 +168,7 @@ TEST_F(ObjectiveTest, PackedGradientsOfOneExampleStayInIt) {
         {});
     return grad;
   };
-  const at::Tensor sum =
-      gradient({examples[0]}) + gradient({examples[1]});
+  const at::Tensor sum = gradient({examples[0]}) + gradient({examples[1]});
   EXPECT_LT((gradient(examples) - sum).abs().max().item<double>(), 1e-5);
 }
 
@@ -233,9 +230,9 @@ TEST_F(ObjectiveTest, DpoLossEqualsThePlainFormula) {
     const LossContext context{decoder(), options, kMaxLength, {}, false};
     for (const Kernels kernels : {Kernels::kFused, Kernels::kReference}) {
       forward_.kernels = kernels;
-      EXPECT_NEAR(ObjectiveLoss(context, forward_, Pointers(pairs), 1.0)
-                      .item<double>(),
-                  expected, 1e-4);
+      EXPECT_NEAR(
+          ObjectiveLoss(context, forward_, Pointers(pairs), 1.0).item<double>(),
+          expected, 1e-4);
     }
     forward_.kernels = Kernels::kFused;
   }
@@ -260,15 +257,14 @@ TEST_F(ObjectiveTest, DpoOfAFreshAdapterIsLog2AndTrainingRaisesTheMargin) {
 
   at::Tensor flat = at::empty({static_cast<int64_t>(values.size())});
   std::copy(values.begin(), values.end(), flat.data_ptr<float>());
-  const LoraBank bank = BindLora(decoder().config(), trainer->layout(), flat,
-                                 Adapter().scale());
+  const LoraBank bank =
+      BindLora(decoder().config(), trainer->layout(), flat, Adapter().scale());
   ForwardOptions forward;
   forward.lora = &bank;
   const LossContext context{decoder(), options, kMaxLength, {}, false};
-  EXPECT_GT(PreferenceMargins(context, forward, Pointers(pairs))
-                .min()
-                .item<double>(),
-            1.0);
+  EXPECT_GT(
+      PreferenceMargins(context, forward, Pointers(pairs)).min().item<double>(),
+      1.0);
 }
 
 TEST_F(ObjectiveTest, DpoNeedsTwoAnswers) {
@@ -333,11 +329,9 @@ TEST_F(ObjectiveTest, ClassificationReadsTheLastTokenAlone) {
     const at::Tensor hidden =
         decoder().Hidden(PackWhole(texts[i].ids, at::kCPU), {});
     const at::Tensor plain = at::matmul(score, hidden[hidden.size(0) - 1]);
-    EXPECT_LT((logits[static_cast<int64_t>(i)] - plain)
-                  .abs()
-                  .max()
-                  .item<double>(),
-              1e-4);
+    EXPECT_LT(
+        (logits[static_cast<int64_t>(i)] - plain).abs().max().item<double>(),
+        1e-4);
     loss -= at::log_softmax(plain, 0)[texts[i].label].item<double>();
   }
   EXPECT_NEAR(ObjectiveLoss(context, {}, Pointers(texts), 1.0).item<double>(),
@@ -357,10 +351,10 @@ TEST_F(ObjectiveTest, ClassificationRefusesLabelsWithoutAnOutput) {
   const auto with = Trainer::Create(base_, Adapter(2)).value();
   values = InitialAdapter(with->layout(), 5);
   texts[1].label = 2;
-  EXPECT_THAT(std::string(with->Evaluate(values, texts, options, nullptr)
-                              .status()
-                              .message()),
-              HasSubstr("label number 2"));
+  EXPECT_THAT(
+      std::string(
+          with->Evaluate(values, texts, options, nullptr).status().message()),
+      HasSubstr("label number 2"));
 }
 
 TEST_F(ObjectiveTest, EveryExactAttentionTrainsAlike) {
@@ -376,17 +370,17 @@ TEST_F(ObjectiveTest, EveryExactAttentionTrainsAlike) {
     options.block_sparse.local_blocks = 4;  // of 64: the whole text
     const auto trainer = Trainer::Create(base_, Adapter()).value();
     results.push_back(InitialAdapter(trainer->layout(), 5));
-    ASSERT_TRUE(trainer
-                    ->Train(absl::MakeSpan(results.back()), texts, options, 1,
-                            nullptr)
-                    .ok());
+    ASSERT_TRUE(
+        trainer
+            ->Train(absl::MakeSpan(results.back()), texts, options, 1, nullptr)
+            .ok());
   }
   EXPECT_EQ(results[0], results[1]);
   for (const size_t other : {2, 3}) {
     double worst = 0.0;
     for (size_t i = 0; i < results[0].size(); ++i) {
-      worst = std::max<double>(worst,
-                               std::abs(results[0][i] - results[other][i]));
+      worst =
+          std::max<double>(worst, std::abs(results[0][i] - results[other][i]));
     }
     EXPECT_LT(worst, 1e-3);
   }

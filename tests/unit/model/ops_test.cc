@@ -43,9 +43,10 @@ void ExpectEqual(const Body& body, const std::vector<at::Tensor>& inputs,
     outputs.push_back(body(kernels, leaves));
     at::Tensor total = at::zeros({}, at::kDouble);
     for (const at::Tensor& output : outputs.back()) {
-      const at::Tensor weights =
-          at::arange(output.numel(), at::kFloat).mul(0.37).sin().view(
-              output.sizes());
+      const at::Tensor weights = at::arange(output.numel(), at::kFloat)
+                                     .mul(0.37)
+                                     .sin()
+                                     .view(output.sizes());
       total = total + (output * weights).sum().to(at::kDouble);
     }
     torch::autograd::backward({total}, {});
@@ -69,14 +70,14 @@ void ExpectEqual(const Body& body, const std::vector<at::Tensor>& inputs,
 TEST_F(OpsTest, LinearGroupEqualsReferenceMergedAndThin) {
   for (const int64_t rows : {5, 40}) {
     const std::vector<at::Tensor> inputs = {
-        Random({rows, 12}), Random({7, 12}), Random({7}),    Random({3, 12}),
+        Random({rows, 12}), Random({7, 12}), Random({7}),     Random({3, 12}),
         Random({7, 3}),     Random({9, 12}), Random({2, 12}), Random({9, 2})};
     ExpectEqual(
         [](Kernels kernels, const std::vector<at::Tensor>& x) {
-          return LinearGroup(kernels, x[0],
-                             {{x[1], x[2], x[3], x[4]},
-                              {x[5], at::Tensor(), x[6], x[7]}},
-                             {0.7, 0.0, 0});
+          return LinearGroup(
+              kernels, x[0],
+              {{x[1], x[2], x[3], x[4]}, {x[5], at::Tensor(), x[6], x[7]}},
+              {0.7, 0.0, 0});
         },
         inputs, 2e-4);
   }
@@ -203,14 +204,15 @@ TEST_F(OpsTest, CachedDecodingEqualsOneForwardPass) {
     KvCache cache = decoder.NewCache(30);
     ForwardOptions options;
     options.kernels = kernels;
-    at::Tensor last = decoder.Decode(absl::MakeConstSpan(ids).first(12), options,
-                                   cache);
+    at::Tensor last =
+        decoder.Decode(absl::MakeConstSpan(ids).first(12), options, cache);
     EXPECT_LT(Difference(last, whole[11]), 1e-5);
-    last = decoder.Decode(absl::MakeConstSpan(ids).subspan(12, 5), options, cache);
+    last =
+        decoder.Decode(absl::MakeConstSpan(ids).subspan(12, 5), options, cache);
     EXPECT_LT(Difference(last, whole[16]), 1e-5);
     for (size_t i = 17; i < ids.size(); ++i) {
       last = decoder.Decode(absl::MakeConstSpan(ids).subspan(i, 1), options,
-                          cache);
+                            cache);
       EXPECT_LT(Difference(last, whole[static_cast<int64_t>(i)]), 1e-5) << i;
     }
   }
@@ -253,8 +255,9 @@ TEST_F(OpsTest, GenerationIsReproducibleAndRefusesBadSettings) {
   EXPECT_EQ(code(bad), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Generate(decoder, nullptr, {}, GenerateOptions()).status().code(),
             absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(Generate(decoder, nullptr, {300}, GenerateOptions()).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(
+      Generate(decoder, nullptr, {300}, GenerateOptions()).status().code(),
+      absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

@@ -58,8 +58,9 @@ inline std::string WriteTinyModel(const model::ModelConfig& config,
   bpe.vocab_size = 280;
   bpe.add_bos = true;
   const auto tokenizer = model::TrainBpe(
-      std::vector<std::string>(4, "the apple is a fruit of the tree; a tree "
-                                  "is a tall plant that bears the apple"),
+      std::vector<std::string>(4,
+                               "the apple is a fruit of the tree; a tree "
+                               "is a tall plant that bears the apple"),
       bpe);
   CHOIR_CHECK(tokenizer.ok());
   const std::pair<std::string, std::string> files[] = {
@@ -83,10 +84,10 @@ inline std::vector<model::Example> RandomExamples(int count, int length,
   for (int i = 0; i < count; ++i) {
     const int n = length - i % 5;
     for (int t = 0; t < n; ++t) {
-      examples[i].ids.push_back(static_cast<int32_t>(
-          (t > 0 && random.Below(2) == 0)
-              ? (examples[i].ids.back() + 1) % vocabulary
-              : random.Below(vocabulary)));
+      examples[i].ids.push_back(
+          static_cast<int32_t>((t > 0 && random.Below(2) == 0)
+                                   ? (examples[i].ids.back() + 1) % vocabulary
+                                   : random.Below(vocabulary)));
     }
     examples[i].loss_begin = 1 + i % 4;
   }

@@ -94,10 +94,10 @@ TEST_F(TrainerTest, TwoTrainersOnTwoThreadsGiveTheSameBits) {
     results[i] = InitialAdapter(trainer->layout(), 5);
     if (warm_up) {  // earlier work must leave no trace
       std::vector<float> other = InitialAdapter(trainer->layout(), 9);
-      ASSERT_TRUE(trainer
-                      ->Train(absl::MakeSpan(other), examples, Options(3), 77,
-                              nullptr)
-                      .ok());
+      ASSERT_TRUE(
+          trainer
+              ->Train(absl::MakeSpan(other), examples, Options(3), 77, nullptr)
+              .ok());
     }
     ASSERT_TRUE(trainer
                     ->Train(absl::MakeSpan(results[i]), examples, Options(10),
@@ -118,10 +118,10 @@ TEST_F(TrainerTest, SeedDecidesOrderAndDropout) {
   const auto run = [&](double dropout, uint64_t seed) {
     const auto trainer = NewTrainer(dropout);
     std::vector<float> values = InitialAdapter(trainer->layout(), 5);
-    EXPECT_TRUE(trainer
-                    ->Train(absl::MakeSpan(values), examples, Options(5), seed,
-                            nullptr)
-                    .ok());
+    EXPECT_TRUE(
+        trainer
+            ->Train(absl::MakeSpan(values), examples, Options(5), seed, nullptr)
+            .ok());
     return values;
   };
   EXPECT_NE(run(0.0, 1), run(0.0, 2));
@@ -155,19 +155,18 @@ TEST_F(TrainerTest, EpochsEndWithASmallerBatchAndStepsRunOn) {
   config::TrainingOptions options = Options();
   options.local_epochs = 2;
   int calls = 0;
-  const auto epochs = trainer->Train(
-      absl::MakeSpan(values), examples, options, 1,
-      [&](int step, int steps) {
-        EXPECT_EQ(steps, 6);
-        EXPECT_EQ(step, ++calls);
-        return absl::OkStatus();
-      });
+  const auto epochs = trainer->Train(absl::MakeSpan(values), examples, options,
+                                     1, [&](int step, int steps) {
+                                       EXPECT_EQ(steps, 6);
+                                       EXPECT_EQ(step, ++calls);
+                                       return absl::OkStatus();
+                                     });
   ASSERT_TRUE(epochs.ok()) << epochs.status();
   EXPECT_EQ(epochs->steps, 6);
   EXPECT_EQ(epochs->examples_seen, 20u);
   EXPECT_EQ(calls, 6);
-  const auto steps = trainer->Train(absl::MakeSpan(values), examples,
-                                    Options(6), 1, nullptr);
+  const auto steps =
+      trainer->Train(absl::MakeSpan(values), examples, Options(6), 1, nullptr);
   EXPECT_EQ(steps->examples_seen, 24u);
 }
 
@@ -175,12 +174,10 @@ TEST_F(TrainerTest, ProgressStopsTheWorkAndLeavesParametersAlone) {
   const auto trainer = NewTrainer();
   std::vector<float> values = InitialAdapter(trainer->layout(), 5);
   const std::vector<float> before = values;
-  const auto stopped =
-      trainer->Train(absl::MakeSpan(values), Examples(), Options(9), 1,
-                     [](int step, int) {
-                       return step < 3 ? absl::OkStatus()
-                                       : absl::CancelledError("enough");
-                     });
+  const auto stopped = trainer->Train(
+      absl::MakeSpan(values), Examples(), Options(9), 1, [](int step, int) {
+        return step < 3 ? absl::OkStatus() : absl::CancelledError("enough");
+      });
   EXPECT_EQ(stopped.status().code(), StatusCode::kCancelled);
   EXPECT_EQ(values, before);
 }
@@ -189,15 +186,15 @@ TEST_F(TrainerTest, LossThatIsNotFiniteAborts) {
   const auto trainer = NewTrainer();
   std::vector<float> values = InitialAdapter(trainer->layout(), 5);
   values[3] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_EQ(trainer
-                ->Train(absl::MakeSpan(values), Examples(), Options(2), 1,
-                        nullptr)
+  EXPECT_EQ(
+      trainer->Train(absl::MakeSpan(values), Examples(), Options(2), 1, nullptr)
+          .status()
+          .code(),
+      StatusCode::kAborted);
+  EXPECT_EQ(trainer->Evaluate(values, Examples(), Options(2), nullptr)
                 .status()
                 .code(),
             StatusCode::kAborted);
-  EXPECT_EQ(
-      trainer->Evaluate(values, Examples(), Options(2), nullptr).status().code(),
-      StatusCode::kAborted);
   values = InitialAdapter(trainer->layout(), 5);
   const std::vector<float> before = values;
   config::TrainingOptions wild = Options(40);
@@ -227,12 +224,11 @@ TEST_F(TrainerTest, RefusesExamplesThatCannotBeTrainedOn) {
   EXPECT_EQ(code({{{1, 2, 3}, 3}}), StatusCode::kInvalidArgument);
   EXPECT_EQ(code({{{1, 2, 3}, 2}}), StatusCode::kOk);
   std::vector<float> wrong(3);
-  EXPECT_EQ(trainer
-                ->Train(absl::MakeSpan(wrong), Examples(), Options(1), 1,
-                        nullptr)
-                .status()
-                .code(),
-            StatusCode::kInvalidArgument);
+  EXPECT_EQ(
+      trainer->Train(absl::MakeSpan(wrong), Examples(), Options(1), 1, nullptr)
+          .status()
+          .code(),
+      StatusCode::kInvalidArgument);
 }
 
 TEST_F(TrainerTest, OnlyTokensFromLossBeginAreCounted) {
@@ -266,12 +262,11 @@ TEST_F(TrainerTest, MemoryDoesNotGrowWithTheNumberOfCalls) {
   const auto run = [&](int calls) {
     for (int i = 0; i < calls; ++i) {
       std::vector<float> values = InitialAdapter(trainer->layout(), 5);
-      ASSERT_TRUE(trainer
-                      ->Train(absl::MakeSpan(values), examples, Options(1), i,
-                              nullptr)
-                      .ok());
       ASSERT_TRUE(
-          trainer->Evaluate(values, examples, Options(), nullptr).ok());
+          trainer
+              ->Train(absl::MakeSpan(values), examples, Options(1), i, nullptr)
+              .ok());
+      ASSERT_TRUE(trainer->Evaluate(values, examples, Options(), nullptr).ok());
     }
   };
   run(200);

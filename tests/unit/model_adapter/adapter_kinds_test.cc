@@ -11,13 +11,13 @@
 namespace choir::model {
 namespace {
 
+using config::AdapterKind;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using tests::RandomAdapter;
 using tests::SmallConfig;
 using tests::SmallOptions;
 using tests::ValuesOf;
-using config::AdapterKind;
 
 std::vector<int64_t> ShapeOf(const codec::Layout& layout,
                              const std::string& name) {
@@ -36,8 +36,9 @@ TEST(AdapterKindsTest, DoraAddsAMagnitudePerOutput) {
                     SmallOptions(Family::kLlama, AdapterKind::kDora));
   ASSERT_TRUE(layout.ok()) << layout.status();
   EXPECT_EQ(layout->tensors().size(), 2 * 3 * 3u);
-  EXPECT_THAT(ShapeOf(*layout, "base_model.model.model.layers.1.self_attn."
-                               "k_proj.lora_magnitude_vector"),
+  EXPECT_THAT(ShapeOf(*layout,
+                      "base_model.model.model.layers.1.self_attn."
+                      "k_proj.lora_magnitude_vector"),
               ElementsAre(8));
   EXPECT_THAT(ShapeOf(*layout, LoraAName(kKeys)), ElementsAre(3, 16));
 }
@@ -47,8 +48,9 @@ TEST(AdapterKindsTest, Ia3ScalesOutputsAndInputsOfFeedforwardModules) {
       AdapterLayout(SmallConfig(Family::kLlama),
                     SmallOptions(Family::kLlama, AdapterKind::kIa3));
   ASSERT_TRUE(layout.ok()) << layout.status();
-  EXPECT_THAT(ShapeOf(*layout, "base_model.model.model.layers.1.self_attn."
-                               "k_proj.ia3_l"),
+  EXPECT_THAT(ShapeOf(*layout,
+                      "base_model.model.model.layers.1.self_attn."
+                      "k_proj.ia3_l"),
               ElementsAre(8, 1));
   EXPECT_THAT(ShapeOf(*layout, Ia3Name(kDown)), ElementsAre(1, 24));
   for (const float v : InitialAdapter(*layout, 1)) EXPECT_EQ(v, 1.0f);
@@ -71,7 +73,8 @@ TEST(AdapterKindsTest, FrozenASendsBAloneAndStoresBoth) {
   EXPECT_THAT(FrozenA(kKeys, 3, 16, 11),
               testing::ElementsAreArray(ValuesOf(adapter, LoraAName(kKeys))));
   EXPECT_NE(FrozenA(kKeys, 3, 16, 11), FrozenA(kKeys, 3, 16, 12));
-  EXPECT_EQ(ShapeOf(*sent, LoraBName(kKeys)), ShapeOf(*stored, LoraBName(kKeys)));
+  EXPECT_EQ(ShapeOf(*sent, LoraBName(kKeys)),
+            ShapeOf(*stored, LoraBName(kKeys)));
   // B's numbers are where they were sent.
   for (size_t i = 0; i < sent->tensors().size(); ++i) {
     EXPECT_EQ(ValuesOf(adapter, sent->tensors()[i].name)[0],
@@ -142,7 +145,8 @@ TEST(AdapterKindsTest, DorasMagnitudesBeginAsTheNormsOfTheRows) {
     ASSERT_TRUE(values.ok()) << values.status();
     const PeftAdapter adapter{options, layout, *values, ""};
     const auto base = tests::ReadAll(folder);
-    const std::vector<LinearSpec> layers = AdaptedLayers(config, options).value();
+    const std::vector<LinearSpec> layers =
+        AdaptedLayers(config, options).value();
     for (const LinearSpec& layer : layers) {
       const std::vector<float>& w = base.at(layer.module + ".weight");
       const auto magnitude = ValuesOf(adapter, MagnitudeName(layer.module));
@@ -168,8 +172,8 @@ TEST_P(FolderTest, SurvivesWritingAndReading) {
     const config::AdapterOptions options = SmallOptions(family, GetParam());
     const PeftAdapter adapter = RandomAdapter(config, options, 21);
     const std::string folder = tests::NewTempDir();
-    ASSERT_TRUE(WritePeftFolder(folder, options, adapter.layout,
-                                adapter.values, "small")
+    ASSERT_TRUE(WritePeftFolder(folder, options, adapter.layout, adapter.values,
+                                "small")
                     .ok());
     const auto read = ReadPeftFolder(folder, config);
     ASSERT_TRUE(read.ok()) << read.status();
@@ -185,14 +189,15 @@ TEST_P(FolderTest, SurvivesWritingAndReading) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Kinds, FolderTest,
-    testing::Values(AdapterKind::kLora, AdapterKind::kDora,
-                    AdapterKind::kFrozenA, AdapterKind::kIa3,
-                    AdapterKind::kLofit),
-    [](const auto& info) {
-      return std::string(config::AdapterKindName(info.param));
-    });
+INSTANTIATE_TEST_SUITE_P(Kinds, FolderTest,
+                         testing::Values(AdapterKind::kLora, AdapterKind::kDora,
+                                         AdapterKind::kFrozenA,
+                                         AdapterKind::kIa3,
+                                         AdapterKind::kLofit),
+                         [](const auto& info) {
+                           return std::string(
+                               config::AdapterKindName(info.param));
+                         });
 
 TEST(AdapterFolderTest, WritesTheKeysThatPeftReads) {
   using nlohmann::json;
@@ -218,10 +223,10 @@ TEST(AdapterFolderTest, AJobsFilesBecomeAPeftFolder) {
   const codec::Layout sent = AdapterLayout(config, options).value();
   const std::vector<float> b = tests::Normals(sent.num_elements(), 4, 1.0);
   const std::string folder = tests::NewTempDir();
-  ASSERT_TRUE(base::WriteFileAtomic(folder + "/adapter_config.json",
-                                    JobAdapterConfigJson(options, config, "m")
-                                        .value())
-                  .ok());
+  ASSERT_TRUE(
+      base::WriteFileAtomic(folder + "/adapter_config.json",
+                            JobAdapterConfigJson(options, config, "m").value())
+          .ok());
   ASSERT_TRUE(base::WriteFileAtomic(folder + "/adapter_model.safetensors",
                                     EncodeAdapterFile(sent, b))
                   .ok());
@@ -255,9 +260,9 @@ TEST(AdapterFolderTest, ReadsHalfPrecision) {
       views.push_back({spec.name, dtype, spec.shape, bytes[i]});
     }
     const std::string folder = tests::NewTempDir();
-    ASSERT_TRUE(WritePeftFolder(folder, options, adapter.layout,
-                                adapter.values, "b")
-                    .ok());
+    ASSERT_TRUE(
+        WritePeftFolder(folder, options, adapter.layout, adapter.values, "b")
+            .ok());
     ASSERT_TRUE(base::WriteFileAtomic(folder + "/adapter_model.safetensors",
                                       EncodeSafetensors(views))
                     .ok());
@@ -286,12 +291,13 @@ TEST(AdapterFolderTest, RefusesBadKeysOfEachKind) {
       {AdapterKind::kLofit, "lofit_l1", "x"},
       {AdapterKind::kLora, "choir", 3},
       {AdapterKind::kLora, "choir", {{"frozen_seed", 3}}},
-      {AdapterKind::kLora, "choir",
+      {AdapterKind::kLora,
+       "choir",
        {{"frozen_seed", 3}, {"in_features", {{"a", 0}}}}},
   };
   for (const auto& test : cases) {
-    json document = json::parse(AdapterConfigJson(
-        SmallOptions(Family::kLlama, test.kind), "b"));
+    json document = json::parse(
+        AdapterConfigJson(SmallOptions(Family::kLlama, test.kind), "b"));
     document[test.key] = test.value;
     const auto file = ParseAdapterConfig(document.dump(), "c");
     EXPECT_EQ(file.status().code(), absl::StatusCode::kInvalidArgument);

@@ -57,8 +57,7 @@ inline model::ModelConfig SmallConfig(model::Family family) {
   return *config;
 }
 
-inline std::vector<float> Normals(int64_t count, uint64_t seed,
-                                  double stddev) {
+inline std::vector<float> Normals(int64_t count, uint64_t seed, double stddev) {
   base::SimRandom random(seed);
   std::vector<float> values(count);
   for (float& v : values) v = static_cast<float>(random.Normal() * stddev);
@@ -76,10 +75,10 @@ inline std::string WriteCheckpoint(const model::ModelConfig& config,
   std::vector<std::vector<model::TensorView>> files(shards);
   std::string map;
   for (size_t i = 0; i < specs.size(); ++i) {
-    bytes[i] = model::FloatsToBytes(
-        Normals(specs[i].num_elements(),
-                base::DeriveSeed(3, {specs[i].name}), 0.3),
-        dtype);
+    bytes[i] =
+        model::FloatsToBytes(Normals(specs[i].num_elements(),
+                                     base::DeriveSeed(3, {specs[i].name}), 0.3),
+                             dtype);
     files[i % shards].push_back(
         {specs[i].name, dtype, specs[i].shape, bytes[i]});
     map += (i == 0 ? "\"" : ",\"") + specs[i].name + "\":\"part-" +

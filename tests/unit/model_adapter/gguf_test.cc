@@ -11,9 +11,9 @@
 namespace choir::model {
 namespace {
 
+using config::AdapterKind;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using config::AdapterKind;
 using tests::RandomAdapter;
 using tests::SmallConfig;
 using tests::SmallOptions;
@@ -33,8 +33,8 @@ std::string Text(const std::string& text) {
 std::string ByHand() {
   std::string file = "GGUF" + Little(3, 4) + Little(1, 8) + Little(1, 8) +
                      Text("k") + Little(8, 4) + Text("v") + Text("t") +
-                     Little(2, 4) + Little(3, 8) + Little(2, 8) +
-                     Little(0, 4) + Little(0, 8);
+                     Little(2, 4) + Little(3, 8) + Little(2, 8) + Little(0, 4) +
+                     Little(0, 8);
   file.append((32 - file.size() % 32) % 32, '\0');
   const float values[6] = {1, 2, 3, 4, 5, 6};
   file.append(reinterpret_cast<const char*>(values), sizeof(values));
@@ -99,17 +99,16 @@ TEST(GgufTest, RefusesRepeatedNamesAndOverlaps) {
   const std::string four(16, 'x');
   const TensorView tensor{"t", DType::kF32, {4}, four};
   EXPECT_THAT(
+      std::string(ParseGguf(EncodeGguf({}, {tensor, tensor}).value(), "f")
+                      .status()
+                      .message()),
+      HasSubstr("tensor 't' appears twice"));
+  EXPECT_THAT(
       std::string(
-          ParseGguf(EncodeGguf({}, {tensor, tensor}).value(), "f")
+          ParseGguf(EncodeGguf({{"k", true}, {"k", 1.0f}}, {}).value(), "f")
               .status()
               .message()),
-      HasSubstr("tensor 't' appears twice"));
-  EXPECT_THAT(std::string(ParseGguf(EncodeGguf({{"k", true}, {"k", 1.0f}}, {})
-                                        .value(),
-                                    "f")
-                              .status()
-                              .message()),
-              HasSubstr("key 'k' appears twice"));
+      HasSubstr("key 'k' appears twice"));
   std::string two =
       EncodeGguf({}, {tensor, {"u", DType::kF32, {4}, four}}).value();
   // The second tensor's offset, the last eight bytes before the padding.
@@ -229,10 +228,10 @@ TEST(GgufLoraTest, RefusesOtherKindsAndModels) {
        {AdapterKind::kDora, AdapterKind::kIa3, AdapterKind::kLofit}) {
     const PeftAdapter adapter =
         RandomAdapter(config, SmallOptions(Family::kLlama, kind), 9);
-    EXPECT_THAT(std::string(EncodeGgufLora(config, adapter, DType::kF32)
-                                .status()
-                                .message()),
-                HasSubstr("merge"));
+    EXPECT_THAT(
+        std::string(
+            EncodeGgufLora(config, adapter, DType::kF32).status().message()),
+        HasSubstr("merge"));
   }
   const PeftAdapter adapter = RandomAdapter(
       config, SmallOptions(Family::kLlama, AdapterKind::kLora), 9);

@@ -14,8 +14,8 @@
 namespace choir::model {
 namespace {
 
-using ::testing::HasSubstr;
 using config::AdapterKind;
+using ::testing::HasSubstr;
 using tests::RandomAdapter;
 using tests::ReadAll;
 using tests::SmallConfig;
@@ -119,9 +119,9 @@ TEST_P(MergeTest, GivesTheWeightsOfTheDefinition) {
     const std::vector<double> expected = Expected(m, spec, values);
     for (int64_t o = 0; o < spec.out_features; ++o) {
       for (int64_t i = 0; i < spec.in_features; ++i) {
-        const float got = after.at(name)[spec.transposed
-                                             ? i * spec.out_features + o
-                                             : o * spec.in_features + i];
+        const float got =
+            after.at(name)[spec.transposed ? i * spec.out_features + o
+                                           : o * spec.in_features + i];
         ASSERT_NEAR(got, expected[o * spec.in_features + i], 1e-5) << name;
       }
     }
@@ -135,8 +135,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values(Family::kLlama, Family::kGpt2,
                                      Family::kMixtral),
                      testing::Values(AdapterKind::kLora, AdapterKind::kDora,
-                                     AdapterKind::kFrozenA,
-                                     AdapterKind::kIa3)),
+                                     AdapterKind::kFrozenA, AdapterKind::kIa3)),
     [](const auto& info) {
       return std::string(FamilyName(std::get<0>(info.param))) + "_" +
              std::string(config::AdapterKindName(std::get<1>(info.param)));
@@ -232,8 +231,8 @@ TEST(MergeFilesTest, KeepsDtypeUnlessToldOtherwise) {
   };
   EXPECT_EQ(dtypes(Merge(Family::kLlama, AdapterKind::kLora, DType::kBf16).out),
             DType::kBf16);
-  const Merged wide = Merge(Family::kLlama, AdapterKind::kLora, DType::kBf16, 1,
-                            DType::kF32);
+  const Merged wide =
+      Merge(Family::kLlama, AdapterKind::kLora, DType::kBf16, 1, DType::kF32);
   EXPECT_EQ(dtypes(wide.out), DType::kF32);
   EXPECT_EQ(LoadModelConfig(wide.out + "/config.json")->torch_dtype, "float32");
 }

@@ -1,5 +1,7 @@
 // Which layers an adapter adapts: defaults by family, and the rules of PEFT's
 // adapter_config.json.
+#include "model/adapter/targets.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -13,7 +15,6 @@
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/peft_folder.h"
 #include "model/adapter/target_rules.h"
-#include "model/adapter/targets.h"
 #include "model/export/gguf.h"
 #include "model/export/gguf_lora.h"
 #include "model/export/merge.h"
@@ -30,7 +31,8 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using tests::SmallConfig;
 
-AdapterOptions Unnamed(AdapterKind kind, std::vector<std::string> targets = {}) {
+AdapterOptions Unnamed(AdapterKind kind,
+                       std::vector<std::string> targets = {}) {
   AdapterOptions options;
   options.kind = kind;
   options.rank = 4;
@@ -123,17 +125,16 @@ std::vector<std::string> ReadTargets(Family family, const json& changes) {
 }
 
 TEST(TargetRulesTest, ExpressionsMatchWholePaths) {
-  EXPECT_THAT(ReadTargets(Family::kLlama,
-                          {{"target_modules", ".*\\.(q|v)_proj"}}),
-              ElementsAre("q_proj", "v_proj"));
   EXPECT_THAT(
-      ReadTargets(Family::kLlama,
-                  {{"target_modules", "model\\.layers\\.1\\..*k_proj$"}}),
-      ElementsAre("model.layers.1.self_attn.k_proj"));
-  EXPECT_THAT(ReadTargets(Family::kGpt2,
-                          {{"target_modules", "^transformer.*mlp\\.c_proj"}}),
-              ElementsAre("transformer.h.0.mlp.c_proj",
-                          "transformer.h.1.mlp.c_proj"));
+      ReadTargets(Family::kLlama, {{"target_modules", ".*\\.(q|v)_proj"}}),
+      ElementsAre("q_proj", "v_proj"));
+  EXPECT_THAT(ReadTargets(Family::kLlama, {{"target_modules",
+                                            "model\\.layers\\.1\\..*k_proj$"}}),
+              ElementsAre("model.layers.1.self_attn.k_proj"));
+  EXPECT_THAT(
+      ReadTargets(Family::kGpt2,
+                  {{"target_modules", "^transformer.*mlp\\.c_proj"}}),
+      ElementsAre("transformer.h.0.mlp.c_proj", "transformer.h.1.mlp.c_proj"));
   EXPECT_EQ(ReadTargets(Family::kMixtral, {{"target_modules", "ALL-linear"}}),
             LinearKinds(SmallConfig(Family::kMixtral)));
   // A match of a part is none.
@@ -148,20 +149,19 @@ TEST(TargetRulesTest, LayersAndExclusionsNarrowTheTargets) {
                                           {"layers_to_transform", 0},
                                           {"layers_pattern", "h"}}),
               ElementsAre("transformer.h.0.attn.c_attn"));
-  EXPECT_THAT(ReadTargets(Family::kLlama, {{"target_modules", "all-linear"},
-                                           {"exclude_modules",
-                                            {"mlp.up_proj", "o_proj"}}}),
-              ElementsAre("down_proj", "gate_proj", "k_proj", "q_proj",
-                          "v_proj"));
-  EXPECT_THAT(ReadTargets(Family::kLlama,
-                          {{"target_modules", {"k_proj", "q_proj"}},
-                           {"exclude_modules", ".*layers\\.0\\..*"}}),
-              ElementsAre("model.layers.1.self_attn.k_proj",
-                          "model.layers.1.self_attn.q_proj"));
+  EXPECT_THAT(
+      ReadTargets(Family::kLlama,
+                  {{"target_modules", "all-linear"},
+                   {"exclude_modules", {"mlp.up_proj", "o_proj"}}}),
+      ElementsAre("down_proj", "gate_proj", "k_proj", "q_proj", "v_proj"));
+  EXPECT_THAT(
+      ReadTargets(Family::kLlama, {{"target_modules", {"k_proj", "q_proj"}},
+                                   {"exclude_modules", ".*layers\\.0\\..*"}}),
+      ElementsAre("model.layers.1.self_attn.k_proj",
+                  "model.layers.1.self_attn.q_proj"));
   // As PEFT does, the last number of a path counts where no list is named.
-  EXPECT_THAT(ReadTargets(Family::kMixtral,
-                          {{"target_modules", {"w1"}},
-                           {"layers_to_transform", {2}}}),
+  EXPECT_THAT(ReadTargets(Family::kMixtral, {{"target_modules", {"w1"}},
+                                             {"layers_to_transform", {2}}}),
               ElementsAre("model.layers.0.block_sparse_moe.experts.2.w1",
                           "model.layers.1.block_sparse_moe.experts.2.w1"));
   EXPECT_EQ(ReadTargets(Family::kMixtral, {{"target_modules", {"w1"}},

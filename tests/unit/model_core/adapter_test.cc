@@ -17,8 +17,8 @@
 namespace choir::model {
 namespace {
 
-using ::testing::HasSubstr;
 using nlohmann::json;
+using ::testing::HasSubstr;
 
 ModelConfig SmallModel() {
   ModelConfig config;
@@ -123,8 +123,7 @@ TEST(LoraLayoutTest, ATensorBeginsTheSameWhateverElseIsAdapted) {
 
 TEST(PeftFolderTest, GoldenAdapterSurvivesReadingAndWriting) {
   CHOIR_SKIP_WITHOUT_GOLDEN("arch/llama");
-  const std::string folder =
-      base::JoinPath(tests::GoldenDir(), "arch/llama");
+  const std::string folder = base::JoinPath(tests::GoldenDir(), "arch/llama");
   const auto config = LoadModelConfig(folder + "/config.json");
   ASSERT_TRUE(config.ok()) << config.status();
   const auto adapter = ReadPeftFolder(folder + "/adapter", *config);
@@ -133,8 +132,8 @@ TEST(PeftFolderTest, GoldenAdapterSurvivesReadingAndWriting) {
   EXPECT_EQ(adapter->options.alpha, 8);
   EXPECT_EQ(adapter->base_model, "llama");
   EXPECT_THAT(adapter->options.target_modules,
-              testing::ElementsAre("down_proj", "gate_proj", "o_proj",
-                                   "q_proj", "v_proj"));
+              testing::ElementsAre("down_proj", "gate_proj", "o_proj", "q_proj",
+                                   "v_proj"));
 
   const std::string copy = tests::NewTempDir() + "/copy";
   ASSERT_TRUE(WritePeftFolder(copy, adapter->options, adapter->layout,
@@ -147,8 +146,8 @@ TEST(PeftFolderTest, GoldenAdapterSurvivesReadingAndWriting) {
   EXPECT_EQ(again->base_model, "llama");
 
   // Tensor by tensor, the bytes are those of the golden file.
-  const auto golden = SafetensorsFile::Open(
-      folder + "/adapter/adapter_model.safetensors");
+  const auto golden =
+      SafetensorsFile::Open(folder + "/adapter/adapter_model.safetensors");
   const auto written =
       SafetensorsFile::Open(copy + "/adapter_model.safetensors");
   ASSERT_TRUE(golden.ok() && written.ok());

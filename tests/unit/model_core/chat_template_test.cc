@@ -14,26 +14,30 @@
 namespace choir::model {
 namespace {
 
-using ::testing::HasSubstr;
 using nlohmann::json;
+using ::testing::HasSubstr;
 
 // A byte-level tokenizer with the special tokens of all shapes, whose folder
 // has the chat template `jinja`.
 std::unique_ptr<const Tokenizer> WithTemplate(const json& jinja) {
   BpeTrainerOptions options;
   options.vocab_size = 300;
-  options.special_tokens = {
-      "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>",
-      "<|end_header_id|>", "<|eot_id|>"};
+  options.special_tokens = {"<s>",
+                            "</s>",
+                            "<|im_start|>",
+                            "<|im_end|>",
+                            "<|start_header_id|>",
+                            "<|end_header_id|>",
+                            "<|eot_id|>"};
   const std::string folder = tests::NewTempDir();
   EXPECT_TRUE(base::WriteFileAtomic(folder + "/tokenizer.json",
                                     TrainBpe({"a b c"}, options).value())
                   .ok());
   json config = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
   if (!jinja.is_null()) config["chat_template"] = jinja;
-  EXPECT_TRUE(base::WriteFileAtomic(folder + "/tokenizer_config.json",
-                                    config.dump())
-                  .ok());
+  EXPECT_TRUE(
+      base::WriteFileAtomic(folder + "/tokenizer_config.json", config.dump())
+          .ok());
   return Tokenizer::LoadFolder(folder).value();
 }
 
@@ -52,9 +56,12 @@ std::string Learnt(const std::vector<ChatTemplate::Piece>& pieces) {
 }
 
 const std::vector<ChatMessage>& Talk() {
-  static const auto* const talk = new std::vector<ChatMessage>{
-      {"system", "Be brief."}, {"user", "Hi "},    {"assistant", "Hello."},
-      {"user", "Why?"},        {"assistant", " So"}};
+  static const auto* const talk =
+      new std::vector<ChatMessage>{{"system", "Be brief."},
+                                   {"user", "Hi "},
+                                   {"assistant", "Hello."},
+                                   {"user", "Why?"},
+                                   {"assistant", " So"}};
   return *talk;
 }
 
@@ -88,8 +95,9 @@ TEST(ChatTemplateTest, ChatMl) {
 
 TEST(ChatTemplateTest, ChatMlWithASystemPromptOfItsOwn) {
   const std::string jinja =
-      std::string("{% if messages[0].role != 'system' %}{{ '<|im_start|>system"
-                  "\\nYou are kind.<|im_end|>\\n' }}{% endif %}") +
+      std::string(
+          "{% if messages[0].role != 'system' %}{{ '<|im_start|>system"
+          "\\nYou are kind.<|im_end|>\\n' }}{% endif %}") +
       kChatMl;
   EXPECT_EQ(Text(Render(jinja, {{"user", "Hi"}})),
             "<|im_start|>system\nYou are kind.<|im_end|>\n"
@@ -103,11 +111,11 @@ TEST(ChatTemplateTest, ChatMlWithThoughts) {
   const std::string jinja =
       std::string(kChatMl) +
       "{% if reasoning_content %}{{ '<think>' }}{% endif %}";
-  const auto pieces = Render(
-      jinja, {{"user", "a"},
-              {"assistant", "<think>\nx\n</think>\n\nb"},
-              {"user", "c"},
-              {"assistant", "<think>\ny\n</think>\n\nd"}});
+  const auto pieces =
+      Render(jinja, {{"user", "a"},
+                     {"assistant", "<think>\nx\n</think>\n\nb"},
+                     {"user", "c"},
+                     {"assistant", "<think>\ny\n</think>\n\nd"}});
   EXPECT_EQ(Learnt(pieces),
             "{b<|im_end|>}{<think>\ny\n</think>\n\nd<|im_end|>}");
   EXPECT_EQ(Learnt(Render(jinja, {{"user", "a"}, {"assistant", "b"}})),
@@ -133,8 +141,9 @@ TEST(ChatTemplateTest, Llama3) {
 
 TEST(ChatTemplateTest, Llama3WithADate) {
   const std::string jinja =
-      std::string("{% set date_string = \"26 Jul 2024\" %}{{ \"Cutting "
-                  "Knowledge Date: December 2023\\n\" }}") +
+      std::string(
+          "{% set date_string = \"26 Jul 2024\" %}{{ \"Cutting "
+          "Knowledge Date: December 2023\\n\" }}") +
       kLlama3;
   EXPECT_EQ(Text(Render(jinja, {{"user", "Hi"}})),
             "<s><|start_header_id|>system<|end_header_id|>\n\nCutting "
@@ -144,8 +153,8 @@ TEST(ChatTemplateTest, Llama3WithADate) {
 }
 
 TEST(ChatTemplateTest, Llama2) {
-  const auto pieces = Render(
-      "{{ bos_token + '[INST] <<SYS>>' + content.strip() }}", Talk());
+  const auto pieces =
+      Render("{{ bos_token + '[INST] <<SYS>>' + content.strip() }}", Talk());
   EXPECT_EQ(Text(pieces),
             "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST] Hello. </s>"
             "<s>[INST] Why? [/INST] So </s>");

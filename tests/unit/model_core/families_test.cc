@@ -17,9 +17,9 @@
 namespace choir::model {
 namespace {
 
+using nlohmann::json;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using nlohmann::json;
 
 json Shape(const char* architecture) {
   return {{"architectures", {architecture}},
@@ -128,9 +128,8 @@ TEST(FamiliesTest, RotationHasThreeSpellings) {
   config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 4.0}};
   EXPECT_EQ(Parse(config).rope_scaling.factor, 4.0);
   config.erase("rope_scaling");
-  config["rope_parameters"] = {{"rope_type", "linear"},
-                               {"factor", 4.0},
-                               {"rope_theta", 5e5}};
+  config["rope_parameters"] = {
+      {"rope_type", "linear"}, {"factor", 4.0}, {"rope_theta", 5e5}};
   EXPECT_EQ(Parse(config).rope_scaling.kind, RopeScalingKind::kLinear);
   EXPECT_EQ(Parse(config).rope_theta, 5e5);
   config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 7e3}};
@@ -291,26 +290,24 @@ TEST(FamiliesTest, FusedExpertsAreSplitIntoTheirMatrices) {
     const std::string folder =
         mixtral ? "model.layers.0.block_sparse_moe." : block;
     // Gates above ups, expert after expert; 12 bytes each.
-    EXPECT_EQ(parts[1].name,
-              folder + (mixtral ? "experts.1.w1.weight"
-                                : "experts.1.gate_proj.weight"));
+    EXPECT_EQ(parts[1].name, folder + (mixtral ? "experts.1.w1.weight"
+                                               : "experts.1.gate_proj.weight"));
     EXPECT_THAT(parts[1].shape, ElementsAre(3, 2));
     EXPECT_EQ(parts[1].bytes, bytes[0].substr(24, 12));
     EXPECT_EQ(parts[2].name, folder + (mixtral ? "experts.0.w3.weight"
                                                : "experts.0.up_proj.weight"));
     EXPECT_EQ(parts[2].bytes, bytes[0].substr(12, 12));
-    EXPECT_EQ(parts[5].name,
-              folder + (mixtral ? "experts.1.w2.weight"
-                                : "experts.1.down_proj.weight"));
+    EXPECT_EQ(parts[5].name, folder + (mixtral ? "experts.1.w2.weight"
+                                               : "experts.1.down_proj.weight"));
     EXPECT_THAT(parts[5].shape, ElementsAre(2, 3));
     EXPECT_EQ(parts[5].bytes, bytes[1].substr(12, 12));
     EXPECT_EQ(parts[6].name, folder + "gate.weight");
     // In another shape it stays, to be listed as unexpected.
-    EXPECT_EQ(SplitFusedExperts(
-                  config, {Counting(block + "experts.gate_up_proj", {2, 2, 6},
-                                    bytes[0])})
-                  .size(),
-              1u);
+    EXPECT_EQ(
+        SplitFusedExperts(config, {Counting(block + "experts.gate_up_proj",
+                                            {2, 2, 6}, bytes[0])})
+            .size(),
+        1u);
   }
 }
 

@@ -13,8 +13,8 @@
 namespace choir::model {
 namespace {
 
-using ::testing::HasSubstr;
 using nlohmann::json;
+using ::testing::HasSubstr;
 
 json Good() {
   return {{"architectures", {"LlamaForCausalLM"}},
@@ -61,10 +61,9 @@ TEST(ModelConfigTest, ListsEverythingThatIsWrongInOneMessage) {
 }
 
 TEST(ModelConfigTest, RefusesEachImpossibleSize) {
-  for (const char* key :
-       {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-        "num_attention_heads", "num_key_value_heads",
-        "max_position_embeddings"}) {
+  for (const char* key : {"vocab_size", "hidden_size", "intermediate_size",
+                          "num_hidden_layers", "num_attention_heads",
+                          "num_key_value_heads", "max_position_embeddings"}) {
     for (const json& value :
          {json(0), json(-4), json(1.5), json("8"), json(true), json::array(),
           json(uint64_t{1} << 63), json(1e300)}) {

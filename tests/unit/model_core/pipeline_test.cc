@@ -15,8 +15,8 @@ namespace {
 using nlohmann::json;
 
 TEST(PipelineTest, EveryPartDoesWhatHuggingFaceDoes) {
-  const auto text = base::ReadFile(
-      base::JoinPath(tests::SourceDir(), "tests/data/tokenizer/pipelines.json"));
+  const auto text = base::ReadFile(base::JoinPath(
+      tests::SourceDir(), "tests/data/tokenizer/pipelines.json"));
   ASSERT_TRUE(text.ok()) << text.status();
   const json file = json::parse(*text);
   const json& texts = file["texts"];

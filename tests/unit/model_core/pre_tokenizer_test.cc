@@ -82,18 +82,18 @@ TEST(UnicodeTest, OneReplacementForEachBrokenCharacter) {
 }
 
 TEST(UnicodeTest, KnowsClasses) {
-  for (const uint32_t c : {0x61u, 0x5Au, 0xAAu, 0xE9u, 0x416u, 0x65E5u,
-                           0x10400u, 0x3134Au}) {
+  for (const uint32_t c :
+       {0x61u, 0x5Au, 0xAAu, 0xE9u, 0x416u, 0x65E5u, 0x10400u, 0x3134Au}) {
     EXPECT_TRUE(IsLetter(c)) << c;
     EXPECT_FALSE(IsNumber(c)) << c;
   }
-  for (const uint32_t c : {0x30u, 0x39u, 0xB2u, 0xBDu, 0x660u, 0x2167u,
-                           0x1D7CEu}) {
+  for (const uint32_t c :
+       {0x30u, 0x39u, 0xB2u, 0xBDu, 0x660u, 0x2167u, 0x1D7CEu}) {
     EXPECT_TRUE(IsNumber(c)) << c;
     EXPECT_FALSE(IsLetter(c)) << c;
   }
-  for (const uint32_t c : {0x0u, 0x20u, 0x5Fu, 0xD7u, 0x301u, 0x200Du,
-                           0x1F999u, 0x10FFFFu, kInvalidCodePoint}) {
+  for (const uint32_t c : {0x0u, 0x20u, 0x5Fu, 0xD7u, 0x301u, 0x200Du, 0x1F999u,
+                           0x10FFFFu, kInvalidCodePoint}) {
     EXPECT_FALSE(IsLetter(c)) << c;
     EXPECT_FALSE(IsNumber(c)) << c;
   }
@@ -106,7 +106,7 @@ TEST(UnicodeTest, KnowsClasses) {
 }
 
 TEST(UnicodeTest, TheAlphabetIsGpt2s) {
-  EXPECT_EQ(ByteToCodePoint(' '), 0x120u);  // Ġ
+  EXPECT_EQ(ByteToCodePoint(' '), 0x120u);   // Ġ
   EXPECT_EQ(ByteToCodePoint('\n'), 0x10Au);  // Ċ
   EXPECT_EQ(ByteToCodePoint('a'), 0x61u);
   EXPECT_EQ(ByteToCodePoint(0xAD), 0x143u);

@@ -62,8 +62,7 @@ TEST(RegexTest, ClassesAreThoseOfHuggingFacesMatcher) {
   EXPECT_THAT(Matches("\\d", "\U00010D40x\U0001E4F0"),
               ElementsAre("\U00010D40", "\U0001E4F0"));
   // Of numbers that are not digits, \w has Latin-1's alone.
-  EXPECT_THAT(Matches("\\w+", "½²-৴-Ⅷ-ⓐ-①"),
-              ElementsAre("½²", "Ⅷ", "ⓐ"));
+  EXPECT_THAT(Matches("\\w+", "½²-৴-Ⅷ-ⓐ-①"), ElementsAre("½²", "Ⅷ", "ⓐ"));
 }
 
 TEST(RegexTest, InvalidBytesAreCharactersOfNoClass) {
@@ -124,11 +123,10 @@ TEST(CodePointSetTest, ComplementsAndIntersections) {
 TEST(NormalizeUnicodeTest, FollowsTheStandardsExamples) {
   // Figures 3 to 6 of Unicode Standard Annex 15.
   const auto forms = [](absl::string_view text) {
-    return std::vector<std::string>{
-        NormalizeUnicode(text, NormalForm::kNfd),
-        NormalizeUnicode(text, NormalForm::kNfc),
-        NormalizeUnicode(text, NormalForm::kNfkd),
-        NormalizeUnicode(text, NormalForm::kNfkc)};
+    return std::vector<std::string>{NormalizeUnicode(text, NormalForm::kNfd),
+                                    NormalizeUnicode(text, NormalForm::kNfc),
+                                    NormalizeUnicode(text, NormalForm::kNfkd),
+                                    NormalizeUnicode(text, NormalForm::kNfkc)};
   };
   EXPECT_THAT(forms("\u212B"),
               ElementsAre("A\u030A", "\u00C5", "A\u030A", "\u00C5"));
@@ -141,11 +139,10 @@ TEST(NormalizeUnicodeTest, FollowsTheStandardsExamples) {
   EXPECT_THAT(forms("\uFB01"), ElementsAre("\uFB01", "\uFB01", "fi", "fi"));
   EXPECT_THAT(forms("2\u2075"), ElementsAre("2\u2075", "2\u2075", "25", "25"));
   EXPECT_THAT(forms("\u1E9B\u0323"),
-              ElementsAre("\u017F\u0323\u0307", "\u1E9B\u0323",
-                          "s\u0323\u0307", "\u1E69"));
-  EXPECT_THAT(forms("\uAC01"),
-              ElementsAre("\u1100\u1161\u11A8", "\uAC01", "\u1100\u1161\u11A8",
-                          "\uAC01"));
+              ElementsAre("\u017F\u0323\u0307", "\u1E9B\u0323", "s\u0323\u0307",
+                          "\u1E69"));
+  EXPECT_THAT(forms("\uAC01"), ElementsAre("\u1100\u1161\u11A8", "\uAC01",
+                                           "\u1100\u1161\u11A8", "\uAC01"));
   // A composition that is excluded, and a mark that is blocked.
   EXPECT_EQ(NormalizeUnicode("\u0958", NormalForm::kNfc), "\u0915\u093C");
   EXPECT_EQ(NormalizeUnicode("a\u05AE\u0300\u0301", NormalForm::kNfc),

@@ -154,8 +154,7 @@ TEST(SafetensorsTest, AcceptsScalarsAndEmptyTensors) {
 
 TEST(SafetensorsTest, GetSaysWhatDiffers) {
   const std::string eight(8, 'x');
-  const std::string bytes =
-      EncodeSafetensors({{"w", DType::kF32, {2}, eight}});
+  const std::string bytes = EncodeSafetensors({{"w", DType::kF32, {2}, eight}});
   const auto file = ParseSafetensors(bytes, "f");
   ASSERT_TRUE(file.ok());
   EXPECT_TRUE(file->Get("w", {2}).ok());

@@ -14,13 +14,14 @@ class TextStreamTest : public ::testing::Test {
   void SetUp() override {
     BpeTrainerOptions options;
     options.vocab_size = 300;
-    tokenizer_ = Tokenizer::Parse(
-                     TrainBpe(std::vector<std::string>(4, "the tree and the "
-                                                          "apple tree"),
-                              options)
-                         .value(),
-                     "test")
-                     .value();
+    tokenizer_ =
+        Tokenizer::Parse(TrainBpe(std::vector<std::string>(4,
+                                                           "the tree and the "
+                                                           "apple tree"),
+                                  options)
+                             .value(),
+                         "test")
+            .value();
   }
 
   // The pieces that the tokens of `text` become, and the rest.

@@ -12,15 +12,15 @@
 namespace choir::model {
 namespace {
 
+using nlohmann::json;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using nlohmann::json;
 
 // Characters a to d, a space as "_", "?" for the unknown.
 json SmallModel() {
-  json vocab = {{"?", 0}, {"a", 1}, {"b", 2},  {"c", 3},   {"d", 4},
-                {"_", 5}, {"ab", 6}, {"cd", 7}, {"abcd", 8}, {"_a", 9},
-                {"bc", 10}};
+  json vocab = {{"?", 0},    {"a", 1},  {"b", 2},  {"c", 3},
+                {"d", 4},    {"_", 5},  {"ab", 6}, {"cd", 7},
+                {"abcd", 8}, {"_a", 9}, {"bc", 10}};
   return {{"model",
            {{"type", "BPE"},
             {"unk_token", "?"},
@@ -51,9 +51,9 @@ TEST(TokenizerTest, MergesByRankThenFromTheLeft) {
 
 TEST(TokenizerTest, ReadsMergesAsPairs) {
   json document = SmallModel();
-  document["model"]["merges"] = json::array({json::array({"a", "b"}),
-                                             json::array({"c", "d"}),
-                                             json::array({"ab", "cd"})});
+  document["model"]["merges"] =
+      json::array({json::array({"a", "b"}), json::array({"c", "d"}),
+                   json::array({"ab", "cd"})});
   EXPECT_THAT(Parse(document)->Encode("abcd", false), ElementsAre(8));
 }
 
@@ -113,7 +113,9 @@ TEST(TokenizerTest, LongWordsMergeAsShortOnesDo) {
 }
 
 json Token(int id, const char* content) {
-  return {{"id", id}, {"content", content}, {"special", true},
+  return {{"id", id},
+          {"content", content},
+          {"special", true},
           {"normalized", false}};
 }
 
@@ -133,9 +135,8 @@ TEST(TokenizerTest, TakesTheLongestAddedTokenBeforeNormalising) {
 
 TEST(TokenizerTest, NormalizedAddedTokensAreFoundAfterNormalising) {
   json document = SmallModel();
-  document["normalizer"] = {{"type", "Replace"},
-                            {"pattern", {{"String", " "}}},
-                            {"content", "_"}};
+  document["normalizer"] = {
+      {"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "_"}};
   document["added_tokens"] = {{{"id", 11},
                                {"content", "b c"},
                                {"normalized", true},
@@ -171,7 +172,8 @@ TEST(TokenizerTest, TheTemplateSurroundsATextWhenAsked) {
   document["post_processor"] = {
       {"type", "TemplateProcessing"},
       {"single",
-       {special("[B]"), {{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
+       {special("[B]"),
+        {{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
         special("[E]")}},
       {"special_tokens",
        {{"[B]", {{"id", "[B]"}, {"ids", {11}}, {"tokens", {"[B]"}}}},
@@ -204,8 +206,11 @@ TEST(TokenizerTest, ByteFallbackDecodesBrokenCharactersAsReplacements) {
   }
   const json document = {
       {"model",
-       {{"type", "BPE"}, {"unk_token", "<unk>"}, {"byte_fallback", true},
-        {"vocab", vocab}, {"merges", json::array()}}},
+       {{"type", "BPE"},
+        {"unk_token", "<unk>"},
+        {"byte_fallback", true},
+        {"vocab", vocab},
+        {"merges", json::array()}}},
       {"decoder",
        {{"type", "Sequence"},
         {"decoders", {{{"type", "ByteFallback"}}, {{"type", "Fuse"}}}}}}};
@@ -269,9 +274,9 @@ TEST(TokenizerTest, FolderWithoutAnyTokenizerIsNotFound) {
 
 TEST(TokenizerTest, TokensThatTheConfigurationNamesAreSpecial) {
   const std::string folder = tests::NewTempDir();
-  ASSERT_TRUE(base::WriteFileAtomic(folder + "/tokenizer.json",
-                                    SmallModel().dump())
-                  .ok());
+  ASSERT_TRUE(
+      base::WriteFileAtomic(folder + "/tokenizer.json", SmallModel().dump())
+          .ok());
   const auto ids = [&](const std::string& text) {
     const auto tokenizer = Tokenizer::LoadFolder(folder);
     EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
@@ -281,9 +286,8 @@ TEST(TokenizerTest, TokensThatTheConfigurationNamesAreSpecial) {
   ASSERT_TRUE(base::WriteFileAtomic(folder + "/tokenizer_config.json",
                                     R"({"eos_token": "d", "pad_token": "zz"})")
                   .ok());
-  ASSERT_TRUE(base::WriteFileAtomic(
-                  folder + "/special_tokens_map.json",
-                  R"({"eos_token": "ab",
+  ASSERT_TRUE(base::WriteFileAtomic(folder + "/special_tokens_map.json",
+                                    R"({"eos_token": "ab",
                       "additional_special_tokens": [{"content": "c"}]})")
                   .ok());
   // Now "c" and "d" are found before BPE sees the text.
@@ -305,9 +309,9 @@ TEST(TokenizerTest, TokensThatTheConfigurationNamesAreSpecial) {
 
 TEST(TokenizerTest, FolderRefusesABosThatIsNoToken) {
   const std::string folder = tests::NewTempDir();
-  ASSERT_TRUE(base::WriteFileAtomic(folder + "/tokenizer.json",
-                                    SmallModel().dump())
-                  .ok());
+  ASSERT_TRUE(
+      base::WriteFileAtomic(folder + "/tokenizer.json", SmallModel().dump())
+          .ok());
   ASSERT_TRUE(base::WriteFileAtomic(folder + "/tokenizer_config.json",
                                     R"({"bos_token":{"content":"abcd"}})")
                   .ok());

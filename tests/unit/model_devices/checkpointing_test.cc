@@ -38,10 +38,9 @@ std::vector<float> Trained(const std::shared_ptr<const BaseModel>& model,
   options.local_steps = 3;
   options.local_epochs = 0;
   options.activation_checkpointing = checkpointing;
-  const auto result =
-      (*trainer)->Train(absl::MakeSpan(values),
-                        tests::RandomExamples(8, 40, 300, 5), options, 9,
-                        nullptr);
+  const auto result = (*trainer)->Train(absl::MakeSpan(values),
+                                        tests::RandomExamples(8, 40, 300, 5),
+                                        options, 9, nullptr);
   EXPECT_TRUE(result.ok()) << result.status();
   return values;
 }
@@ -56,8 +55,9 @@ TEST(CheckpointingTest, TrainsTheSameAdapterBitForBit) {
     ASSERT_EQ(kept.size(), again.size());
     EXPECT_EQ(std::memcmp(kept.data(), again.data(), 4 * kept.size()), 0)
         << "dropout " << dropout;
-    EXPECT_NE(kept, InitialAdapter(
-                        AdapterLayout(tests::TinyConfig(), adapter).value(), 3));
+    EXPECT_NE(
+        kept,
+        InitialAdapter(AdapterLayout(tests::TinyConfig(), adapter).value(), 3));
   }
 }
 
@@ -87,8 +87,7 @@ TEST(CheckpointingTest, KeepsOnlyItsInputs) {
   // A segment that makes much from little: what autograd keeps is counted by
   // the tensors that are still alive.
   std::vector<at::Tensor> made;
-  const at::Tensor w =
-      at::ones({4, 4}, at::kFloat).set_requires_grad(true);
+  const at::Tensor w = at::ones({4, 4}, at::kFloat).set_requires_grad(true);
   int runs = 0;
   const Segment segment = [&](const std::vector<at::Tensor>& in) {
     ++runs;

@@ -1,6 +1,4 @@
 // Making activations again changes memory, never results.
-#include "model/transformer/remake.h"
-
 #include <algorithm>
 
 #include "gtest/gtest.h"
@@ -8,6 +6,7 @@
 #include "model/loaded_model.h"
 #include "model/objective/packing.h"
 #include "model/transformer/decoder.h"
+#include "model/transformer/remake.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace choir::model {
@@ -19,8 +18,7 @@ at::Tensor Gradient(const Decoder& decoder, bool lean, bool checkpointing,
   config::AdapterOptions options;
   options.rank = 3;
   options.target_modules = LinearKinds(decoder.config());
-  const codec::Layout layout =
-      AdapterLayout(decoder.config(), options).value();
+  const codec::Layout layout = AdapterLayout(decoder.config(), options).value();
   const at::Tensor flat = at::empty({layout.num_elements()}, at::kFloat);
   base::SimRandom random(5);
   for (int64_t i = 0; i < flat.numel(); ++i) {
@@ -56,10 +54,10 @@ TEST(LeanTest, GradientsAreTheSameBitForBit) {
       const at::Tensor kept =
           Gradient((*model)->decoder(), false, false, dropout);
       EXPECT_GT(kept.abs().sum().item<double>(), 0.0);
-      EXPECT_TRUE(at::equal(
-          Gradient((*model)->decoder(), true, false, dropout), kept));
-      EXPECT_TRUE(at::equal(
-          Gradient((*model)->decoder(), true, true, dropout), kept));
+      EXPECT_TRUE(
+          at::equal(Gradient((*model)->decoder(), true, false, dropout), kept));
+      EXPECT_TRUE(
+          at::equal(Gradient((*model)->decoder(), true, true, dropout), kept));
     }
   }
 }
@@ -70,13 +68,13 @@ TEST(LeanTest, MemoryIsGivenBackUntilTheGradientNeedsIt) {
   const at::Tensor w = at::ones({4}, at::kFloat).set_requires_grad(true);
   const at::Tensor y = made * w;  // keeps `made` for the gradient of w
   int remade = 0;
-  const at::Tensor out = ForgetUntilBackward(
-      made,
-      [&remade](const at::Tensor& into) {
-        ++remade;
-        std::fill_n(into.data_ptr<float>(), 4, 3.0f);
-      },
-      {y})[0];
+  const at::Tensor out =
+      ForgetUntilBackward(made,
+                          [&remade](const at::Tensor& into) {
+                            ++remade;
+                            std::fill_n(into.data_ptr<float>(), 4, 3.0f);
+                          },
+                          {y})[0];
   EXPECT_EQ(made.storage().data(), nullptr);
   EXPECT_EQ(out.sum().item<float>(), 12.0f);
   torch::autograd::backward({out.sum()}, {});

@@ -127,8 +127,8 @@ TEST(PackedModelTest, ComputesAsTheDenseModelThatItStandsFor) {
             const auto wanted = Gradient(*dense, kernels, dropout, length);
             EXPECT_NEAR(got.first, wanted.first, 1e-4 * wanted.first);
             EXPECT_LT(RelativeDifference(got.second, wanted.second), 1e-4)
-                << WeightFormatName(format) << " family "
-                << FamilyName(family) << " dropout " << dropout;
+                << WeightFormatName(format) << " family " << FamilyName(family)
+                << " dropout " << dropout;
           }
         }
       }
@@ -142,8 +142,7 @@ TEST(PackedModelTest, AQuantisedFolderIsTheModelQuantisedWhileLoading) {
     const std::string folder = tests::WriteTinyModel(Config(family));
     for (const WeightFormat format :
          {WeightFormat::kInt8, WeightFormat::kNf4}) {
-      const std::string out =
-          base::JoinPath(tests::NewTempDir(), "quantised");
+      const std::string out = base::JoinPath(tests::NewTempDir(), "quantised");
       const auto report = QuantizeCheckpoint(folder, format, out);
       ASSERT_TRUE(report.ok()) << report.status();
       EXPECT_LT(report->bytes_after, report->bytes_before);
@@ -178,8 +177,7 @@ TEST(PackedModelTest, GeneratesAndTrains) {
     const at::Tensor logits = (*model)->decoder().Logits(
         PackWhole(absl::MakeConstSpan(*ids).first(ids->size() - 1), at::kCPU),
         {});
-    EXPECT_EQ(logits[logits.size(0) - 1].argmax().item<int64_t>(),
-              ids->back());
+    EXPECT_EQ(logits[logits.size(0) - 1].argmax().item<int64_t>(), ids->back());
     at::AutoGradMode grad(true);
     config::AdapterOptions adapter;
     adapter.target_modules = LinearKinds((*model)->decoder().config());
@@ -191,12 +189,14 @@ TEST(PackedModelTest, GeneratesAndTrains) {
     training.local_epochs = 0;
     training.learning_rate = 1e-2;
     const auto examples = tests::RandomExamples(8, 30, 300, 2);
-    const auto before = (*trainer)->Evaluate(values, examples, training, nullptr);
-    ASSERT_TRUE((*trainer)
-                    ->Train(absl::MakeSpan(values), examples, training, 1,
-                            nullptr)
-                    .ok());
-    const auto after = (*trainer)->Evaluate(values, examples, training, nullptr);
+    const auto before =
+        (*trainer)->Evaluate(values, examples, training, nullptr);
+    ASSERT_TRUE(
+        (*trainer)
+            ->Train(absl::MakeSpan(values), examples, training, 1, nullptr)
+            .ok());
+    const auto after =
+        (*trainer)->Evaluate(values, examples, training, nullptr);
     EXPECT_LT(after->loss_sum, 0.9 * before->loss_sum);
   }
 }
@@ -217,8 +217,7 @@ TEST(PackedWeightTest, TensorsOfOtherDevicesReadBackTheSame) {
       ASSERT_TRUE(matrix.ok()) << matrix.status();
       const PackedWeight host(*matrix, at::kCPU);
       const PackedWeight tensors(*matrix, at::kCPU, /*as_tensors=*/true);
-      EXPECT_TRUE(
-          at::equal(host.Dense(at::kFloat), tensors.Dense(at::kFloat)))
+      EXPECT_TRUE(at::equal(host.Dense(at::kFloat), tensors.Dense(at::kFloat)))
           << WeightFormatName(format);
     }
   }
@@ -231,10 +230,9 @@ TEST(PackedModelTest, RefusesWhatDoesNotFit) {
   EXPECT_EQ(Load(out, WeightFormat::kNf4).status().code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(Load(out, WeightFormat::kInt8).ok());
-  EXPECT_EQ(QuantizeCheckpoint(folder, WeightFormat::kInt8, out)
-                .status()
-                .code(),
-            absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(
+      QuantizeCheckpoint(folder, WeightFormat::kInt8, out).status().code(),
+      absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(QuantizeCheckpoint(out, WeightFormat::kNf4,
                                base::JoinPath(tests::NewTempDir(), "x"))
                 .status()

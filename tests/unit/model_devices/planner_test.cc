@@ -56,8 +56,8 @@ TEST(PlannerTest, EveryPlanKeepsItsBudgetAndTheStep) {
     const auto plan = PlanMemory(Config(), Request(budget));
     ASSERT_TRUE(plan.ok()) << budget << ": " << plan.status();
     EXPECT_LE(plan->estimate.total_mib(), budget);
-    EXPECT_EQ(
-        plan->training.batch_size * plan->training.gradient_accumulation, 8);
+    EXPECT_EQ(plan->training.batch_size * plan->training.gradient_accumulation,
+              8);
     // The weight of the adapter's product stays.
     EXPECT_DOUBLE_EQ(plan->adapter.scale(), Request(1).adapter.scale());
   }

@@ -60,8 +60,9 @@ TEST(ResolveJobTest, RefusesSettingsOfOtherKindsOfAdapters) {
       {"ia3", "alpha = 4.0"},
       {"ia3", "dropout = 0.5"},
       {"ia3", "rank_stabilized = true"},
-      {"ia3", "target_modules = [\"k_proj\"]\nfeedforward_modules = "
-              "[\"down_proj\"]"},
+      {"ia3",
+       "target_modules = [\"k_proj\"]\nfeedforward_modules = "
+       "[\"down_proj\"]"},
       {"lofit", "rank = 4"},
       {"lofit", "target_modules = [\"o_proj\"]"},
       {"lofit", "lofit_l1 = -1.0"},

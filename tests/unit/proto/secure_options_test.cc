@@ -42,13 +42,11 @@ TEST(SecureOptionsTest, FillsDefaults) {
 }
 
 TEST(SecureOptionsTest, ToProtoIsAFixedPoint) {
-  const auto options =
-      Resolve({"secure_aggregation.group_size=8",
-               "secure_aggregation.min_clients=4",
-               "secure_aggregation.rounding=\"stochastic\"",
-               "secure_aggregation.rotate=true",
-               "secure_aggregation.value_bits=16",
-               "secure_aggregation.phase_deadline=\"90s\""});
+  const auto options = Resolve(
+      {"secure_aggregation.group_size=8", "secure_aggregation.min_clients=4",
+       "secure_aggregation.rounding=\"stochastic\"",
+       "secure_aggregation.rotate=true", "secure_aggregation.value_bits=16",
+       "secure_aggregation.phase_deadline=\"90s\""});
   ASSERT_TRUE(options.ok()) << options.status();
   EXPECT_EQ(options->secure_aggregation.group_rule, GroupRule::kMedian);
   EXPECT_EQ(options->secure_aggregation.min_survivors(), 12);
@@ -67,9 +65,9 @@ TEST(SecureOptionsTest, AJobWithoutItHasNoTable) {
 }
 
 TEST(SecureOptionsTest, PoissonCohortsNeedAsManyAsTheGroupsDo) {
-  const auto options = Resolve(
-      {"rounds={count=1, selection=\"poisson\", sampling_rate=0.5}",
-       "secure_aggregation.group_size=10"});
+  const auto options =
+      Resolve({"rounds={count=1, selection=\"poisson\", sampling_rate=0.5}",
+               "secure_aggregation.group_size=10"});
   ASSERT_TRUE(options.ok()) << options.status();
   EXPECT_EQ(options->rounds.min_survivors, 24);
   EXPECT_EQ(options->rounds.min_available, 24);

@@ -89,8 +89,7 @@ TEST(ParseTomlTest, TakesAnyCharacterInDoubleQuotesAndComments) {
 
 TEST(ParseTomlTest, TakesFilesOfWindowsEditors) {
   v1::ExperimentConfig config;
-  ASSERT_TRUE(
-      Parse("\xEF\xBB\xBF[job]\r\nname = \"demo\"\r\n", &config).ok());
+  ASSERT_TRUE(Parse("\xEF\xBB\xBF[job]\r\nname = \"demo\"\r\n", &config).ok());
   EXPECT_EQ(config.job().name(), "demo");
 }
 

@@ -19,8 +19,7 @@ class RegistryTest : public testing::Test {
   }
   std::string Token(const std::string& name = "",
                     absl::Duration valid = absl::Hours(1)) {
-    NewToken token =
-        *registry_.CreateToken(name, valid, "olga", kNow, random_);
+    NewToken token = *registry_.CreateToken(name, valid, "olga", kNow, random_);
     Apply({token.record});
     return token.token;
   }
@@ -89,10 +88,9 @@ TEST_F(RegistryTest, TokensMustExpireWithinAYear) {
   for (const absl::Duration valid :
        {absl::ZeroDuration(), absl::Seconds(-1), absl::Hours(24 * 367),
         absl::InfiniteDuration()}) {
-    EXPECT_EQ(registry_.CreateToken("", valid, "o", kNow, random_)
-                  .status()
-                  .code(),
-              absl::StatusCode::kInvalidArgument)
+    EXPECT_EQ(
+        registry_.CreateToken("", valid, "o", kNow, random_).status().code(),
+        absl::StatusCode::kInvalidArgument)
         << valid;
   }
 }

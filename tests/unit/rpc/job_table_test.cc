@@ -15,7 +15,9 @@ class JobTableTest : public testing::Test {
   void Submit(const std::string& name) {
     v1::JournalRecord record;
     record.mutable_job_submitted()->mutable_config()->set_name(name);
-    record.mutable_job_submitted()->mutable_config()->mutable_rounds()
+    record.mutable_job_submitted()
+        ->mutable_config()
+        ->mutable_rounds()
         ->set_count(3);
     ASSERT_TRUE(jobs_.Apply(record).ok());
   }
@@ -125,7 +127,8 @@ TEST_F(JobTableTest, StatusSumsUpTheRecords) {
   ASSERT_TRUE(jobs_.Apply(update).ok());
   v1::JournalRecord evaluation;
   evaluation.mutable_evaluation_accepted()->mutable_key()->set_job("j");
-  evaluation.mutable_evaluation_accepted()->mutable_report()
+  evaluation.mutable_evaluation_accepted()
+      ->mutable_report()
       ->set_bytes_downloaded(UINT64_MAX - 1);
   ASSERT_TRUE(jobs_.Apply(evaluation).ok());
   const v1::JobStatus status = *jobs_.Status("j");

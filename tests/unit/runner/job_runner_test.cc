@@ -28,9 +28,8 @@ class JobRunnerTest : public ::testing::Test {
     base::SetLogLevel(base::LogLevel::kOff);
     base_ = folder_.path() + "/base";
     WriteBaseModel(base_);
-    absl::StatusOr<std::unique_ptr<store::Store>> store =
-        store::Store::Open(folder_.path() + "/store",
-                           base::Durability::kProcessCrash, clock_);
+    absl::StatusOr<std::unique_ptr<store::Store>> store = store::Store::Open(
+        folder_.path() + "/store", base::Durability::kProcessCrash, clock_);
     EXPECT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
     job_ = FleetJob(base_, 2, 3);
@@ -61,9 +60,8 @@ class JobRunnerTest : public ::testing::Test {
     return Report(fleet, report);
   }
   v1::ReportResponse Report(FakeFleet& fleet, const v1::TrainReport& report) {
-    const absl::StatusOr<v1::ReportResponse> response =
-        fleet.runner().Post(engine::UpdateReceived{
-            "a", fleet.tasks().at("b").key(), report});
+    const absl::StatusOr<v1::ReportResponse> response = fleet.runner().Post(
+        engine::UpdateReceived{"a", fleet.tasks().at("b").key(), report});
     EXPECT_TRUE(response.ok()) << response.status();
     return response.ok() ? *response : v1::ReportResponse();
   }
@@ -97,8 +95,8 @@ TEST_F(JobRunnerTest, ImportsTheFilesThatClientsNeed) {
     EXPECT_EQ(file.blob().size(),
               std::filesystem::file_size(base_ + "/" + file.name()));
   }
-  EXPECT_THAT(names, ElementsAre("config.json", "model.safetensors",
-                                 "tokenizer.json"));
+  EXPECT_THAT(
+      names, ElementsAre("config.json", "model.safetensors", "tokenizer.json"));
   EXPECT_EQ(facts->num_parameters(), 32u);
   const auto again = ImportBaseModel(job_, store_->blobs());
   EXPECT_EQ(again->SerializeAsString(), facts->SerializeAsString());
@@ -173,8 +171,7 @@ TEST_F(JobRunnerTest, BrokenUpdatesAreRefusedWithAReasonAndJournaled) {
     EXPECT_THAT(response.reason(), HasSubstr(reason));
     EXPECT_TRUE(fleet->records().back().has_update_refused());
     EXPECT_EQ(fleet->records().back().update_refused().client(), "a");
-    ASSERT_TRUE(
-        fleet->runner().Post(engine::StopRequested{"next case"}).ok());
+    ASSERT_TRUE(fleet->runner().Post(engine::StopRequested{"next case"}).ok());
     EXPECT_EQ(CountUpdates(), 0) << reason;
   }
 }
@@ -192,8 +189,8 @@ TEST_F(JobRunnerTest, AnUpdateThatWasNotUploadedIsRefused) {
 
 TEST_F(JobRunnerTest, ADigestHasOneSpelling) {
   auto fleet = Training();
-  const auto blob = store_->blobs().Put(
-      codec::EncodeFlatUpdate(Layout(*fleet), Zeros()));
+  const auto blob =
+      store_->blobs().Put(codec::EncodeFlatUpdate(Layout(*fleet), Zeros()));
   ASSERT_TRUE(blob.ok());
   v1::TrainReport report;
   report.set_num_examples(1);
@@ -222,8 +219,8 @@ TEST_F(JobRunnerTest, AForeignBlobNamedAsUpdateIsNotRemoved) {
   *report.mutable_update() = fleet->runner().facts().adapter();
   EXPECT_EQ(Report(*fleet, report).verdict(), Verdict::REFUSED);
   ASSERT_TRUE(fleet->Run().ok());
-  EXPECT_TRUE(store_->blobs().Contains(
-      fleet->runner().facts().adapter().digest()));
+  EXPECT_TRUE(
+      store_->blobs().Contains(fleet->runner().facts().adapter().digest()));
 }
 
 TEST_F(JobRunnerTest, UpdatesAreRemovedWithTheirRound) {

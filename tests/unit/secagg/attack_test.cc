@@ -298,13 +298,12 @@ TEST(TwoSumsTest, TheDifferenceIsTheVictimsVectorUnlessClientsHelpOnce) {
           std::string(32, static_cast<char>('a' + attempt)));
       Federation federation;
       for (int i = 0; i < members; ++i) {
-        randoms.push_back(
-            std::make_unique<SeededRandom>(100 * attempt + i));
+        randoms.push_back(std::make_unique<SeededRandom>(100 * attempt + i));
         ClientExpectations expectations = world.expectations();
         expectations.one_sum_per_model = defended;
-        federation.clients.emplace_back(
-            world.session, expectations, world.Input(i),
-            world.Environment(i, *randoms.back()));
+        federation.clients.emplace_back(world.session, expectations,
+                                        world.Input(i),
+                                        world.Environment(i, *randoms.back()));
         const ClientStep step = federation.clients.back().Start();
         if (step.refused()) {
           EXPECT_EQ(step.message.refusal().reason(), SecureRefusal::REPLAYED);

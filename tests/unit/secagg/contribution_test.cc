@@ -187,8 +187,7 @@ TEST(ContributionTest, RotationGivesTheMeanBackWithFewerBits) {
   }
   EXPECT_FALSE(EncodeContribution(spec, {updates[0], 1, 0, 0}).ok());
   spec.rotate = true;
-  EXPECT_EQ(ContributionLength(spec),
-            ContributionLength(Spec(1024, 12)));
+  EXPECT_EQ(ContributionLength(spec), ContributionLength(Spec(1024, 12)));
   MaskedVector sum(*ModulusBits(spec), ContributionLength(spec));
   std::vector<double> mean(kSize);
   for (size_t u = 0; u < updates.size(); ++u) {

@@ -14,16 +14,15 @@ const absl::Time kNow = absl::FromUnixSeconds(1800000000);
 class IdentitiesTest : public testing::Test {
  protected:
   IdentitiesTest()
-      : ca_(*crypto::CertificateAuthority::Create("CA", absl::Hours(1000),
-                                                  kNow, random_)) {}
+      : ca_(*crypto::CertificateAuthority::Create("CA", absl::Hours(1000), kNow,
+                                                  random_)) {}
   absl::StatusOr<std::unique_ptr<CertifiedSigner>> Signer(
       const std::string& name) {
     crypto::SigningKey key = *crypto::SigningKey::Generate(random_);
     const std::string pem =
         *ca_.IssueSigner(*crypto::MakeSigningRequest(key, name), name,
                          absl::Hours(10), kNow, random_);
-    return CertifiedSigner::Create(std::move(key), pem,
-                                   ca_.certificate_pem());
+    return CertifiedSigner::Create(std::move(key), pem, ca_.certificate_pem());
   }
 
   base::SystemRandom random_;
@@ -37,15 +36,13 @@ TEST_F(IdentitiesTest, PeersAreWhoTheirCertificateSays) {
   const auto peers = CertifiedPeers::Create(ca_.certificate_pem(), clock_);
   ASSERT_TRUE(peers.ok());
   const auto denied = [&](absl::string_view name, absl::string_view der) {
-    return absl::IsPermissionDenied(
-        (*peers)->PublicKeyOf(name, der).status());
+    return absl::IsPermissionDenied((*peers)->PublicKeyOf(name, der).status());
   };
   const std::string& der = (*anna)->certificate();
   for (int i = 0; i < 2; ++i) {  // fresh, then remembered
     const auto key = (*peers)->PublicKeyOf("anna", der);
     ASSERT_TRUE(key.ok()) << key.status();
-    EXPECT_TRUE(crypto::SignatureIsValid(*key, "text",
-                                         *(*anna)->Sign("text")));
+    EXPECT_TRUE(crypto::SignatureIsValid(*key, "text", *(*anna)->Sign("text")));
     EXPECT_TRUE(denied("berta", der));
     EXPECT_TRUE(denied("anna", "nonsense"));
   }

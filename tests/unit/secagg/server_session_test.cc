@@ -279,8 +279,8 @@ TEST_F(ServerSessionTest, KeysOfLowOrderAreNotTaken) {
         ->assign(32, '\0');
     keys.set_signature(*world_->signer(0).Sign(
         AdvertiseText(SessionDigest(world_->session), EntryDigest(keys))));
-    const absl::Status taken = CheckAdvertisement(world_->session, Name(0),
-                                                  keys, world_->verifier());
+    const absl::Status taken =
+        CheckAdvertisement(world_->session, Name(0), keys, world_->verifier());
     EXPECT_TRUE(absl::IsInvalidArgument(taken)) << taken;
     EXPECT_THAT(std::string(taken.message()), HasSubstr("low order"));
   }

@@ -50,9 +50,9 @@ TEST(ExperimentOptionsTest, ResolvedFileReadsBackAsTheSame) {
                "clients.data.where.lang=en", "simulation.dropout_rate=0.25"});
   ASSERT_TRUE(options.ok()) << options.status();
   v1::ExperimentConfig again;
-  ASSERT_TRUE(config::ParseToml(config::ToToml(ToProto(*options)), "r", {},
-                                &again)
-                  .ok());
+  ASSERT_TRUE(
+      config::ParseToml(config::ToToml(ToProto(*options)), "r", {}, &again)
+          .ok());
   EXPECT_TRUE(CheckResumable(ToProto(*options), again).ok());
   const auto resolved = ResolveExperiment(again);
   ASSERT_TRUE(resolved.ok()) << resolved.status();
