@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
-#include "model/torch_guard.h"
+#include "model/torch/guard.h"
 
 namespace choir::model {
 namespace {

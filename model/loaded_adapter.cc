@@ -5,7 +5,7 @@
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
 #include "model/export/read_adapter.h"
-#include "model/torch_guard.h"
+#include "model/torch/guard.h"
 
 namespace choir::model {
 

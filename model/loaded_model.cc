@@ -8,11 +8,11 @@
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/model_config.h"
+#include "model/checkpoint/packed_checkpoint.h"
+#include "model/checkpoint/quantize_checkpoint.h"
 #include "model/checkpoint/safetensors.h"
 #include "model/checkpoint/tensor_files.h"
-#include "model/quantize/packed_checkpoint.h"
-#include "model/quantize/quantize_checkpoint.h"
-#include "model/torch_guard.h"
+#include "model/torch/guard.h"
 
 namespace choir::model {
 namespace {

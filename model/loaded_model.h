@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "model/base_model.h"
 #include "model/tokenizer/tokenizer.h"
-#include "model/trainer.h"
 #include "model/transformer/decoder.h"
 
 namespace choir::model {

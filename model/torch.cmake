@@ -1,5 +1,5 @@
 # What needs LibTorch: everything that computes with a model.
-add_library(choir_torch_pch STATIC ${CMAKE_CURRENT_LIST_DIR}/torch_pch.cc)
+add_library(choir_torch_pch STATIC ${CMAKE_CURRENT_LIST_DIR}/torch/pch.cc)
 choir_compile_options(choir_torch_pch)
 set_target_properties(choir_torch_pch PROPERTIES CXX_STANDARD
                                            ${CHOIR_TORCH_CXX_STANDARD})
@@ -12,10 +12,13 @@ target_precompile_headers(
 # a hundred times slower.
 choir_library(
   choir_model_kernels
-  SOURCES quantize/quantized_matmul.cc transformer/attention_kernels.cc
-          transformer/blas.cc transformer/cpu_kernels.cc
-          transformer/moe_kernels.cc transformer/row_kernels.cc
-          optimizer.cc
+  SOURCES kernels/attention_kernels.cc
+          kernels/blas.cc
+          kernels/cpu_kernels.cc
+          kernels/moe_kernels.cc
+          kernels/optimizer.cc
+          kernels/quantized_matmul.cc
+          kernels/row_kernels.cc
   LIBS choir_model_quantize choir_base ${CMAKE_DL_LIBS})
 target_compile_options(
   choir_model_kernels PRIVATE -O3 -fopenmp-simd -ffp-contract=fast
@@ -31,26 +34,27 @@ choir_uses_torch(choir_model_attention)
 
 choir_library(
   choir_model
-  SOURCES generate.cc
-          bank_trainer.cc
-          device_optimizer.cc
+  SOURCES compute.cc
+          generate.cc
           loaded_adapter.cc
           loaded_model.cc
-          local_optimizer.cc
           objective/encode.cc
           objective/encode_chat.cc
           objective/losses.cc
           objective/packing.cc
           objective/sparsity.cc
-          pretrain.cc
-          pretrain_data.cc
-          router_training.cc
-          trainer.cc
+          torch/sgemm.cc
+          training/bank_trainer.cc
+          training/device_optimizer.cc
+          training/local_optimizer.cc
+          training/pretrain.cc
+          training/pretrain_data.cc
+          training/router_training.cc
+          training/trainer.cc
+          transformer/adapter_ops.cc
           transformer/checkpointing.cc
           transformer/decoder.cc
           transformer/decoder_weights.cc
-          transformer/adapter_ops.cc
-          transformer/blas_torch.cc
           transformer/linear.cc
           transformer/linear_nll.cc
           transformer/lora_runs.cc
@@ -63,10 +67,18 @@ choir_library(
   LIBS choir_model_core choir_model_attention choir_model_kernels)
 choir_uses_torch(choir_model)
 
-choir_library(choir_model_commands SOURCES main/adapted_model.cc
-              main/class_report.cc main/eval_command.cc main/eval_data.cc main/generate_command.cc main/commands.cc main/device_commands.cc main/export_commands.cc
-              main/upcycle_command.cc
-              LIBS choir_model)
+choir_library(
+  choir_model_commands
+  SOURCES main/adapted_model.cc
+          main/class_report.cc
+          main/commands.cc
+          main/device_commands.cc
+          main/eval_command.cc
+          main/eval_data.cc
+          main/export_commands.cc
+          main/generate_command.cc
+          main/upcycle_command.cc
+  LIBS choir_model)
 choir_uses_torch(choir_model_commands)
 choir_program(choir-model SOURCES main/choir_model.cc LIBS choir_model_commands
                                                            CLI11::CLI11)

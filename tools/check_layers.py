@@ -38,6 +38,19 @@ PARTS = {
     "coordinator/runner": ["coordinator/aggregate", "coordinator/engine", "coordinator/store"],
     "coordinator/selection": [],
     "coordinator/store": [],
+    "model/adapter": ["model/checkpoint", "model/tokenizer"],
+    "model/checkpoint": ["model/quantize", "model/tokenizer"],
+    "model/export": ["model/adapter", "model/checkpoint"],
+    "model/kernels": ["model/quantize"],
+    "model/objective": ["model/tokenizer", "model/torch", "model/transformer"],
+    "model/quantize": [],
+    "model/tokenizer": [],
+    "model/torch": [],
+    "model/training": ["model", "model/adapter", "model/checkpoint", "model/kernels", "model/objective", "model/quantize",
+                       "model/tokenizer", "model/torch", "model/transformer"],
+    "model/transformer": ["model/adapter", "model/checkpoint", "model/kernels", "model/quantize", "model/torch"],
+    "model": ["model/adapter", "model/checkpoint", "model/export", "model/kernels", "model/quantize", "model/tokenizer", "model/torch",
+              "model/transformer"],
     "privacy/crypto": [],
     "privacy/secagg": ["privacy/crypto"],
     "sim/experiment": ["sim/partition"],
@@ -125,7 +138,7 @@ def check_tree(root):
 def self_test():
     guard = "#ifndef CHOIR_X_H_\n"
     bad = {
-        "base/a.cc": '#include "model/trainer.h"\n',
+        "base/a.cc": '#include "model/training/trainer.h"\n',
         "client/a.cc": '#include "coordinator/engine/engine.h"\n',
         "coordinator/a.cc": '#include "client/data/dataset.h"\n',
         "model/a.cc": '#include "sim/x.h"\n',

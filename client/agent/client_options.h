@@ -9,7 +9,7 @@
 #include "choir/v1/config.pb.h"
 #include "client/data/dataset.h"
 #include "client/session/secure_participation.h"
-#include "model/trainer.h"
+#include "model/device_kind.h"
 
 namespace choir::client {
 

@@ -7,11 +7,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
+#include "base/json_text.h"
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "google/protobuf/util/json_util.h"
-#include "model/checkpoint/json_text.h"
 #include "nlohmann/json.hpp"
 
 namespace choir::client {
@@ -71,7 +71,7 @@ absl::Status StateDir::Load() {
 
 absl::Status StateDir::Parse(absl::string_view text) {
   CHOIR_ASSIGN_OR_RETURN(const nlohmann::json object,
-                         model::ParseJsonObject(text, File(kStateName), {}));
+                         base::ParseJsonObject(text, File(kStateName), {}));
   const auto format = object.find("format");
   if (format == object.end() || !format->is_number_integer() ||
       *format != kStateFormat) {

@@ -10,8 +10,8 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "model/checkpoint/packed_checkpoint.h"
 #include "model/planner.h"
-#include "model/quantize/packed_checkpoint.h"
 #include "proto/config/job_options.h"
 
 namespace choir::client {

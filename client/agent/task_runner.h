@@ -13,7 +13,7 @@
 #include "client/agent/client_options.h"
 #include "client/data/dataset.h"
 #include "client/session/participation.h"
-#include "model/trainer.h"
+#include "model/training/trainer.h"
 
 namespace choir::client {
 
@@ -77,7 +77,7 @@ class LocalTaskRunner final : public TaskRunner {
   absl::optional<model::WeightFormat> held_precision_;
   std::string adapter_settings_;
   std::string encoding_;
-  // Shared with the trainer, as model/trainer.h asks.
+  // Shared with the trainer, as model/training/trainer.h asks.
   std::shared_ptr<const model::BaseModel> base_;
   std::unique_ptr<model::Trainer> trainer_;
   LocalData encoded_;

@@ -13,10 +13,10 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "base/files.h"
+#include "base/json_text.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "client/data/line_reader.h"
-#include "model/checkpoint/json_text.h"
 #include "model/tokenizer/unicode.h"
 #include "nlohmann/json.hpp"
 
@@ -166,7 +166,7 @@ absl::StatusOr<RawExample> ParseLine(const std::string& line,
                                      const std::string& place) {
   CHOIR_ASSIGN_OR_RETURN(
       const json object,
-      model::ParseJsonObject(line, place, {.max_bytes = kMaxLineBytes}));
+      base::ParseJsonObject(line, place, {.max_bytes = kMaxLineBytes}));
   if (object.contains("messages")) return ParseConversation(object, place);
   if (object.contains("chosen") || object.contains("rejected")) {
     return ParsePreference(object, place);

@@ -12,8 +12,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "model/objective/example.h"
 #include "model/tokenizer/chat_template.h"
-#include "model/trainer.h"
 #include "proto/config/job_options.h"
 
 namespace choir::client {

@@ -24,7 +24,7 @@
 #include "client/agent/client_options.h"
 #include "client/main/stop_watcher.h"
 #include "client/rpc/grpc_transport.h"
-#include "model/trainer.h"
+#include "model/compute.h"
 #include "proto/config/toml_config.h"
 
 namespace choir::client {

@@ -11,7 +11,7 @@
 #include "absl/types/span.h"
 #include "base/clock.h"
 #include "choir/v1/coordinator.pb.h"
-#include "model/trainer.h"
+#include "model/training/trainer.h"
 
 namespace choir::client {
 

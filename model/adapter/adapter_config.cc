@@ -10,10 +10,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/targets.h"
-#include "model/checkpoint/json_text.h"
 
 namespace choir::model {
 namespace {
@@ -315,8 +315,9 @@ absl::StatusOr<std::string> JobAdapterConfigJson(
 
 absl::StatusOr<AdapterConfigFile> ParseAdapterConfig(absl::string_view text,
                                                      absl::string_view source) {
-  CHOIR_ASSIGN_OR_RETURN(const json document,
-                         ParseJsonObject(text, source, JsonLimits()));
+  CHOIR_ASSIGN_OR_RETURN(
+      const json document,
+      base::ParseJsonObject(text, source, base::JsonLimits()));
   Problems problems;
   AdapterConfigFile file;
   const std::string type = Text(document, "peft_type", problems);

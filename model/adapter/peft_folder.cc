@@ -8,10 +8,10 @@
 #include "absl/strings/strip.h"
 #include "base/check.h"
 #include "base/files.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/targets.h"
-#include "model/checkpoint/json_text.h"
 #include "model/checkpoint/safetensors.h"
 
 namespace choir::model {
@@ -23,7 +23,7 @@ constexpr int64_t kMostElements = int64_t{1} << 32;
 absl::StatusOr<AdapterConfigFile> ReadConfig(const std::string& directory) {
   const std::string path = base::JoinPath(directory, kAdapterConfigName);
   CHOIR_ASSIGN_OR_RETURN(const std::string text,
-                         base::ReadFile(path, JsonLimits().max_bytes));
+                         base::ReadFile(path, base::JsonLimits().max_bytes));
   return ParseAdapterConfig(text, path);
 }
 

@@ -9,9 +9,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "base/files.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/config_reader.h"
-#include "model/checkpoint/json_text.h"
 #include "model/checkpoint/rope_config.h"
 
 namespace choir::model {
@@ -394,8 +394,9 @@ bool ModelConfig::IsMoe(int64_t layer) const {
 
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json_text,
                                              absl::string_view source) {
-  CHOIR_ASSIGN_OR_RETURN(const json document,
-                         ParseJsonObject(json_text, source, JsonLimits()));
+  CHOIR_ASSIGN_OR_RETURN(
+      const json document,
+      base::ParseJsonObject(json_text, source, base::JsonLimits()));
   ConfigReader reader(document);
   const FamilyFacts* known = FindFamily(document, reader);
   // Of an unknown family, the values that most have are checked all the same.
@@ -431,8 +432,9 @@ absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view json_text,
 absl::Status ApplyGenerationConfig(absl::string_view json_text,
                                    absl::string_view source,
                                    ModelConfig& config) {
-  CHOIR_ASSIGN_OR_RETURN(const json document,
-                         ParseJsonObject(json_text, source, JsonLimits()));
+  CHOIR_ASSIGN_OR_RETURN(
+      const json document,
+      base::ParseJsonObject(json_text, source, base::JsonLimits()));
   ConfigReader reader(document);
   const std::vector<int32_t> eos = reader.TokenIds("eos_token_id");
   if (!reader.problems().empty()) {
@@ -445,13 +447,13 @@ absl::Status ApplyGenerationConfig(absl::string_view json_text,
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path) {
   CHOIR_ASSIGN_OR_RETURN(const std::string text,
-                         base::ReadFile(path, JsonLimits().max_bytes));
+                         base::ReadFile(path, base::JsonLimits().max_bytes));
   CHOIR_ASSIGN_OR_RETURN(ModelConfig config, ParseModelConfig(text, path));
   const std::string beside = base::JoinPath(path.substr(0, path.rfind('/') + 1),
                                             "generation_config.json");
   if (!base::FileExists(beside)) return config;
   CHOIR_ASSIGN_OR_RETURN(const std::string generation,
-                         base::ReadFile(beside, JsonLimits().max_bytes));
+                         base::ReadFile(beside, base::JsonLimits().max_bytes));
   CHOIR_RETURN_IF_ERROR(ApplyGenerationConfig(generation, beside, config));
   return config;
 }

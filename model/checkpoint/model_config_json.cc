@@ -1,5 +1,5 @@
 // config.json as Hugging Face writes it for each family.
-#include "model/checkpoint/json_text.h"
+#include "base/json_text.h"
 #include "model/checkpoint/model_config.h"
 
 namespace choir::model {

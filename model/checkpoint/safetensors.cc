@@ -8,9 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/check.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
-#include "model/checkpoint/float_formats.h"
-#include "model/checkpoint/json_text.h"
+#include "model/quantize/float_formats.h"
 
 namespace choir::model {
 namespace {
@@ -221,14 +221,14 @@ absl::StatusOr<SafetensorsFile> ParseSafetensors(absl::string_view bytes,
                                     " bytes but has only ", bytes.size(),
                                     " in all; the file may be truncated"));
   }
-  JsonLimits limits;
+  base::JsonLimits limits;
   limits.max_bytes = kMaxSafetensorsHeaderBytes;
   limits.max_depth = 8;
   limits.unique_top_keys = true;
   CHOIR_ASSIGN_OR_RETURN(
       const nlohmann::json header,
-      ParseJsonObject(bytes.substr(kPrefixBytes, header_bytes),
-                      absl::StrCat(source, " (header)"), limits));
+      base::ParseJsonObject(bytes.substr(kPrefixBytes, header_bytes),
+                            absl::StrCat(source, " (header)"), limits));
   SafetensorsFile file;
   file.source_ = std::string(source);
   const absl::string_view data = bytes.substr(kPrefixBytes + header_bytes);

@@ -10,11 +10,11 @@
 #include "absl/strings/strip.h"
 #include "base/check.h"
 #include "base/files.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/families.h"
 #include "model/checkpoint/fused_experts.h"
-#include "model/checkpoint/json_text.h"
-#include "model/quantize/packed_checkpoint.h"
+#include "model/checkpoint/packed_checkpoint.h"
 
 namespace choir::model {
 namespace {
@@ -30,7 +30,7 @@ absl::StatusOr<std::vector<std::string>> IndexedFiles(const std::string& path) {
                          base::ReadFile(path, kLargestIndex));
   CHOIR_ASSIGN_OR_RETURN(
       const nlohmann::json json,
-      ParseJsonObject(text, path, {.max_bytes = kLargestIndex}));
+      base::ParseJsonObject(text, path, {.max_bytes = kLargestIndex}));
   const auto map = json.find("weight_map");
   if (map == json.end() || !map->is_object() || map->empty()) {
     return absl::InvalidArgumentError(

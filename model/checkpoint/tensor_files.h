@@ -39,7 +39,7 @@ class TensorFiles {
   Found Find(absl::string_view name) const;
 
   // Whether the weight `name` is stored quantised
-  // (model/quantize/packed_checkpoint.h).
+  // (model/checkpoint/packed_checkpoint.h).
   bool IsPacked(absl::string_view name) const;
   // That weight, [rows, columns]; INVALID_ARGUMENT if its parts do not fit.
   absl::StatusOr<QuantizedMatrix> Packed(absl::string_view name, int64_t rows,

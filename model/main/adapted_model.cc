@@ -5,9 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "model/compute.h"
 #include "model/export/read_adapter.h"
 #include "model/loaded_adapter.h"
-#include "model/torch_guard.h"
+#include "model/torch/guard.h"
 
 namespace choir::model {
 

@@ -20,10 +20,11 @@
 #include "base/status_macros.h"
 #include "model/checkpoint/families.h"
 #include "model/checkpoint/model_config.h"
+#include "model/checkpoint/packed_checkpoint.h"
 #include "model/checkpoint/safetensors.h"
+#include "model/compute.h"
 #include "model/loaded_model.h"
 #include "model/main/adapted_model.h"
-#include "model/quantize/packed_checkpoint.h"
 #include "model/tokenizer/chat_template.h"
 #include "model/tokenizer/unicode.h"
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "model/pretrain.h"
-#include "model/trainer.h"
+#include "model/device_kind.h"
+#include "model/training/pretrain.h"
 
 namespace choir::model {
 

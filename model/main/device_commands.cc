@@ -15,11 +15,13 @@
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/targets.h"
 #include "model/checkpoint/families.h"
+#include "model/checkpoint/packed_checkpoint.h"
+#include "model/checkpoint/quantize_checkpoint.h"
+#include "model/compute.h"
 #include "model/loaded_model.h"
 #include "model/main/adapted_model.h"
 #include "model/planner.h"
-#include "model/quantize/packed_checkpoint.h"
-#include "model/quantize/quantize_checkpoint.h"
+#include "model/training/trainer.h"
 
 namespace choir::model {
 namespace {

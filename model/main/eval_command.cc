@@ -15,7 +15,7 @@
 #include "model/main/eval_data.h"
 #include "model/objective/losses.h"
 #include "model/objective/packing.h"
-#include "model/torch_guard.h"
+#include "model/torch/guard.h"
 
 namespace choir::model {
 namespace {

@@ -9,8 +9,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/files.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
-#include "model/checkpoint/json_text.h"
 #include "model/objective/encode.h"
 #include "nlohmann/json.hpp"
 
@@ -112,8 +112,9 @@ absl::Status AddLabelled(const nlohmann::json& line, absl::string_view place,
 absl::Status AddLine(absl::string_view text, const std::string& place,
                      const EvalOptions& options, const LoadedModel& model,
                      const Labels& labels, EvalData& data) {
-  CHOIR_ASSIGN_OR_RETURN(const nlohmann::json line,
-                         ParseJsonObject(text, place, {.max_bytes = 4u << 20}));
+  CHOIR_ASSIGN_OR_RETURN(
+      const nlohmann::json line,
+      base::ParseJsonObject(text, place, {.max_bytes = 4u << 20}));
   CHOIR_ASSIGN_OR_RETURN(const std::string whole, TextOf(line, "text", place));
   CHOIR_ASSIGN_OR_RETURN(const std::string prompt,
                          TextOf(line, "prompt", place));

@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "model/loaded_model.h"
 #include "model/main/commands.h"
-#include "model/trainer.h"
+#include "model/objective/example.h"
 
 namespace choir::model {
 

@@ -7,9 +7,9 @@
 #include "absl/strings/str_format.h"
 #include "base/cli.h"
 #include "base/files.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
 #include "model/adapter/peft_folder.h"
-#include "model/checkpoint/json_text.h"
 #include "model/export/gguf_lora.h"
 #include "model/export/merge.h"
 #include "model/export/read_adapter.h"
@@ -43,7 +43,7 @@ absl::StatusOr<std::string> ModelFolder(const ExportFlags& flags) {
   const std::string path = base::JoinPath(flags.adapter, kAdapterConfigName);
   if (base::FileExists(path)) {
     CHOIR_ASSIGN_OR_RETURN(const std::string text,
-                           base::ReadFile(path, JsonLimits().max_bytes));
+                           base::ReadFile(path, base::JsonLimits().max_bytes));
     CHOIR_ASSIGN_OR_RETURN(const AdapterConfigFile file,
                            ParseAdapterConfig(text, path));
     if (!file.base_model.empty() &&

@@ -17,8 +17,8 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
-#include "model/torch_compat.h"
-#include "model/trainer.h"
+#include "model/objective/example.h"
+#include "model/torch/compat.h"
 #include "model/transformer/decoder.h"
 #include "proto/config/job_options.h"
 

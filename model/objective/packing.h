@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "model/trainer.h"
+#include "model/objective/example.h"
 #include "model/transformer/decoder.h"
 
 namespace choir::model {

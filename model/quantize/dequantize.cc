@@ -4,7 +4,7 @@
 #include <array>
 #include <cstring>
 
-#include "model/processor_clones.h"
+#include "base/processor_clones.h"
 #include "model/quantize/weight_format.h"
 
 namespace choir::model {

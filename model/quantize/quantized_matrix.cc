@@ -9,8 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "model/checkpoint/float_formats.h"
 #include "model/quantize/dequantize.h"
+#include "model/quantize/float_formats.h"
 
 namespace choir::model {
 namespace {

@@ -4,8 +4,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/files.h"
+#include "base/json_text.h"
 #include "base/status_macros.h"
-#include "model/checkpoint/json_text.h"
 #include "model/tokenizer/part_json.h"
 #include "model/tokenizer/tokenizer.h"
 #include "model/tokenizer/tokenizer_parser.h"
@@ -22,8 +22,8 @@ constexpr char kQwen2Pattern[] =
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
     "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-JsonLimits TokenizerLimits() {
-  JsonLimits limits;
+base::JsonLimits TokenizerLimits() {
+  base::JsonLimits limits;
   limits.max_bytes = kMaxTokenizerBytes;
   limits.max_depth = 16;
   return limits;
@@ -149,9 +149,9 @@ absl::StatusOr<json> ReadConfig(const std::string& path) {
   if (!base::FileExists(path)) return json();
   CHOIR_ASSIGN_OR_RETURN(const std::string text,
                          base::ReadFile(path, kMaxConfigBytes));
-  JsonLimits limits;
+  base::JsonLimits limits;
   limits.max_bytes = kMaxConfigBytes;
-  return ParseJsonObject(text, path, limits);
+  return base::ParseJsonObject(text, path, limits);
 }
 
 // tokenizer_config.json with what the files beside it add.
@@ -175,8 +175,9 @@ absl::StatusOr<json> FolderConfig(const std::string& directory) {
 }  // namespace
 
 Built Tokenizer::Parse(absl::string_view json_text, absl::string_view source) {
-  CHOIR_ASSIGN_OR_RETURN(const json document,
-                         ParseJsonObject(json_text, source, TokenizerLimits()));
+  CHOIR_ASSIGN_OR_RETURN(
+      const json document,
+      base::ParseJsonObject(json_text, source, TokenizerLimits()));
   return BuildDocument(document, source, json(), source);
 }
 
@@ -184,7 +185,8 @@ Built Tokenizer::ParseVocabAndMerges(absl::string_view vocab_json,
                                      absl::string_view merges_text,
                                      absl::string_view source) {
   CHOIR_ASSIGN_OR_RETURN(
-      const json vocab, ParseJsonObject(vocab_json, source, TokenizerLimits()));
+      const json vocab,
+      base::ParseJsonObject(vocab_json, source, TokenizerLimits()));
   absl::StatusOr<TokenizerParser> parser =
       ParseTwoFiles(vocab, merges_text, json(), json());
   if (!parser.ok()) return WithSource(parser.status(), source);
@@ -206,8 +208,9 @@ Built Tokenizer::LoadFolder(const std::string& directory) {
     CHOIR_ASSIGN_OR_RETURN(const std::string text,
                            base::ReadFile(whole, kMaxTokenizerBytes));
     CHOIR_ASSIGN_OR_RETURN(const json config, FolderConfig(directory));
-    CHOIR_ASSIGN_OR_RETURN(const json document,
-                           ParseJsonObject(text, whole, TokenizerLimits()));
+    CHOIR_ASSIGN_OR_RETURN(
+        const json document,
+        base::ParseJsonObject(text, whole, TokenizerLimits()));
     return BuildDocument(document, whole, config, config_path);
   }
   CHOIR_ASSIGN_OR_RETURN(const json config, FolderConfig(directory));
@@ -218,7 +221,7 @@ Built Tokenizer::LoadFolder(const std::string& directory) {
                                         kMaxTokenizerBytes));
   CHOIR_ASSIGN_OR_RETURN(
       const json vocab,
-      ParseJsonObject(vocab_text, vocab_path, TokenizerLimits()));
+      base::ParseJsonObject(vocab_text, vocab_path, TokenizerLimits()));
   CHOIR_ASSIGN_OR_RETURN(
       const json added,
       ReadConfig(base::JoinPath(directory, "added_tokens.json")));

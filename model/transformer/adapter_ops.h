@@ -7,7 +7,7 @@
 
 #include "absl/types/span.h"
 #include "model/adapter/lofit.h"
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 #include "model/transformer/linear.h"
 
 namespace choir::model {

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "model/kernels/cpu_kernels.h"
 #include "model/transformer/attention_blockwise.h"
-#include "model/transformer/cpu_kernels.h"
 
 namespace choir::model {
 namespace {

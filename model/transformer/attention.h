@@ -10,8 +10,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "model/torch_compat.h"
-#include "model/transformer/attention_kernels.h"
+#include "model/kernels/attention_kernels.h"
+#include "model/torch/compat.h"
 #include "model/transformer/kernels.h"
 
 namespace choir::model {

@@ -5,8 +5,8 @@
 
 #include <cstdint>
 
-#include "model/torch_compat.h"
-#include "model/transformer/attention_kernels.h"
+#include "model/kernels/attention_kernels.h"
+#include "model/torch/compat.h"
 
 namespace choir::model {
 

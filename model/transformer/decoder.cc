@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "base/check.h"
+#include "model/kernels/cpu_kernels.h"
 #include "model/transformer/checkpointing.h"
-#include "model/transformer/cpu_kernels.h"
 #include "model/transformer/remake.h"
 
 namespace choir::model {

@@ -13,7 +13,7 @@
 #include "absl/types/span.h"
 #include "model/checkpoint/families.h"
 #include "model/checkpoint/model_config.h"
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 #include "model/transformer/linear.h"
 #include "model/transformer/lora_runs.h"
 #include "model/transformer/mlp_channels.h"

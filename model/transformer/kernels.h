@@ -2,7 +2,7 @@
 #ifndef CHOIR_MODEL_TRANSFORMER_KERNELS_H_
 #define CHOIR_MODEL_TRANSFORMER_KERNELS_H_
 
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 
 namespace choir::model {
 

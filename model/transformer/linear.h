@@ -11,7 +11,7 @@
 
 #include "absl/types/span.h"
 #include "model/checkpoint/families.h"
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 #include "model/transformer/ops.h"
 #include "proto/codec/layout.h"
 

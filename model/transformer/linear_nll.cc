@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "model/transformer/blas.h"
-#include "model/transformer/cpu_kernels.h"
+#include "model/kernels/blas.h"
+#include "model/kernels/cpu_kernels.h"
 
 namespace choir::model {
 namespace {

@@ -2,7 +2,7 @@
 #ifndef CHOIR_MODEL_TRANSFORMER_LINEAR_NLL_H_
 #define CHOIR_MODEL_TRANSFORMER_LINEAR_NLL_H_
 
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 #include "model/transformer/kernels.h"
 
 namespace choir::model {

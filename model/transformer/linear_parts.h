@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 #include "model/transformer/ops.h"
 
 namespace choir::model {

@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "base/check.h"
-#include "model/transformer/blas.h"
-#include "model/transformer/cpu_kernels.h"
+#include "model/kernels/blas.h"
+#include "model/kernels/cpu_kernels.h"
 #include "model/transformer/ops_device.h"
 
 namespace choir::model {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 #include "model/transformer/linear.h"
 
 namespace choir::model {

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "model/transformer/moe_kernels.h"
+#include "model/kernels/moe_kernels.h"
 
 namespace choir::model {
 namespace {

@@ -15,7 +15,7 @@
 
 #include "absl/types/span.h"
 #include "model/checkpoint/model_config.h"
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 #include "model/transformer/ops.h"
 
 namespace choir::model {

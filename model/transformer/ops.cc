@@ -4,9 +4,9 @@
 #include <cstring>
 
 #include "absl/types/optional.h"
-#include "model/quantize/quantized_matmul.h"
-#include "model/transformer/blas.h"
-#include "model/transformer/cpu_kernels.h"
+#include "model/kernels/blas.h"
+#include "model/kernels/cpu_kernels.h"
+#include "model/kernels/quantized_matmul.h"
 #include "model/transformer/linear_parts.h"
 #include "model/transformer/ops_device.h"
 #include "model/transformer/ops_reference.h"

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 #include "model/transformer/attention.h"
 #include "model/transformer/kernels.h"
 #include "model/transformer/packed_weight.h"

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "model/transformer/cpu_kernels.h"
+#include "model/kernels/cpu_kernels.h"
 #include "model/transformer/linear_parts.h"
 
 namespace choir::model {

@@ -3,7 +3,7 @@
 #define CHOIR_MODEL_TRANSFORMER_PACKED_WEIGHT_H_
 
 #include "model/quantize/quantized_matrix.h"
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 
 namespace choir::model {
 

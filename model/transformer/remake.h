@@ -5,7 +5,7 @@
 #include <functional>
 #include <vector>
 
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 
 namespace choir::model {
 

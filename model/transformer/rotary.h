@@ -11,7 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "base/mutex.h"
 #include "model/checkpoint/model_config.h"
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 
 namespace choir::model {
 

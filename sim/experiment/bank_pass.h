@@ -9,7 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "choir/v1/coordinator.pb.h"
 #include "client/session/participation.h"
-#include "model/trainer.h"
+#include "model/training/trainer.h"
 
 namespace choir::sim {
 

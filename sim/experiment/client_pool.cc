@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "client/session/participation.h"
+#include "model/compute.h"
 #include "sim/experiment/bank_pass.h"
 
 namespace choir::sim {

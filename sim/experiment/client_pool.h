@@ -17,7 +17,7 @@
 #include "base/thread_pool.h"
 #include "choir/v1/coordinator.pb.h"
 #include "coordinator/store/blob_store.h"
-#include "model/trainer.h"
+#include "model/training/trainer.h"
 #include "proto/config/job_options.h"
 #include "sim/experiment/population.h"
 #include "sim/experiment/secure_clients.h"

@@ -9,7 +9,7 @@
 #include "absl/status/statusor.h"
 #include "choir/v1/config.pb.h"
 #include "client/data/dataset.h"
-#include "model/trainer.h"
+#include "model/base_model.h"
 #include "proto/config/job_options.h"
 #include "sim/partition/partitioner.h"
 

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "model/trainer.h"
+#include "model/training/trainer.h"
 #include "sim/experiment/experiment_options.h"
 
 namespace choir::sim {

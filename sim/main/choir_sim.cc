@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "coordinator/store/store.h"
-#include "model/trainer.h"
+#include "model/compute.h"
 #include "nlohmann/json.hpp"
 #include "sim/experiment/pooled.h"
 #include "sim/experiment/simulation.h"

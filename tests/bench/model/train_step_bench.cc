@@ -7,9 +7,10 @@
 #include "base/files.h"
 #include "benchmark/benchmark.h"
 #include "model/adapter/lora_layout.h"
+#include "model/compute.h"
+#include "model/kernels/optimizer.h"
 #include "model/loaded_model.h"
 #include "model/objective/packing.h"
-#include "model/optimizer.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace choir::model {

@@ -6,10 +6,11 @@
 
 #include "benchmark/benchmark.h"
 #include "model/adapter/lora_layout.h"
+#include "model/compute.h"
+#include "model/kernels/blas.h"
+#include "model/kernels/quantized_matmul.h"
 #include "model/loaded_model.h"
 #include "model/objective/packing.h"
-#include "model/quantize/quantized_matmul.h"
-#include "model/transformer/blas.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace choir::model {

@@ -18,6 +18,7 @@
 #include "benchmark/benchmark.h"
 #include "model/adapter/lora_layout.h"
 #include "model/checkpoint/families.h"
+#include "model/compute.h"
 #include "model/loaded_model.h"
 #include "tests/unit/model/tiny_model.h"
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
 #include "gtest/gtest.h"
+#include "model/compute.h"
 #include "sim/experiment/experiment_options.h"
 #include "sim/experiment/simulation.h"
 #include "tests/support/golden.h"

@@ -22,8 +22,9 @@
 #include "model/checkpoint/families.h"
 #include "model/checkpoint/model_config.h"
 #include "model/checkpoint/safetensors.h"
+#include "model/compute.h"
 #include "model/loaded_model.h"
-#include "model/trainer.h"
+#include "model/training/trainer.h"
 
 namespace choir::model {
 namespace {

@@ -28,6 +28,7 @@
 #include "gtest/gtest.h"
 #include "model/adapter/lora_layout.h"
 #include "model/checkpoint/model_config.h"
+#include "model/compute.h"
 #include "proto/config/job_options.h"
 #include "proto/config/toml_config.h"
 #include "tests/support/cluster.h"

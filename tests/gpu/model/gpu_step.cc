@@ -22,8 +22,9 @@
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/peft_folder.h"
+#include "model/compute.h"
 #include "model/loaded_model.h"
-#include "model/trainer.h"
+#include "model/training/trainer.h"
 #include "nlohmann/json.hpp"
 
 namespace choir::model {

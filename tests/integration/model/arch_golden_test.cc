@@ -13,6 +13,7 @@
 #include "model/adapter/peft_folder.h"
 #include "model/loaded_model.h"
 #include "model/objective/packing.h"
+#include "model/training/trainer.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/golden.h"
 

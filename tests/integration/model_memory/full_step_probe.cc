@@ -9,10 +9,10 @@
 #include "base/files.h"
 #include "base/sim_random.h"
 #include "model/checkpoint/families.h"
+#include "model/compute.h"
+#include "model/kernels/optimizer.h"
 #include "model/objective/packing.h"
-#include "model/optimizer.h"
 #include "model/planner.h"
-#include "model/trainer.h"
 #include "model/transformer/decoder.h"
 
 namespace choir::model {

@@ -7,6 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "model/adapter/lora_layout.h"
+#include "model/compute.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace choir::model {

@@ -8,8 +8,8 @@
 
 #include "base/files.h"
 #include "gtest/gtest.h"
-#include "model/checkpoint/float_formats.h"
 #include "model/checkpoint/safetensors.h"
+#include "model/quantize/float_formats.h"
 #include "model/tokenizer/bpe_model.h"
 #include "model/tokenizer/bpe_trainer.h"
 #include "model/tokenizer/tokenizer.h"

@@ -10,7 +10,8 @@
 #include "model/checkpoint/upcycle.h"
 #include "model/loaded_model.h"
 #include "model/objective/packing.h"
-#include "model/router_training.h"
+#include "model/training/router_training.h"
+#include "model/training/trainer.h"
 #include "tests/property/model_families/plain_model.h"
 #include "tests/support/golden.h"
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "model/checkpoint/model_config.h"
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 
 namespace choir::tests {
 

@@ -12,10 +12,10 @@
 #include "base/files.h"
 #include "base/sim_random.h"
 #include "gtest/gtest.h"
-#include "model/checkpoint/float_formats.h"
+#include "model/checkpoint/packed_checkpoint.h"
+#include "model/kernels/quantized_matmul.h"
 #include "model/quantize/dequantize.h"
-#include "model/quantize/packed_checkpoint.h"
-#include "model/quantize/quantized_matmul.h"
+#include "model/quantize/float_formats.h"
 #include "tests/support/golden.h"
 
 namespace choir::model {

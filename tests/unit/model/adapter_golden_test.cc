@@ -11,7 +11,7 @@
 #include "model/loaded_adapter.h"
 #include "model/loaded_model.h"
 #include "model/objective/packing.h"
-#include "model/trainer.h"
+#include "model/training/trainer.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/golden.h"
 

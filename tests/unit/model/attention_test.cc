@@ -15,8 +15,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/sim_random.h"
 #include "gtest/gtest.h"
+#include "model/kernels/blas.h"
 #include "model/transformer/attention_blockwise.h"
-#include "model/transformer/blas.h"
 #include "tests/unit/model/normal_tensor.h"
 
 namespace choir::model {

@@ -3,7 +3,7 @@
 #define CHOIR_TESTS_UNIT_MODEL_NORMAL_TENSOR_H_
 
 #include "base/sim_random.h"
-#include "model/torch_compat.h"
+#include "model/torch/compat.h"
 
 namespace choir::tests {
 

@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/peft_folder.h"
+#include "model/compute.h"
 #include "model/loaded_model.h"
 #include "model/objective/encode.h"
 #include "model/objective/losses.h"

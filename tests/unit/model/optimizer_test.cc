@@ -1,4 +1,4 @@
-#include "model/optimizer.h"
+#include "model/kernels/optimizer.h"
 
 #include <cmath>
 #include <vector>

@@ -6,6 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/adapter/lora_layout.h"
+#include "model/compute.h"
 #include "model/loaded_model.h"
 #include "model/objective/packing.h"
 #include "tests/unit/model/tiny_model.h"

@@ -13,7 +13,7 @@
 #include "model/checkpoint/model_config.h"
 #include "model/checkpoint/safetensors.h"
 #include "model/tokenizer/bpe_trainer.h"
-#include "model/trainer.h"
+#include "model/training/trainer.h"
 #include "tests/support/golden.h"
 
 namespace choir::tests {

@@ -1,4 +1,4 @@
-#include "model/trainer.h"
+#include "model/training/trainer.h"
 
 #include <cmath>
 #include <fstream>
@@ -9,6 +9,7 @@
 #include "base/files.h"
 #include "gtest/gtest.h"
 #include "model/adapter/lora_layout.h"
+#include "model/compute.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace choir::model {

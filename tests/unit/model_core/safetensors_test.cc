@@ -8,7 +8,7 @@
 #include "base/files.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "model/checkpoint/float_formats.h"
+#include "model/quantize/float_formats.h"
 #include "tests/support/golden.h"
 
 namespace choir::model {

@@ -7,7 +7,7 @@
 #include "model/adapter/lora_layout.h"
 #include "model/loaded_model.h"
 #include "model/objective/packing.h"
-#include "model/trainer.h"
+#include "model/training/trainer.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace choir::model {

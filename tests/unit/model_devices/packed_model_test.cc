@@ -6,11 +6,11 @@
 #include "base/files.h"
 #include "gtest/gtest.h"
 #include "model/adapter/lora_layout.h"
+#include "model/checkpoint/quantize_checkpoint.h"
 #include "model/generate.h"
 #include "model/loaded_model.h"
 #include "model/objective/packing.h"
-#include "model/quantize/quantize_checkpoint.h"
-#include "model/trainer.h"
+#include "model/training/trainer.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace choir::model {
