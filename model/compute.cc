@@ -4,6 +4,7 @@
 #include <malloc.h>
 
 #include "model/kernels/blas.h"
+#include "model/torch/buffer_pool.h"
 #include "model/torch/compat.h"
 #include "model/torch/sgemm.h"
 
@@ -14,6 +15,7 @@ void ConfigureCompute(int threads) {
   // heap, instead of having the kernel map and clear it each time.
   mallopt(M_MMAP_THRESHOLD, 32 << 20);
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  PoolLargeTensors();
   SetFallbackSgemm(&TorchSgemm);
   SetBlasThreads(threads);
   at::set_num_threads(threads);

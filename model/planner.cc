@@ -15,10 +15,7 @@ namespace {
 
 constexpr double kMib = 1048576.0;
 // A process that has loaded LibTorch and multiplied two matrices.
-constexpr double kProcessBytes = 200 * kMib;
-// The heap's gaps between tensors that come and go, as measured: what is freed
-// to be made again leaves holes that only some later tensors fit.
-constexpr double kHeapSlack = 1.6;
+constexpr double kProcessBytes = 190 * kMib;
 constexpr int kShortest = 32;  // tokens that an example is never cut below
 
 // Floats per token that one block keeps for its gradient, and the most that
@@ -288,16 +285,15 @@ MemoryEstimate EstimateMemory(const ModelConfig& config,
   // the caller's values and a copy.
   estimate.adapter =
       8.0 * 4.0 * static_cast<double>(AdapterParameters(config, adapter));
-  estimate.activations = kHeapSlack * 4.0 * tokens * kept;
+  estimate.activations = 4.0 * tokens * kept;
   const double merged =
       precision == WeightFormat::kFloat32
           ? 4.0 * LargestLinear(config)
           : 4.0 * (1 << 18) +
                 64.0 * static_cast<double>(std::max(config.hidden_size,
                                                     config.intermediate_size));
-  estimate.workspace =
-      kHeapSlack * std::max(4.0 * tokens * largest.transient + merged,
-                            LossBytes(config, precision, tokens));
+  estimate.workspace = std::max(4.0 * tokens * largest.transient + merged,
+                                LossBytes(config, precision, tokens));
   return estimate;
 }
 

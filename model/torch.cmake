@@ -43,6 +43,7 @@ choir_library(
           objective/losses.cc
           objective/packing.cc
           objective/sparsity.cc
+          torch/buffer_pool.cc
           torch/sgemm.cc
           training/bank_trainer.cc
           training/device_optimizer.cc

@@ -1,0 +1,126 @@
+#include "model/torch/buffer_pool.h"
+
+#include <c10/core/CPUAllocator.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace choir::model {
+namespace {
+
+constexpr size_t kPage = 4096;
+constexpr size_t kSmallest = 256 << 10;
+
+}  // namespace
+
+BufferPool::~BufferPool() {
+  base::MutexLock lock(&mutex_);
+  ReturnToSystem(0);
+}
+
+void* BufferPool::TakeKept(size_t bytes) {
+  // An eighth more than is needed is better than new pages.
+  const auto it = kept_.lower_bound(bytes);
+  if (it == kept_.end() || it->first > bytes + bytes / 8) return nullptr;
+  void* buffer = it->second.back();
+  it->second.pop_back();
+  usage_.kept -= it->first;
+  if (it->second.empty()) kept_.erase(it);
+  return buffer;
+}
+
+void BufferPool::ReturnToSystem(size_t most_kept) {
+  while (usage_.kept > most_kept) {
+    const auto largest = std::prev(kept_.end());
+    void* buffer = largest->second.back();
+    munmap(buffer, largest->first);
+    usage_.kept -= largest->first;
+    sizes_.erase(buffer);
+    largest->second.pop_back();
+    if (largest->second.empty()) kept_.erase(largest);
+  }
+}
+
+void* BufferPool::Take(size_t bytes) {
+  const size_t size = (bytes + kPage - 1) / kPage * kPage;
+  base::MutexLock lock(&mutex_);
+  void* buffer = TakeKept(size);
+  if (buffer == nullptr) {
+    const size_t used = usage_.used + size;
+    ReturnToSystem(usage_.most_used > used ? usage_.most_used - used : 0);
+    buffer = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (buffer == MAP_FAILED) return nullptr;
+    sizes_[buffer] = size;
+  }
+  usage_.used += sizes_[buffer];
+  usage_.most_used = std::max(usage_.most_used, usage_.used);
+  return buffer;
+}
+
+void BufferPool::Give(void* buffer) {
+  base::MutexLock lock(&mutex_);
+  const auto it = sizes_.find(buffer);
+  CHOIR_CHECK(it != sizes_.end());
+  usage_.used -= it->second;
+  usage_.kept += it->second;
+  kept_[it->second].push_back(buffer);
+}
+
+BufferPool::Usage BufferPool::usage() const {
+  base::MutexLock lock(&mutex_);
+  return usage_;
+}
+
+namespace {
+
+// Lives as long as the process: tensors may outlast every other object.
+BufferPool& ProcessPool() {
+  static auto* pool = new BufferPool;
+  return *pool;
+}
+
+class PoolAllocator final : public c10::Allocator {
+ public:
+  explicit PoolAllocator(c10::Allocator* heap) : heap_(heap) {}
+
+  // LibTorch declares it const up to 2.3, and not const since: one of the two
+  // overrides.
+  at::DataPtr allocate(size_t bytes) const { return Allocate(bytes); }
+  at::DataPtr allocate(size_t bytes) { return Allocate(bytes); }
+  // Since LibTorch 2.2.
+  void copy_data(void* to, const void* from, size_t bytes) const {
+    std::memcpy(to, from, bytes);
+  }
+
+ private:
+  at::DataPtr Allocate(size_t bytes) const {
+    if (bytes < kSmallest) return heap_->allocate(bytes);
+    void* buffer = ProcessPool().Take(bytes);
+    TORCH_CHECK(buffer != nullptr, "not enough memory: ", bytes,
+                " bytes for a tensor");
+    return {buffer, buffer, [](void* buffer) { ProcessPool().Give(buffer); },
+            at::Device(at::DeviceType::CPU)};
+  }
+
+  c10::Allocator* const heap_;
+};
+
+}  // namespace
+
+void PoolLargeTensors() {
+// AddressSanitizer sees what runs over a tensor's end in the heap alone.
+#ifndef __SANITIZE_ADDRESS__
+  static const bool once = [] {
+    c10::SetCPUAllocator(new PoolAllocator(c10::GetCPUAllocator()),
+                         /*priority=*/1);
+    return true;
+  }();
+  (void)once;
+#endif
+}
+
+}  // namespace choir::model
