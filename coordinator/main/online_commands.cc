@@ -125,8 +125,10 @@ absl::StatusOr<nlohmann::json> AdminClient::SubmitJob(
   SetDeadline(context);
   v1::SubmitJobResponse response;
   CHOIR_RETURN_IF_ERROR(Check(stub_->SubmitJob(&context, request, &response)));
-  return nlohmann::json{{"job", response.job()},
-                        {"queue_position", response.queue_position()}};
+  nlohmann::json json = {{"job", response.job()},
+                         {"queue_position", response.queue_position()}};
+  if (!response.warning().empty()) json["warning"] = response.warning();
+  return json;
 }
 
 absl::StatusOr<nlohmann::json> AdminClient::ListJobs() {

@@ -159,9 +159,16 @@ absl::StatusOr<v1::SubmitJobResponse> JobLoop::Submit(
                          config::ResolveJob(config));
   CHOIR_RETURN_IF_ERROR(runner::CheckSecureJob(options));
   // The journal names the layers that are adapted. A base that cannot be read
-  // is reported when the job's turn comes: until then it may still arrive.
+  // is no reason to refuse: until the job's turn comes it may still arrive.
+  v1::SubmitJobResponse response;
   absl::StatusOr<config::JobOptions> named = model::WithTargets(options);
-  if (named.ok()) options = *std::move(named);
+  if (named.ok()) {
+    options = *std::move(named);
+  } else {
+    response.set_warning(absl::StrCat(
+        "the job will fail unless its base is there when its turn comes: ",
+        named.status().message()));
+  }
   if (jobs_.Contains(options.name)) {
     return absl::AlreadyExistsError(
         absl::StrCat("a job \"", options.name,
@@ -173,7 +180,6 @@ absl::StatusOr<v1::SubmitJobResponse> JobLoop::Submit(
   record.mutable_job_submitted()->set_submitted_by(by);
   CHOIR_RETURN_IF_ERROR(Record({record}));
   idle_ = false;
-  v1::SubmitJobResponse response;
   response.set_job(options.name);
   response.set_queue_position(jobs_.Ahead(options.name));
   return response;

@@ -179,5 +179,19 @@ TEST_F(LoopTest, AJobWithoutSenseIsRefusedWithItsField) {
   EXPECT_THAT(status.error_message(), HasSubstr("model.base"));
 }
 
+TEST_F(LoopTest, AJobWhoseBaseIsNotThereIsQueuedWithAWarning) {
+  v1::SubmitJobRequest request;
+  request.mutable_job()->set_name("early");
+  request.mutable_job()->mutable_model()->set_base("/models/none");
+  request.mutable_job()->mutable_rounds()->set_count(1);
+  request.mutable_job()->mutable_rounds()->set_cohort_size(1);
+  v1::SubmitJobResponse response;
+  const grpc::Status status =
+      AdminStub(operator_)->SubmitJob(Context().get(), request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.job(), "early");
+  EXPECT_THAT(response.warning(), HasSubstr("/models/none/config.json"));
+}
+
 }  // namespace
 }  // namespace choir::rpc
