@@ -32,6 +32,16 @@ absl::StatusOr<AdapterKind> KindOf(const v1::AdapterConfig& config) {
                 "one of \"lora\", \"dora\", \"frozen_a\", \"ia3\", \"lofit\"");
 }
 
+absl::StatusOr<AdapterPrecision> PrecisionOf(const v1::AdapterConfig& config) {
+  const std::string name = config.has_precision() ? config.precision() : "fp32";
+  for (const AdapterPrecision precision :
+       {AdapterPrecision::kFp32, AdapterPrecision::kBf16}) {
+    if (name == AdapterPrecisionName(precision)) return precision;
+  }
+  return Refuse("adapter.precision", absl::StrCat("\"", name, "\""),
+                "one of \"fp32\", \"bf16\"");
+}
+
 // A setting that the kind of adapter does not have.
 absl::Status RefuseIf(bool set, absl::string_view field, AdapterKind kind) {
   if (!set) return absl::OkStatus();
@@ -165,6 +175,10 @@ absl::string_view AdapterKindName(AdapterKind kind) {
   return "";
 }
 
+absl::string_view AdapterPrecisionName(AdapterPrecision precision) {
+  return precision == AdapterPrecision::kBf16 ? "bf16" : "fp32";
+}
+
 uint64_t DefaultFrozenSeed(uint64_t job_seed) {
   // Half of the range: TOML has no larger numbers.
   return base::DeriveSeed(job_seed, {"frozen A"}) >> 1;
@@ -206,6 +220,7 @@ absl::StatusOr<AdapterOptions> ResolveAdapter(const v1::AdapterConfig& config) {
   CHOIR_ASSIGN_OR_RETURN(options.num_labels,
                          Count(config.has_num_labels(), config.num_labels(), 0,
                                "adapter.num_labels", 0, kMaxLabels));
+  CHOIR_ASSIGN_OR_RETURN(options.precision, PrecisionOf(config));
   return options;
 }
 
@@ -234,6 +249,7 @@ v1::AdapterConfig ToProto(const AdapterOptions& options) {
   if (options.num_labels > 0) {
     config.set_num_labels(static_cast<uint32_t>(options.num_labels));
   }
+  config.set_precision(std::string(AdapterPrecisionName(options.precision)));
   return config;
 }
 

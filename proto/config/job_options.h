@@ -20,6 +20,11 @@ enum class AdapterKind { kLora, kDora, kFrozenA, kIa3, kLofit };
 // "lora", "dora", "frozen_a", "ia3", "lofit".
 absl::string_view AdapterKindName(AdapterKind kind);
 
+// What the values of an adapter in training are rounded to.
+enum class AdapterPrecision { kFp32, kBf16 };
+// "fp32", "bf16".
+absl::string_view AdapterPrecisionName(AdapterPrecision precision);
+
 // As a target module: every linear layer, as PEFT calls it.
 inline constexpr char kAllLinear[] = "all-linear";
 
@@ -41,6 +46,7 @@ struct AdapterOptions {
   double lofit_l1 = 5e-4;
   // Outputs of the classification head that is part of the adapter; 0: none.
   int num_labels = 0;
+  AdapterPrecision precision = AdapterPrecision::kFp32;
   // Of single layers, by their whole path, where they are not `rank` and
   // `alpha`: adapters that were read from elsewhere may have them, jobs have
   // none.

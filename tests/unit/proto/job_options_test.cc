@@ -52,6 +52,16 @@ TEST(ResolveJobTest, RankStabilisedScaleUsesTheRoot) {
   EXPECT_EQ(ResolveJob(config)->adapter.scale(), 2.0);
 }
 
+TEST(ResolveJobTest, AdaptersAreFloat32OrBfloat16) {
+  v1::JobConfig config = Minimal();
+  EXPECT_EQ(ResolveJob(config)->adapter.precision, AdapterPrecision::kFp32);
+  config.mutable_adapter()->set_precision("bf16");
+  const auto options = ResolveJob(config);
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->adapter.precision, AdapterPrecision::kBf16);
+  EXPECT_EQ(ToProto(*options).adapter().precision(), "bf16");
+}
+
 // Each kind of adapter with one setting that it does not have.
 TEST(ResolveJobTest, RefusesSettingsOfOtherKindsOfAdapters) {
   const std::pair<const char*, const char*> cases[] = {
@@ -249,6 +259,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"adapter.alpha=inf", "adapter.alpha"},
         BadCase{"adapter.dropout=1.0", "adapter.dropout"},
         BadCase{"adapter.target_modules=[\"q proj\"]", "target_modules"},
+        BadCase{"adapter.precision=\"fp16\"", "adapter.precision"},
+        BadCase{"adapter.precision=\"\"", "adapter.precision"},
         BadCase{"adapter.kind=\"vera\"", "adapter.kind"},
         BadCase{"adapter.kind=\"\"", "adapter.kind"},
         BadCase{"adapter.frozen_seed=3", "frozen_seed"},
