@@ -54,8 +54,8 @@ LocalTaskRunner::LocalTaskRunner(const ClientOptions& options,
   capabilities_.set_device(std::string(model::DeviceKindName(device_)));
   capabilities_.set_memory_mib(
       memory_mib_ > 0 ? static_cast<uint64_t>(memory_mib_) : MemoryMib());
-  capabilities_.set_train_examples(data_.train.size());
-  capabilities_.set_heldout_examples(data_.heldout.size());
+  capabilities_.set_trains(!data_.train.empty());
+  capabilities_.set_evaluates(!data_.heldout.empty());
 }
 
 absl::StatusOr<LocalTaskRunner::FittedPlan> LocalTaskRunner::Fit(

@@ -45,6 +45,7 @@ class LocalTaskRunner final : public TaskRunner {
       const ClientOptions& options, const base::Clock& clock);
 
   v1::Capabilities capabilities() const override { return capabilities_; }
+  const DatasetSplit& data() const { return data_; }
   absl::StatusOr<TaskResult> Run(const v1::TaskPlan& plan,
                                  const std::string& model_folder,
                                  absl::string_view model_digest,

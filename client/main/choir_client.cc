@@ -58,7 +58,6 @@ absl::Status Check(const v1::ClientConfig& config, const ClientOptions& options,
   const base::WallClock clock;
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<LocalTaskRunner> runner,
                          LocalTaskRunner::Create(options, clock));
-  const v1::Capabilities found = runner->capabilities();
   if (!base::FileExists(base::JoinPath(options.state, "client.pem")) &&
       !base::FileExists(options.token_file)) {
     base::LogWarning(
@@ -69,15 +68,14 @@ absl::Status Check(const v1::ClientConfig& config, const ClientOptions& options,
   if (json) {
     std::printf(
         "%s\n",
-        absl::StrCat("{\"ok\":true,\"train_examples\":", found.train_examples(),
-                     ",\"heldout_examples\":", found.heldout_examples(),
-                     ",\"config\":", base::JsonQuote(toml), "}")
+        absl::StrCat(
+            "{\"ok\":true,\"train_examples\":", runner->data().train.size(),
+            ",\"heldout_examples\":", runner->data().heldout.size(),
+            ",\"config\":", base::JsonQuote(toml), "}")
             .c_str());
   } else {
-    std::printf("%s\n# %llu examples to train on, %llu held out\n",
-                toml.c_str(),
-                static_cast<unsigned long long>(found.train_examples()),
-                static_cast<unsigned long long>(found.heldout_examples()));
+    std::printf("%s\n# %zu examples to train on, %zu held out\n", toml.c_str(),
+                runner->data().train.size(), runner->data().heldout.size());
   }
   return absl::OkStatus();
 }

@@ -81,13 +81,14 @@ std::string Jobs(const Json& jobs) {
 std::string Clients(const Json& clients) {
   if (clients.empty()) return "no clients\n";
   std::vector<Row> rows = {{"client", "state", "connected", "device", "MiB",
-                            "train", "held out", "certificate until"}};
+                            "trains", "evaluates", "certificate until"}};
   for (const Json& client : clients) {
     rows.push_back(
         {client["name"].get<std::string>(), client["state"].get<std::string>(),
          client["connected"].get<bool>() ? "yes" : "no",
          TextOrDash(client["device"]), client["memory_mib"].dump(),
-         client["train_examples"].dump(), client["heldout_examples"].dump(),
+         client["trains"].get<bool>() ? "yes" : "no",
+         client["evaluates"].get<bool>() ? "yes" : "no",
          Date(client["certificate_expires_unix_seconds"].get<int64_t>())});
   }
   return Table(rows);

@@ -47,8 +47,8 @@ nlohmann::json ClientJson(const v1::ClientStatus& client) {
           {"software_version", can.software_version()},
           {"device", can.device()},
           {"memory_mib", can.memory_mib()},
-          {"train_examples", can.train_examples()},
-          {"heldout_examples", can.heldout_examples()}};
+          {"trains", can.trains()},
+          {"evaluates", can.evaluates()}};
 }
 
 }  // namespace choir::coordinator
