@@ -93,12 +93,10 @@ TEST_F(ServerSessionTest, StrangersAndEarlyAndMalformedAnswers) {
   EXPECT_TRUE(Send(0, step).ok());
 }
 
-TEST_F(ServerSessionTest, AVectorIsTheOneThatWasAnnounced) {
+TEST_F(ServerSessionTest, AVectorHasTheSizeThatWasAnnounced) {
   ClosePhase();
   const ClientStep step = Answer(0);
   ClientStep bad = step;
-  bad.payload.back() ^= 1;
-  EXPECT_TRUE(absl::IsInvalidArgument(Send(0, bad)));
   bad.payload.pop_back();
   EXPECT_TRUE(absl::IsInvalidArgument(Send(0, bad)));
   EXPECT_TRUE(Send(0, step).ok());
