@@ -7,18 +7,24 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "model/tokenizer/tokenizer.h"
 
 namespace choir::model {
 
-// Turns token ids into text. A piece is held back while more tokens could still
-// change it: the bytes of a character that is not complete, and what may be
-// the beginning of a stop string.
+// Turns token ids into text: what all pieces make together is what
+// Tokenizer::Decode makes of all ids.
+//
+// A piece is held back while more tokens could still change it: the bytes of a
+// character that is not complete; of a tokenizer with byte fallback a run of
+// such bytes, which one bad byte spoils as a whole; and what may be the
+// beginning of a stop string. A stop string ends the text as soon as it is
+// there, be it within such a run.
 // Threads: one at a time. `tokenizer` outlives it.
 class TextStream {
  public:
-  // `prompt` gives the first piece its context, and is no part of the text.
+  // `prompt` gives the text its beginning, and is no part of it.
   TextStream(const Tokenizer& tokenizer, absl::Span<const int32_t> prompt,
              std::vector<std::string> stops);
 
@@ -35,6 +41,14 @@ class TextStream {
   bool stopped() const { return stopped_; }
 
  private:
+  // What the ids from read_ on add to the text, as it stands now.
+  absl::StatusOr<std::string> Tail() const;
+  // Whether the last id with a text is a byte of a run that may go on.
+  bool InByteRun() const;
+  // Where the first stop string begins in `text`; npos if there is none.
+  size_t FindStop(absl::string_view text) const;
+  // Ends the text where the first stop string of `text` begins, if it has one.
+  bool StopIn(const std::string& text, std::string& released);
   std::string Release();
 
   const Tokenizer& tokenizer_;

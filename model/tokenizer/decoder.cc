@@ -1,5 +1,6 @@
 #include "model/tokenizer/decoder.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -162,6 +163,12 @@ std::string TokenDecoder::Decode(std::vector<std::string> tokens) const {
   if (steps_.empty()) return absl::StrJoin(tokens, " ");
   for (const Step& step : steps_) ApplyStep(step, tokens);
   return absl::StrJoin(tokens, "");
+}
+
+bool TokenDecoder::joins_bytes() const {
+  return std::any_of(steps_.begin(), steps_.end(), [](const Step& step) {
+    return step.kind == Kind::kByteFallback;
+  });
 }
 
 }  // namespace choir::model

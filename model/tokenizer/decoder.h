@@ -36,6 +36,9 @@ class TokenDecoder {
 
   std::string Decode(std::vector<std::string> tokens) const;
 
+  // Whether bytes of several tokens become characters together (byte fallback).
+  bool joins_bytes() const;
+
  private:
   enum class Kind {
     kReplace,

@@ -136,4 +136,9 @@ bool Tokenizer::IsSpecial(int32_t id) const {
   return id >= 0 && id < vocab_size() && special_[id];
 }
 
+bool Tokenizer::IsFallbackByte(int32_t id) const {
+  return id >= 0 && id < vocab_size() && ByteOfToken(id_to_token_[id]) >= 0 &&
+         decoder_.joins_bytes();
+}
+
 }  // namespace choir::model

@@ -80,6 +80,10 @@ class Tokenizer {
   // Empty for an id that no token has.
   absl::string_view IdToToken(int32_t id) const;
   bool IsSpecial(int32_t id) const;
+  // A byte by itself ("<0xE2>") that Decode joins with those around it: as long
+  // as only such bytes follow, even the characters before may still turn into
+  // U+FFFD.
+  bool IsFallbackByte(int32_t id) const;
 
  private:
   friend class TokenizerParser;

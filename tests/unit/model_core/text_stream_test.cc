@@ -1,10 +1,13 @@
 #include "model/text_stream.h"
 
+#include <cstdio>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "model/tokenizer/bpe_trainer.h"
+#include "nlohmann/json.hpp"
 
 namespace choir::model {
 namespace {
@@ -82,6 +85,62 @@ TEST_F(TextStreamTest, WhatOnlyBeginsAStopStringComesLater) {
   EXPECT_FALSE(stopped_);
   EXPECT_EQ(Joined(pieces), text);
   EXPECT_EQ(pieces.back(), "zzy");
+}
+
+// A tokenizer with byte fallback: <0x00> is 1, "t" 257, "Once" 258.
+std::unique_ptr<const Tokenizer> ByteFallback() {
+  nlohmann::json vocab = {{"<unk>", 0}, {"t", 257}, {"Once", 258}};
+  for (int byte = 0; byte < 256; ++byte) {
+    char name[8];
+    std::snprintf(name, sizeof(name), "<0x%02X>", byte);
+    vocab[name] = byte + 1;
+  }
+  const nlohmann::json document = {
+      {"model",
+       {{"type", "BPE"},
+        {"unk_token", "<unk>"},
+        {"byte_fallback", true},
+        {"vocab", vocab},
+        {"merges", nlohmann::json::array()}}},
+      {"decoder",
+       {{"type", "Sequence"},
+        {"decoders", {{{"type", "ByteFallback"}}, {{"type", "Fuse"}}}}}}};
+  return Tokenizer::Parse(document.dump(), "test").value();
+}
+
+TEST(TextStreamOfBytesTest, CharactersComeWholeOnceNothingCanSpoilThem) {
+  const auto tokenizer = ByteFallback();
+  TextStream stream(*tokenizer, {258}, {});
+  std::vector<std::string> pieces;
+  for (const int32_t id : {0xF0 + 1, 0x9F + 1, 0x98 + 1, 0x80 + 1, 257}) {
+    pieces.push_back(stream.Add(id).value());
+  }
+  EXPECT_EQ(pieces[0] + pieces[1] + pieces[2] + pieces[3], "");
+  EXPECT_EQ(pieces[4], "\xF0\x9F\x98\x80t");
+  EXPECT_EQ(stream.Finish(), "");
+}
+
+TEST(TextStreamOfBytesTest, ABrokenRunIsReplacedAsDecodingReplacesIt) {
+  const auto tokenizer = ByteFallback();
+  TextStream stream(*tokenizer, {258}, {});
+  std::string text;
+  for (const int32_t id : {0xC3 + 1, 0xA9 + 1, 0xF0 + 1, 257}) {
+    text += stream.Add(id).value();
+  }
+  EXPECT_EQ(text, "\uFFFD\uFFFD\uFFFDt");
+}
+
+TEST(TextStreamOfBytesTest, StopsAtACharacterThatItsLastByteCompletes) {
+  const auto tokenizer = ByteFallback();
+  TextStream stream(*tokenizer, {258}, {"\xF0\x9F\x98\x80"});
+  std::string text = stream.Add(257).value();
+  for (const int32_t id : {0xF0 + 1, 0x9F + 1, 0x98 + 1}) {
+    text += stream.Add(id).value();
+    EXPECT_FALSE(stream.stopped());
+  }
+  text += stream.Add(0x80 + 1).value();
+  EXPECT_TRUE(stream.stopped());
+  EXPECT_EQ(text + stream.Finish(), "t");
 }
 
 }  // namespace
