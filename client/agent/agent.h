@@ -135,7 +135,7 @@ class Agent {
   // The coordinator has, or had, the whole update that is pending.
   bool uploaded_ = false;
   std::unique_ptr<secagg::CertifiedPeers> peers_;
-  std::unique_ptr<secagg::FileHistory> history_;
+  std::unique_ptr<secagg::DeviceHistory> history_;
 };
 
 }  // namespace choir::client

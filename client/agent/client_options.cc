@@ -1,5 +1,7 @@
 #include "client/agent/client_options.h"
 
+#include <algorithm>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -13,11 +15,28 @@ constexpr uint32_t kMaxThreads = 1024;
 // Of a secure sum.
 constexpr uint32_t kLeastClients = 3;
 constexpr uint32_t kMostClients = 1000000;
+constexpr double kMostCorrupt = 0.9;
 
 absl::Status Required(absl::string_view field, absl::string_view value) {
   if (!value.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat(field, " is required in the client's configuration"));
+}
+
+absl::Status CheckSecure(const v1::SecurePolicyConfig& secure) {
+  if (secure.min_clients() < kLeastClients ||
+      secure.min_clients() > kMostClients) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("secure_aggregation.min_clients = ", secure.min_clients(),
+                     " must be from ", kLeastClients, " to ", kMostClients));
+  }
+  const double corrupt = secure.min_corrupt_fraction();
+  if (!(corrupt >= 0.0 && corrupt <= kMostCorrupt)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("secure_aggregation.min_corrupt_fraction = ", corrupt,
+                     " must be from 0 to ", kMostCorrupt));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckAddress(absl::string_view address) {
@@ -31,6 +50,20 @@ absl::Status CheckAddress(absl::string_view address) {
                      "\" must be host:port with a port from 1 to 65535"));
   }
   return absl::OkStatus();
+}
+
+// Whether the models that come have them is seen when they do.
+absl::StatusOr<std::vector<int64_t>> ExpertsOf(const v1::DeviceConfig& device) {
+  std::vector<int64_t> experts(device.experts().begin(),
+                               device.experts().end());
+  std::sort(experts.begin(), experts.end());
+  const auto twice = std::adjacent_find(experts.begin(), experts.end());
+  if (twice != experts.end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("device.experts names ", *twice,
+                     " twice; it lists the experts to hold, each once"));
+  }
+  return experts;
 }
 
 }  // namespace
@@ -52,6 +85,7 @@ v1::ClientConfig WithDefaults(v1::ClientConfig config) {
     secure.set_require_confirmation(false);
   }
   if (!secure.has_one_sum_per_model()) secure.set_one_sum_per_model(false);
+  if (!secure.has_min_corrupt_fraction()) secure.set_min_corrupt_fraction(0.0);
   return config;
 }
 
@@ -83,12 +117,7 @@ absl::StatusOr<ClientOptions> ResolveClient(const v1::ClientConfig& given) {
     return absl::InvalidArgumentError("cache_mib = 0 must be at least 1");
   }
   const v1::SecurePolicyConfig& secure = config.secure_aggregation();
-  if (secure.min_clients() < kLeastClients ||
-      secure.min_clients() > kMostClients) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("secure_aggregation.min_clients = ", secure.min_clients(),
-                     " must be from ", kLeastClients, " to ", kMostClients));
-  }
+  CHOIR_RETURN_IF_ERROR(CheckSecure(secure));
   ClientOptions options;
   CHOIR_ASSIGN_OR_RETURN(
       options.device,
@@ -97,6 +126,7 @@ absl::StatusOr<ClientOptions> ResolveClient(const v1::ClientConfig& given) {
       options.precision,
       model::ParsePrecision(config.device().precision(), "device.precision"));
   options.memory_mib = config.device().memory_mib();
+  CHOIR_ASSIGN_OR_RETURN(options.experts, ExpertsOf(config.device()));
   options.name = config.name();
   options.coordinator = config.coordinator();
   options.server_name = config.server_name();
@@ -112,6 +142,7 @@ absl::StatusOr<ClientOptions> ResolveClient(const v1::ClientConfig& given) {
   options.secure.min_clients = static_cast<int>(secure.min_clients());
   options.secure.require_confirmation = secure.require_confirmation();
   options.secure.one_sum_per_model = secure.one_sum_per_model();
+  options.secure.min_corrupt_fraction = secure.min_corrupt_fraction();
   options.secure.crl = secure.crl();
   options.threads = static_cast<int>(threads);
   options.cache_bytes = static_cast<uint64_t>(config.cache_mib()) << 20;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "choir/v1/config.pb.h"
@@ -26,6 +27,8 @@ struct ClientOptions {
   int threads = 1;
   absl::optional<model::WeightFormat> precision;  // no value: as stored
   int64_t memory_mib = 0;                         // 0: no limit
+  // Of a mixture of experts, those to hold, ascending; empty: all.
+  std::vector<int64_t> experts;
   uint64_t cache_bytes = 16384ull << 20;
   SecurePolicy secure;
 };

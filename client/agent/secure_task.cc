@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
@@ -80,7 +81,8 @@ absl::StatusOr<secagg::ClientSession> Agent::BeginSession(
   CHOIR_RETURN_IF_ERROR(ReadPeers());
   if (history_ == nullptr) {
     CHOIR_ASSIGN_OR_RETURN(history_,
-                           secagg::FileHistory::Open(state_->history_path()));
+                           secagg::DeviceHistory::Open(state_->sessions_path(),
+                                                       state_->keys_path()));
   }
   const secagg::CertifiedSigner* signer = enrolment_.signer();
   if (signer == nullptr) {
@@ -117,6 +119,9 @@ absl::Status Agent::DoSecure(const v1::TaskPlan& plan,
 absl::Status Agent::TalkInSecret(const v1::TaskKey& key,
                                  secagg::ClientSession& session,
                                  v1::SecureExchangeRequest request) {
+  const absl::Cleanup wipe = [&request] {
+    secagg::WipeShares(*request.mutable_message());
+  };
   absl::optional<secagg::ClientStep> step = session.Start();
   while (!deps_.sleeper.stopping()) {
     if (step->refused()) {
@@ -126,6 +131,7 @@ absl::Status Agent::TalkInSecret(const v1::TaskKey& key,
                        v1::SecureRefusal::Reason_Name(refusal.reason()), ": ",
                        refusal.detail());
     }
+    secagg::WipeShares(*request.mutable_message());
     *request.mutable_message() = step->message;
     const absl::StatusOr<absl::optional<v1::SecureServerMessage>> answer =
         Exchange(request, step->payload);

@@ -5,8 +5,8 @@
 //   lock           held while an agent runs
 //   client.key     0600; client.csr; client.pem
 //   signing.key    0600; signing.pem: for secure aggregation
-//   sessions.seen  secure sessions and their peers' keys, so that none is
-//                  answered twice (privacy/secagg/identities.h)
+//   sessions.seen  secure sessions, rounds and sums, so that none is answered
+//   keys.seen      twice, and peers' keys (privacy/secagg/identities.h)
 //   state.json     what is pending; written atomically
 //   pending.update the bytes of a pending update
 //   blobs/ models/ caches; may be deleted while no agent runs
@@ -42,7 +42,8 @@ class StateDir {
   std::string certificate_path() const { return File("client.pem"); }
   std::string signing_key_path() const { return File("signing.key"); }
   std::string signing_certificate_path() const { return File("signing.pem"); }
-  std::string history_path() const { return File("sessions.seen"); }
+  std::string sessions_path() const { return File("sessions.seen"); }
+  std::string keys_path() const { return File("keys.seen"); }
   std::string blobs_path() const { return File("blobs"); }
   std::string models_path() const { return File("models"); }
   std::string update_path() const { return File("pending.update"); }

@@ -31,6 +31,7 @@ absl::StatusOr<secagg::ClientSession> JoinSecureSession(
   expectations.min_clients = policy.min_clients;
   expectations.require_confirmation = policy.require_confirmation;
   expectations.one_sum_per_model = policy.one_sum_per_model;
+  expectations.min_corrupt_fraction = policy.min_corrupt_fraction;
   return secagg::ClientSession(plan.secure_session(), std::move(expectations),
                                std::move(input), environment);
 }

@@ -22,6 +22,7 @@ struct SecurePolicy {
   // See secagg::ClientExpectations.
   bool require_confirmation = false;
   bool one_sum_per_model = false;
+  double min_corrupt_fraction = 0.0;
   // Path of a revocation list; empty: none.
   std::string crl;
 };

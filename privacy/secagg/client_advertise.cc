@@ -51,6 +51,17 @@ MaybeRefusal CheckAgainst(const v1::SecureSession& session,
                    "this client takes part only if survivors are confirmed "
                    "(adversary \"semi_malicious\")"};
   }
+  const double corrupt = session.assumptions().corrupt_fraction();
+  if (!(corrupt >= expectations.min_corrupt_fraction)) {
+    return Refusal{
+        v1::SecureRefusal::BAD_PARAMETERS,
+        absl::StrCat(
+            "the session withstands a fraction of ", corrupt,
+            " who collude; this client takes part only from ",
+            expectations.min_corrupt_fraction,
+            " on: raise the job's secure_aggregation.corrupt_fraction, or "
+            "lower secure_aggregation.min_corrupt_fraction in client.toml")};
+  }
   return absl::nullopt;
 }
 
@@ -84,7 +95,12 @@ Refusal FromHistory(const absl::Status& status, absl::string_view what) {
 }
 
 std::string ClientFacts::SumToken() const {
-  return absl::StrCat("sum ", session.job(), " ", session.model_digest());
+  return absl::StrCat("sum ", session.model_digest());
+}
+
+std::string ClientFacts::RoundToken() const {
+  return absl::StrCat("round ", session.round(), " ", session.attempt(), " ",
+                      session.config_digest(), " ", session.job());
 }
 
 SecretVector::~SecretVector() {
@@ -103,6 +119,37 @@ Neighbour* ClientFacts::FindNeighbour(uint32_t peer) {
              : nullptr;
 }
 
+namespace {
+
+// Whether the client may take part; from now on it has.
+MaybeRefusal CheckHistory(const ClientFacts& facts) {
+  SessionHistory& history = facts.environment.history;
+  if (facts.expectations.one_sum_per_model &&
+      history.RemembersForGood(facts.SumToken())) {
+    return FromHistory(absl::AlreadyExistsError(""), "a sum of this model");
+  }
+  const v1::SecureSession& session = facts.session;
+  const std::string session_token =
+      absl::StrCat("session ", session.session_id());
+  if (history.RemembersForGood(session_token)) {
+    return FromHistory(absl::AlreadyExistsError(""), "this session");
+  }
+  if (history.RemembersForGood(facts.RoundToken())) {
+    return Refusal{
+        v1::SecureRefusal::REPLAYED,
+        absl::StrCat("round ", session.round(), ", attempt ", session.attempt(),
+                     " of job '", session.job(),
+                     "' was seen before, in another session; if this is "
+                     "another run, give its job another name")};
+  }
+  const absl::Status status =
+      history.RememberForGood({session_token, facts.RoundToken()});
+  if (!status.ok()) return FromHistory(status, "this session");
+  return absl::nullopt;
+}
+
+}  // namespace
+
 OrRefusal<Step<Advertised, v1::AdvertiseKeys>> Advertised::Create(
     v1::SecureSession session, ClientExpectations expectations,
     SecretVector input, const ClientEnvironment& environment) {
@@ -113,15 +160,7 @@ OrRefusal<Step<Advertised, v1::AdvertiseKeys>> Advertised::Create(
   auto facts = std::make_unique<ClientFacts>(
       ClientFacts{std::move(session), std::move(expectations), environment,
                   session_digest, environment.signer.name()});
-  if (facts->expectations.one_sum_per_model &&
-      environment.history.Remembers(facts->SumToken())) {
-    return FromHistory(absl::AlreadyExistsError(""), "a sum of this model");
-  }
-  if (absl::Status status = environment.history.Remember(
-          absl::StrCat("session ", facts->session.session_id()));
-      !status.ok()) {
-    return FromHistory(status, "this session");
-  }
+  if (MaybeRefusal refusal = CheckHistory(*facts)) return *std::move(refusal);
   absl::StatusOr<OwnSecrets> secrets = MakeSecrets(environment.random);
   if (!secrets.ok()) return Failed(secrets.status());
 

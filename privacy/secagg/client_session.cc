@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/variant.h"
 #include "base/sha256.h"
+#include "privacy/crypto/secret.h"
 #include "privacy/secagg/client_states.h"
 
 namespace choir::secagg {
@@ -55,6 +56,14 @@ ClientStep Say(v1::UnmaskShares message) {
 }
 
 }  // namespace
+
+void WipeShares(v1::SecureClientMessage& message) {
+  if (!message.has_unmask()) return;
+  for (auto& share : *message.mutable_unmask()->mutable_shares()) {
+    if (share.has_self_mask()) crypto::Wipe(*share.mutable_self_mask());
+    if (share.has_mask_key()) crypto::Wipe(*share.mutable_mask_key());
+  }
+}
 
 class ClientSession::Impl {
  public:

@@ -27,8 +27,12 @@ struct ClientExpectations {
   int min_clients = 3;
   // Takes part only if survivors are confirmed by signatures (SEMI_MALICIOUS).
   bool require_confirmation = false;
-  // Gives nobody's shares away for a second sum of the same job and model: the
-  // difference of two sums over almost the same clients is one's own vector.
+  // Its own floor for the session's corrupt_fraction, from which neighbours and
+  // threshold follow.
+  double min_corrupt_fraction = 0.0;
+  // Gives nobody's shares away for a second sum of the same model, in whatever
+  // job: the difference of two sums over almost the same clients is one's own
+  // vector.
   bool one_sum_per_model = false;
 };
 
@@ -40,7 +44,20 @@ struct ClientEnvironment {
   base::SecureRandom& random;
 };
 
+// Overwrites the shares of others' secrets that `message` reveals, if it does.
+void WipeShares(v1::SecureClientMessage& message);
+
+// Wipes the shares in it when it goes.
 struct ClientStep {
+  ClientStep() = default;
+  ClientStep(const ClientStep&) = default;
+  ClientStep(ClientStep&&) noexcept = default;
+  ClientStep& operator=(const ClientStep& other) {
+    return *this = ClientStep(other);
+  }
+  ClientStep& operator=(ClientStep&&) noexcept = default;
+  ~ClientStep() { WipeShares(message); }
+
   // To be sent; a refusal ends the session.
   v1::SecureClientMessage message;
   // With a MaskedInput: the encoded masked vector, to be uploaded before.

@@ -75,7 +75,8 @@ OrRefusal<Step<Revealed, v1::UnmaskShares>> Reveal(
     const ClientFacts& facts, const crypto::SecretString& own_share,
     const v1::Survivors& survivors) {
   if (facts.expectations.one_sum_per_model) {
-    absl::Status status = facts.environment.history.Remember(facts.SumToken());
+    const absl::Status status =
+        facts.environment.history.RememberForGood({facts.SumToken()});
     if (!status.ok()) return FromHistory(status, "a sum of this model");
   }
   return Step<Revealed, v1::UnmaskShares>{

@@ -103,8 +103,12 @@ struct ClientFacts {
            v1::SecureAssumptions::SEMI_MALICIOUS;
   }
   Neighbour* FindNeighbour(uint32_t peer);
-  // Of what was revealed in this session and must not be for another.
+  // Of what was revealed in this session and must not be for another. Whatever
+  // the coordinator calls the job: it could have as many as it likes.
   std::string SumToken() const;
+  // Of the attempt at the round. With the settings, so that a job of the same
+  // name at a coordinator that began anew can be another one.
+  std::string RoundToken() const;
 };
 // Why `what` cannot be remembered.
 Refusal FromHistory(const absl::Status& status, absl::string_view what);

@@ -215,9 +215,10 @@ absl::StatusOr<MaskedVector> EncodeContribution(
                      " elements; it has ", spec.num_parameters));
   }
   if (contribution.weight == 0 || contribution.weight > spec.max_weight) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a weight of ", contribution.weight, "; it must be 1 to ",
-                     spec.max_weight));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "this client's weight is not from 1 to ", spec.max_weight,
+        "; take fewer examples (data.max_examples in client.toml), or raise "
+        "the job's aggregation.max_examples_per_client"));
   }
   CHOIR_RETURN_IF_ERROR(CheckValues(contribution.values));
   MaskedVector out(bits, ContributionLength(spec));

@@ -53,8 +53,10 @@ struct Contribution {
   // Of stochastic rounding; secret and fresh.
   uint64_t rounding_seed = 0;
 };
-// Errors: INVALID_ARGUMENT for a weight out of range, a value that is not
-// finite, or beyond the grid (naming its index, never the value).
+// Errors: INVALID_ARGUMENT for a weight out of range (naming the range), a
+// value that is not finite, or beyond the grid (naming its index). Neither
+// weights nor values are named: the text goes to the coordinator, and into its
+// journal.
 absl::StatusOr<MaskedVector> EncodeContribution(
     const ContributionSpec& spec, const Contribution& contribution);
 

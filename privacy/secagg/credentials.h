@@ -37,7 +37,7 @@ class PeerVerifier {
 class SessionHistory {
  public:
   virtual ~SessionHistory() = default;
-  // Remembers `token` (a session id, a peer's public key) durably.
+  // Remembers `token` (a peer's public key) durably.
   // ALREADY_EXISTS if it was remembered before.
   virtual absl::Status Remember(absl::string_view token) = 0;
   virtual bool Remembers(absl::string_view token) const = 0;
@@ -49,6 +49,15 @@ class SessionHistory {
       if (absl::Status status = Remember(token); !status.ok()) return status;
     }
     return absl::OkStatus();
+  }
+  // The same for what must not be forgotten however many peers this client
+  // meets: sessions, rounds, and models of which it has helped to reveal a sum.
+  // Here: like everything else.
+  virtual absl::Status RememberForGood(absl::Span<const std::string> tokens) {
+    return RememberAll(tokens);
+  }
+  virtual bool RemembersForGood(absl::string_view token) const {
+    return Remembers(token);
   }
 };
 

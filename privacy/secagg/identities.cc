@@ -17,6 +17,8 @@ namespace {
 
 constexpr size_t kMostKnown = 16384;
 constexpr size_t kEntryBytes = 16;
+// Of what a device keeps for good.
+constexpr size_t kSessionsCapacity = 1000000;
 
 std::string Digest(absl::string_view bytes, size_t size) {
   const base::Sha256Digest digest = base::Sha256Of(bytes);
@@ -242,6 +244,17 @@ bool FileHistory::Remembers(absl::string_view token) const {
 size_t FileHistory::size() const {
   base::MutexLock lock(&mu_);
   return order_.size();
+}
+
+absl::StatusOr<std::unique_ptr<DeviceHistory>> DeviceHistory::Open(
+    const std::string& sessions_path, const std::string& keys_path,
+    size_t keys_capacity) {
+  CHOIR_ASSIGN_OR_RETURN(auto sessions,
+                         FileHistory::Open(sessions_path, kSessionsCapacity));
+  CHOIR_ASSIGN_OR_RETURN(auto keys,
+                         FileHistory::Open(keys_path, keys_capacity));
+  return std::unique_ptr<DeviceHistory>(
+      new DeviceHistory(std::move(sessions), std::move(keys)));
 }
 
 }  // namespace choir::secagg

@@ -130,6 +130,41 @@ class FileHistory final : public SessionHistory {
   absl::flat_hash_set<std::string> seen_ ABSL_GUARDED_BY(mu_);
 };
 
+// A device's: what it keeps for good (the last million sessions, rounds and
+// sums or more) in one file, the keys of its neighbours, which are a hundred
+// times as many, in another, so that these never push those out.
+class DeviceHistory final : public SessionHistory {
+ public:
+  // Makes the files (0600) if need be. Errors: those of base/files.h.
+  static absl::StatusOr<std::unique_ptr<DeviceHistory>> Open(
+      const std::string& sessions_path, const std::string& keys_path,
+      size_t keys_capacity = 100000);
+
+  absl::Status Remember(absl::string_view token) override {
+    return keys_->Remember(token);
+  }
+  absl::Status RememberAll(absl::Span<const std::string> tokens) override {
+    return keys_->RememberAll(tokens);
+  }
+  bool Remembers(absl::string_view token) const override {
+    return keys_->Remembers(token);
+  }
+  absl::Status RememberForGood(absl::Span<const std::string> tokens) override {
+    return sessions_->RememberAll(tokens);
+  }
+  bool RemembersForGood(absl::string_view token) const override {
+    return sessions_->Remembers(token);
+  }
+
+ private:
+  DeviceHistory(std::unique_ptr<FileHistory> sessions,
+                std::unique_ptr<FileHistory> keys)
+      : sessions_(std::move(sessions)), keys_(std::move(keys)) {}
+
+  const std::unique_ptr<FileHistory> sessions_;
+  const std::unique_ptr<FileHistory> keys_;
+};
+
 }  // namespace choir::secagg
 
 #endif  // CHOIR_PRIVACY_SECAGG_IDENTITIES_H_

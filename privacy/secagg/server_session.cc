@@ -11,6 +11,7 @@
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "privacy/crypto/key_agreement.h"
+#include "privacy/crypto/secret.h"
 #include "privacy/crypto/signing.h"
 #include "privacy/secagg/server_states.h"
 #include "privacy/secagg/server_unmask.h"
@@ -127,8 +128,9 @@ class ServerSession::Impl {
     }
     const size_t kind = message.message_case();
     if (kind == 0) return absl::InvalidArgumentError("an empty message");
-    const base::Sha256Digest digest =
-        base::Sha256Of(message.SerializeAsString());
+    std::string text = message.SerializeAsString();
+    const base::Sha256Digest digest = base::Sha256Of(text);
+    if (message.has_unmask()) crypto::Wipe(text);
     Accepted& accepted = accepted_[position];
     for (int i = 0; i < accepted.count; ++i) {
       if (accepted.kinds[i] != kind) continue;

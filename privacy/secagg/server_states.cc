@@ -126,9 +126,9 @@ absl::Status Masking::Receive(int position,
                               const v1::SecureClientMessage& message,
                               absl::string_view payload) {
   if (message.masked().size() != payload.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the masked vector has ", payload.size(), " bytes; ",
-        message.masked().size(), " were announced"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the masked vector has ", payload.size(), " bytes; ",
+                     message.masked().size(), " were announced"));
   }
   return sum_.AddEncoded(payload);
 }
@@ -199,7 +199,13 @@ Unmasking::Unmasking(const ServerFacts& facts, Harvest harvest,
                      std::vector<bool> expected,
                      std::vector<std::string> signatures)
     : AfterMasking(facts, std::move(harvest), std::move(expected)),
-      signatures_(std::move(signatures)) {}
+      signatures_(std::move(signatures)) {
+  for (size_t i = 0; i < harvest_.collected.size(); ++i) {
+    if (!harvest_.sharers[i]) continue;
+    const size_t holders = facts_.graph.HoldersOf(static_cast<int>(i)).size();
+    harvest_.collected[i].shares.reserve(holders * kSecretBytes);
+  }
+}
 
 v1::SecureServerMessage Unmasking::MessageFor(int position) const {
   v1::SecureServerMessage message;

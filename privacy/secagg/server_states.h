@@ -22,6 +22,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "choir/v1/secagg.pb.h"
+#include "privacy/crypto/secret.h"
 #include "privacy/secagg/credentials.h"
 #include "privacy/secagg/graph.h"
 #include "privacy/secagg/masked_vector.h"
@@ -51,8 +52,15 @@ struct ServerFacts {
   }
 };
 
-// Shares of one client's secret, by the points of their holders.
+// Shares of one client's secret, by the points of their holders. Wiped when
+// they go; there is room for those of all holders from the beginning, because a
+// string that grows leaves copies.
 struct CollectedShares {
+  CollectedShares() = default;
+  CollectedShares(CollectedShares&&) noexcept = default;
+  CollectedShares& operator=(CollectedShares&&) = delete;
+  ~CollectedShares() { crypto::Wipe(shares); }
+
   std::vector<uint32_t> points;
   std::string shares;  // kSecretBytes each
 };

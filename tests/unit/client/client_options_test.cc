@@ -46,6 +46,36 @@ TEST(ClientOptionsTest, FillsDefaultsAndNamesTheField) {
               HasSubstr("device.kind"));
   EXPECT_THAT(refusal([](C& c) { c.set_cache_mib(0); }),
               HasSubstr("cache_mib"));
+  for (const double fraction : {-0.1, 0.91, static_cast<double>(NAN)}) {
+    EXPECT_THAT(
+        refusal([=](C& c) {
+          c.mutable_secure_aggregation()->set_min_corrupt_fraction(fraction);
+        }),
+        HasSubstr("secure_aggregation.min_corrupt_fraction"));
+  }
+}
+
+TEST(ClientOptionsTest, TakesThePolicyOfSecureRounds) {
+  v1::ClientConfig config = GoodConfig();
+  EXPECT_EQ(ResolveClient(config)->secure.min_corrupt_fraction, 0.0);
+  EXPECT_TRUE(
+      WithDefaults(config).secure_aggregation().has_min_corrupt_fraction());
+  config.mutable_secure_aggregation()->set_min_corrupt_fraction(0.2);
+  EXPECT_EQ(ResolveClient(config)->secure.min_corrupt_fraction, 0.2);
+}
+
+TEST(ClientOptionsTest, ListsTheExpertsToHoldOnce) {
+  v1::ClientConfig config = GoodConfig();
+  EXPECT_TRUE(ResolveClient(config)->experts.empty());
+  for (const uint32_t expert : {3u, 0u, 5u}) {
+    config.mutable_device()->add_experts(expert);
+  }
+  EXPECT_THAT(ResolveClient(config)->experts, testing::ElementsAre(0, 3, 5));
+  config.mutable_device()->add_experts(0);
+  const absl::Status refused = ResolveClient(config).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.message()),
+              HasSubstr("device.experts names 0 twice"));
 }
 
 }  // namespace

@@ -376,7 +376,7 @@ class FakeRunner final : public TaskRunner {
     *result.report.mutable_key() = plan.key();
     if (plan.has_secure_session()) {
       result.secure_update = SecureUpdateOf(plan);
-      result.report.mutable_train()->set_num_examples(5);
+      result.report.mutable_train()->set_num_examples(num_examples);
       result.report.mutable_train()->set_mean_loss(2.0);
       return result;
     }
@@ -401,6 +401,8 @@ class FakeRunner final : public TaskRunner {
   }
 
   int runs = 0;
+  // Of secure updates.
+  uint64_t num_examples = 5;
   std::vector<std::string> folders;
   std::vector<std::string> adapters;
   std::function<absl::Status(const model::ProgressFn&)> on_run;

@@ -294,6 +294,8 @@ TEST(TwoSumsTest, TheDifferenceIsTheVictimsVectorUnlessClientsHelpOnce) {
     int refusals = 0;
     const auto sum_of = [&](int attempt, int members) {
       world.session.set_attempt(attempt);
+      // Under whatever name.
+      world.session.set_job(attempt == 1 ? "test" : "another job");
       world.session.set_session_id(
           std::string(32, static_cast<char>('a' + attempt)));
       Federation federation;
@@ -351,7 +353,7 @@ TEST(TwoSumsTest, SessionsSideBySideRevealOneSum) {
     ASSERT_TRUE(AnswerPhase(world, federation, {}).ok());
     ASSERT_TRUE(federation.server->Close().ok());
   }
-  ASSERT_TRUE(world.history(0).Remember("sum test model").ok());
+  ASSERT_TRUE(world.history(0).Remember("sum model").ok());
   EXPECT_EQ(federation.clients[0]
                 .Handle(*federation.server->MessageFor(world.name(0)))
                 ->message.refusal()

@@ -121,6 +121,12 @@ TEST(ContributionTest, RefusesWhatCannotBeSummed) {
   EXPECT_EQ(status({0.001f}, 1).code(), kBad);
   EXPECT_EQ(status({0.001f, 0}, 0).code(), kBad);
   EXPECT_EQ(status({0.001f, 0}, 101).code(), kBad);
+  // What travels does not name the weight, but the range and what to change.
+  const std::string heavy(status({0.001f, 0}, 31337).message());
+  EXPECT_THAT(heavy, testing::Not(HasSubstr("31337")));
+  EXPECT_THAT(heavy, HasSubstr("from 1 to 100"));
+  EXPECT_THAT(heavy, HasSubstr("max_examples_per_client"));
+  EXPECT_EQ(heavy, status({0.001f, 0}, 0).message());
   EXPECT_EQ(status({0, std::nanf("")}, 1).code(), kBad);
   EXPECT_EQ(status({0, -INFINITY}, 1).code(), kBad);
   EXPECT_THAT(std::string(status({0, 3.40e38f}, 1).message()),

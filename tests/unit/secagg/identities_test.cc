@@ -121,5 +121,36 @@ TEST(FileHistoryTest, ForgetsTheOldestAndStaysSmall) {
   }
 }
 
+// Neighbours' keys come by the hundred in each session: they must not make a
+// device forget what it has taken part in.
+TEST(DeviceHistoryTest, KeysNeverPushOutSessionsAndSums) {
+  const std::string sessions = testing::TempDir() + "/device_sessions";
+  const std::string keys = testing::TempDir() + "/device_keys";
+  std::remove(sessions.c_str());
+  std::remove(keys.c_str());
+  {
+    const auto history = DeviceHistory::Open(sessions, keys, 8);
+    ASSERT_TRUE(history.ok()) << history.status();
+    ASSERT_TRUE((*history)->RememberForGood({"session", "sum"}).ok());
+    EXPECT_TRUE((*history)->Remember("first key").ok());
+    for (int i = 0; i < 100; ++i) {
+      ASSERT_TRUE((*history)
+                      ->RememberAll({"key " + std::to_string(i),
+                                     "more " + std::to_string(i)})
+                      .ok());
+    }
+    EXPECT_FALSE((*history)->Remembers("first key"));
+    EXPECT_TRUE((*history)->Remembers("key 99"));
+  }
+  const auto history = DeviceHistory::Open(sessions, keys, 8);
+  ASSERT_TRUE(history.ok());
+  for (const char* token : {"session", "sum"}) {
+    EXPECT_TRUE((*history)->RemembersForGood(token));
+    EXPECT_TRUE(absl::IsAlreadyExists((*history)->RememberForGood({token})));
+  }
+  EXPECT_FALSE((*history)->RemembersForGood("key 99"));
+  EXPECT_EQ(*base::FileSize(sessions), 32);
+}
+
 }  // namespace
 }  // namespace choir::secagg

@@ -2,9 +2,11 @@
 // the message in question, changes one thing about it, and expects the client
 // to end with that reason; the same message unchanged is answered.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <functional>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "privacy/secagg/transcript.h"
 #include "tests/support/secagg_world.h"
@@ -62,15 +64,18 @@ class RefusalTest : public ::testing::Test {
   int position_ = 0;
 };
 
-SecureRefusal::Reason StartReason(World& world,
-                                  const ClientExpectations& expectations,
-                                  MaskedVector input) {
+SecureRefusal StartRefusal(World& world, const ClientExpectations& expectations,
+                           MaskedVector input) {
   SeededRandom random(9);
   ClientSession client(world.session, expectations, std::move(input),
                        world.Environment(0, random));
-  const ClientStep step = client.Start();
-  return step.refused() ? step.message.refusal().reason()
-                        : SecureRefusal::REASON_UNSPECIFIED;
+  return client.Start().message.refusal();
+}
+
+SecureRefusal::Reason StartReason(World& world,
+                                  const ClientExpectations& expectations,
+                                  MaskedVector input) {
+  return StartRefusal(world, expectations, std::move(input)).reason();
 }
 
 TEST(StartTest, RefusesAnotherModelSettingsOrVector) {
@@ -98,6 +103,56 @@ TEST(StartTest, RefusesASessionSeenBefore) {
             SecureRefusal::REASON_UNSPECIFIED);
   EXPECT_EQ(StartReason(world, world.expectations(), world.Input(0)),
             SecureRefusal::REPLAYED);
+}
+
+TEST(StartTest, RefusesARoundSeenBeforeInAnotherSession) {
+  World world(SomeClients());
+  const auto reason = [&world](char id) {
+    world.session.set_session_id(std::string(32, id));
+    return StartReason(world, world.expectations(), world.Input(0));
+  };
+  EXPECT_EQ(reason('a'), SecureRefusal::REASON_UNSPECIFIED);
+  EXPECT_EQ(reason('b'), SecureRefusal::REPLAYED);
+  // Nor is it the same round with another model.
+  ClientExpectations other = world.expectations();
+  other.model_digest = "next model";
+  world.session.set_model_digest("next model");
+  EXPECT_EQ(StartReason(world, other, world.Input(0)), SecureRefusal::REPLAYED);
+  world.session.set_model_digest("model");
+  // What an honest coordinator asks for: the next attempt, the next round,
+  // another job; and a run with other settings.
+  world.session.set_attempt(2);
+  EXPECT_EQ(reason('c'), SecureRefusal::REASON_UNSPECIFIED);
+  world.session.set_round(4);
+  world.session.set_attempt(1);
+  EXPECT_EQ(reason('d'), SecureRefusal::REASON_UNSPECIFIED);
+  world.session.set_job("other");
+  EXPECT_EQ(reason('e'), SecureRefusal::REASON_UNSPECIFIED);
+  EXPECT_EQ(reason('f'), SecureRefusal::REPLAYED);
+  world.session.set_config_digest("other");
+  other = world.expectations();
+  other.config_digest = "other";
+  EXPECT_EQ(StartReason(world, other, world.Input(0)),
+            SecureRefusal::REASON_UNSPECIFIED);
+}
+
+TEST(StartTest, KeepsItsOwnFloorForThoseWhoCollude) {
+  WorldOptions options = SomeClients();
+  options.corrupt_fraction = 0.05;
+  World world(options);
+  ClientExpectations careful = world.expectations();
+  careful.min_corrupt_fraction = 0.1;
+  const SecureRefusal refusal = StartRefusal(world, careful, world.Input(0));
+  EXPECT_EQ(refusal.reason(), SecureRefusal::BAD_PARAMETERS);
+  for (const char* part : {"0.05", "0.1 on", "min_corrupt_fraction"}) {
+    EXPECT_THAT(refusal.detail(), testing::HasSubstr(part));
+  }
+  world.session.mutable_assumptions()->set_corrupt_fraction(std::nan(""));
+  EXPECT_EQ(StartReason(world, careful, world.Input(0)),
+            SecureRefusal::BAD_PARAMETERS);
+  world.session.mutable_assumptions()->set_corrupt_fraction(0.1);
+  EXPECT_EQ(StartReason(world, careful, world.Input(0)),
+            SecureRefusal::REASON_UNSPECIFIED);
 }
 
 TEST(StartTest, RefusesBadSessionsAndMissingConfirmation) {
