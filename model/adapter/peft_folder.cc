@@ -48,20 +48,31 @@ absl::StatusOr<int> HeadOutputs(const std::string& directory) {
   return static_cast<int>(score->shape[0]);
 }
 
+absl::Status WriteFiles(const std::string& directory,
+                        const std::string& weights, const std::string& config) {
+  CHOIR_RETURN_IF_ERROR(base::MakeDirectories(directory));
+  CHOIR_RETURN_IF_ERROR(base::WriteFileAtomic(
+      base::JoinPath(directory, kAdapterModelName), weights));
+  return base::WriteFileAtomic(base::JoinPath(directory, kAdapterConfigName),
+                               config);
+}
+
 }  // namespace
 
 std::string EncodeAdapterFile(const codec::Layout& layout,
-                              absl::Span<const float> values) {
+                              absl::Span<const float> values, DType dtype) {
   CHOIR_CHECK(static_cast<int64_t>(values.size()) == layout.num_elements());
-  const std::string bytes = FloatsToBytes(values, DType::kF32);
+  const std::string bytes = FloatsToBytes(values, dtype);
+  const int64_t width = DTypeBytes(dtype);
   std::vector<TensorView> tensors;
   for (size_t i = 0; i < layout.tensors().size(); ++i) {
     const codec::TensorSpec& spec = layout.tensors()[i];
     TensorView tensor;
     tensor.name = spec.name;
+    tensor.dtype = dtype;
     tensor.shape = spec.shape;
-    tensor.bytes = absl::string_view(bytes).substr(4 * layout.offset(i),
-                                                   4 * spec.num_elements());
+    tensor.bytes = absl::string_view(bytes).substr(width * layout.offset(i),
+                                                   width * spec.num_elements());
     tensors.push_back(std::move(tensor));
   }
   return EncodeSafetensors(std::move(tensors));
@@ -108,12 +119,24 @@ absl::Status WritePeftFolder(const std::string& directory,
                              const codec::Layout& layout,
                              absl::Span<const float> values,
                              absl::string_view base_model) {
-  CHOIR_RETURN_IF_ERROR(base::MakeDirectories(directory));
-  CHOIR_RETURN_IF_ERROR(
-      base::WriteFileAtomic(base::JoinPath(directory, kAdapterModelName),
-                            EncodeAdapterFile(layout, values)));
-  return base::WriteFileAtomic(base::JoinPath(directory, kAdapterConfigName),
-                               AdapterConfigJson(options, base_model));
+  return WriteFiles(directory, EncodeAdapterFile(layout, values),
+                    AdapterConfigJson(options, base_model));
+}
+
+absl::Status WritePeftFolder(const std::string& directory,
+                             const PeftAdapter& adapter, DType dtype) {
+  std::string bytes = EncodeAdapterFile(adapter.layout, adapter.values, dtype);
+  if (dtype != DType::kF32) {
+    const absl::Status fits =
+        DecodeAdapterFile(bytes, adapter.layout, directory).status();
+    if (!fits.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the adapter has values that are too large for ",
+                       DTypeName(dtype), "; write it in float32"));
+    }
+  }
+  return WriteFiles(directory, bytes,
+                    AdapterConfigJson(adapter.options, adapter.base_model));
 }
 
 absl::Status WriteTrainedAdapter(const std::string& directory,

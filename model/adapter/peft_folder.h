@@ -12,6 +12,7 @@
 #include "absl/types/span.h"
 #include "model/adapter/adapter_config.h"
 #include "model/checkpoint/model_config.h"
+#include "model/checkpoint/safetensors.h"
 #include "proto/codec/layout.h"
 #include "proto/config/job_options.h"
 
@@ -19,10 +20,13 @@ namespace choir::model {
 
 inline constexpr char kAdapterModelName[] = "adapter_model.safetensors";
 
-// The bytes of adapter_model.safetensors, float32. `values` must have
+// The bytes of adapter_model.safetensors. `values` must have
 // layout.num_elements() elements. The same values give the same bytes.
+// `dtype` is kF32, or kBf16 or kF16, to which values are rounded (to nearest,
+// ties to even): what has that precision already is read back as it was.
 std::string EncodeAdapterFile(const codec::Layout& layout,
-                              absl::Span<const float> values);
+                              absl::Span<const float> values,
+                              DType dtype = DType::kF32);
 
 // Reads float32, bfloat16 and float16. Errors: INVALID_ARGUMENT naming `source`
 // and the tensor for what ParseSafetensors refuses, for a tensor that is
@@ -40,7 +44,8 @@ absl::Status WritePeftFolder(const std::string& directory,
                              absl::Span<const float> values,
                              absl::string_view base_model);
 
-// The same for `values` of AdapterLayout(): a frozen A is drawn and written.
+// The same for `values` of AdapterLayout(), in float32: a frozen A is drawn and
+// written.
 absl::Status WriteTrainedAdapter(const std::string& directory,
                                  const ModelConfig& config,
                                  const config::AdapterOptions& options,
@@ -57,6 +62,11 @@ struct PeftAdapter {
   std::vector<float> values;
   std::string base_model;
 };
+
+// WritePeftFolder() of an adapter that was read, in `dtype`. Errors besides:
+// INVALID_ARGUMENT for a value that is too large for it.
+absl::Status WritePeftFolder(const std::string& directory,
+                             const PeftAdapter& adapter, DType dtype);
 
 // Reads a folder, a job's files too, and checks that it fits the model
 // `config` describes.

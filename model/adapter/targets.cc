@@ -7,8 +7,11 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/files.h"
 #include "base/status_macros.h"
+#include "model/adapter/lora_layout.h"
 #include "model/checkpoint/families.h"
 
 namespace choir::model {
@@ -85,6 +88,33 @@ AdapterOptions WithTargets(const ModelConfig& config, AdapterOptions options) {
                                 options.feedforward_modules.end());
   std::sort(options.target_modules.begin(), options.target_modules.end());
   return options;
+}
+
+absl::Status HoldExpertsToTrain(const std::vector<int64_t>& experts,
+                                const AdapterOptions& adapter,
+                                ModelConfig& config) {
+  CHOIR_RETURN_IF_ERROR(HoldExperts(experts, config));
+  const MoeConfig& moe = config.moe;
+  if (moe.held.empty()) return absl::OkStatus();
+  if (static_cast<int64_t>(moe.held.size()) < moe.experts_per_token) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("only experts ", absl::StrJoin(moe.held, ", "),
+                     " are to be held, but each token passes ",
+                     moe.experts_per_token, "; hold at least so many"));
+  }
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<LinearSpec> layers,
+                         AdaptedLayers(config, adapter));
+  std::set<std::string> kinds;
+  for (const LinearSpec& layer : layers) {
+    if (layer.expert >= 0) kinds.insert(layer.kind);
+  }
+  if (kinds.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "only experts ", absl::StrJoin(moe.held, ", "), " of ", moe.num_experts,
+      " are to be held, but the adapter has tensors of experts (",
+      absl::StrJoin(kinds, ", "),
+      "), and all devices need one shape; hold every expert, or adapt "
+      "attention alone (adapter.target_modules)"));
 }
 
 absl::StatusOr<config::JobOptions> WithTargets(config::JobOptions job) {

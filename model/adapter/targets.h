@@ -2,6 +2,10 @@
 #ifndef CHOIR_MODEL_ADAPTER_TARGETS_H_
 #define CHOIR_MODEL_ADAPTER_TARGETS_H_
 
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "model/checkpoint/model_config.h"
 #include "proto/config/job_options.h"
@@ -24,6 +28,16 @@ namespace choir::model {
 // last. Doing it twice changes nothing.
 config::AdapterOptions WithTargets(const ModelConfig& config,
                                    config::AdapterOptions options);
+
+// Restricts `config` to `experts` (empty: all) for training `adapter`: sets
+// config.moe.held.
+// Errors: INVALID_ARGUMENT, each with the way out, for a model without experts,
+// an expert that it does not have or that is named twice, fewer experts than a
+// token passes, and an adapter that has tensors of experts, whose shape would
+// no longer be everybody else's.
+absl::Status HoldExpertsToTrain(const std::vector<int64_t>& experts,
+                                const config::AdapterOptions& adapter,
+                                ModelConfig& config);
 
 // WithTargets() of the adapter of a job whose base is in the folder
 // `job.base_model`. Errors: those of LoadModelConfig.

@@ -32,6 +32,11 @@ inline uint16_t FloatToBf16(float value) {
   return static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
+// The nearest value that bfloat16 has.
+inline float RoundToBf16(float value) {
+  return Bf16ToFloat(FloatToBf16(value));
+}
+
 inline float F16ToFloat(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
   const uint32_t exponent = half >> 10 & 0x1F;

@@ -257,6 +257,11 @@ absl::Status CheckSharedPass(const LoadedModel& base,
                                 config::AdapterKindName(adapter.kind),
                                 ", not lora or frozen_a"));
   }
+  // A sum in another order may round to the next of so few values: results
+  // would differ from those of training alone by more than rounding.
+  if (adapter.precision != config::AdapterPrecision::kFp32) {
+    return refused("the adapter is in bf16");
+  }
   if (adapter.num_labels > 0) return refused("there is a classification head");
   if (training.objective != config::Objective::kSupervised &&
       training.objective != config::Objective::kCausalLm) {

@@ -13,8 +13,8 @@
 namespace choir::model {
 
 // Why these settings cannot share a pass: INVALID_ARGUMENT, or OK. What can:
-// LoRA and frozen A, on dense models, with next-token objectives, without
-// sparsity.
+// LoRA and frozen A in float32, on dense models, with next-token objectives,
+// without sparsity.
 absl::Status CheckSharedPass(const LoadedModel& base,
                              const config::AdapterOptions& adapter,
                              const config::TrainingOptions& training);

@@ -16,6 +16,7 @@
 #include "model/objective/example_stream.h"
 #include "model/objective/losses.h"
 #include "model/objective/sparsity.h"
+#include "model/quantize/float_formats.h"
 #include "model/torch/guard.h"
 #include "model/training/bank_trainer.h"
 #include "model/training/device_optimizer.h"
@@ -120,7 +121,16 @@ class LoraTrainer final : public Trainer {
   // Lets `plan` see which channels `examples` excite.
   void Measure(absl::Span<const Example* const> examples,
                const config::TrainingOptions& options, SparsityPlan& plan);
+  // Gives the model `parameters`, in the adapter's precision.
   void Upload(absl::Span<const float> parameters);
+  bool rounds() const {
+    return adapter_.precision == config::AdapterPrecision::kBf16;
+  }
+  // What an adapter of 16 bits makes of `values`; nothing changes if it has 32.
+  void Round(absl::Span<float> values) const {
+    if (!rounds()) return;
+    for (float& value : values) value = RoundToBf16(value);
+  }
   // Whether the optimiser works where the model is. LoFiT's penalty and what it
   // keeps untrained are the CPU's.
   bool on_device() const {
@@ -153,8 +163,10 @@ class LoraTrainer final : public Trainer {
   const config::AdapterOptions adapter_;
   const codec::Layout layout_;
   at::Tensor flat_, flat_gradient_;  // where the model is
-  LoraBank bank_;                    // views into flat_
-  at::Tensor score_;                 // view into flat_, or undefined
+  // What the optimiser there moves: flat_ itself, or what flat_ is rounded of.
+  at::Tensor masters_;
+  LoraBank bank_;     // views into flat_
+  at::Tensor score_;  // view into flat_, or undefined
   LofitState lofit_;
   const LofitTraining lofit_training_;
   bool said_alone_ = false;  // that clients do not share a pass, and why
@@ -200,12 +212,13 @@ void LoraTrainer::Upload(absl::Span<const float> parameters) {
   if (flat_.is_cpu()) {
     std::memcpy(flat_.data_ptr<float>(), parameters.data(),
                 parameters.size() * sizeof(float));
+    Round(absl::MakeSpan(flat_.data_ptr<float>(), parameters.size()));
     return;
   }
   const at::Tensor host =
       at::from_blob(const_cast<float*>(parameters.data()),
                     {static_cast<int64_t>(parameters.size())}, at::kFloat);
-  flat_.copy_(host);
+  flat_.copy_(rounds() ? host.to(at::kBFloat16) : host);
 }
 
 void LoraTrainer::PrepareKind(absl::Span<const float> parameters) {
@@ -255,15 +268,21 @@ absl::StatusOr<double> LoraTrainer::Step(
 }
 
 absl::Status LoraTrainer::Optimize(const config::TrainingOptions& options) {
-  return on_device() ? device_optimizer_.Step(options, flat_gradient_, flat_)
-                     : optimizer_.Step(options);
+  if (!on_device()) return optimizer_.Step(options);
+  CHOIR_RETURN_IF_ERROR(
+      device_optimizer_.Step(options, flat_gradient_, masters_));
+  if (rounds()) flat_.copy_(masters_.to(at::kBFloat16));
+  return absl::OkStatus();
 }
 
 void LoraTrainer::Begin(absl::Span<const float> parameters) {
   PrepareKind(parameters);
   optimizer_.Reset(parameters);
+  Round(absl::MakeSpan(optimizer_.values));
   Upload(parameters);
-  if (on_device()) device_optimizer_.Reset(flat_);
+  if (!on_device()) return;
+  masters_ = rounds() ? flat_.clone() : flat_;
+  device_optimizer_.Reset(masters_);
 }
 
 absl::Status LoraTrainer::Finish(absl::Span<float> parameters) {
@@ -273,6 +292,7 @@ absl::Status LoraTrainer::Finish(absl::Span<float> parameters) {
     std::memcpy(values.data(), host.data_ptr<float>(),
                 values.size() * sizeof(float));
   }
+  Round(absl::MakeSpan(values));
   CHOIR_RETURN_IF_ERROR(optimizer_.CheckValues());
   lofit_training_.KeepUntrained(lofit_, parameters, absl::MakeSpan(values));
   std::copy(values.begin(), values.end(), parameters.begin());

@@ -73,25 +73,29 @@ class Trainer {
 
   // Trains in place: `parameters` holds layout().num_elements() values, the
   // start on entry, the result on return (unchanged on error).
-  // Order of examples, dropout: from `seed` alone.
-  // Errors: INVALID_ARGUMENT for no examples or ids outside the vocabulary;
-  // ABORTED if the loss stops being finite.
+  // Of an adapter in bfloat16 the start is rounded (to nearest, ties to even),
+  // the model sees rounded values in each step, the optimiser moves float32
+  // ones, and the result is rounded; what LoFiT leaves untrained stays as
+  // given. Order of examples, dropout: from `seed` alone. Errors:
+  // INVALID_ARGUMENT for no examples or ids outside the vocabulary; ABORTED if
+  // the loss stops being finite.
   virtual absl::StatusOr<TrainResult> Train(
       absl::Span<float> parameters, absl::Span<const Example> examples,
       const config::TrainingOptions& options, uint64_t seed,
       const ProgressFn& progress) = 0;
 
   // Trains every member as Train() would, all in one forward and backward pass
-  // where the settings allow it (LoRA or frozen A, a dense model, next-token
-  // objectives, no sparsity), else, after saying so once in the log, one after
-  // another. Results equal those of
-  // Train() up to rounding (within 1e-5 for well-behaved training), not bit for
-  // bit. `progress` counts the longest member's steps.
-  // Errors: as Train(); every member's parameters are then unchanged.
+  // where the settings allow it (LoRA or frozen A in float32, a dense model,
+  // next-token objectives, no sparsity), else, after saying so once in the log,
+  // one after another. Results equal those of Train() up to rounding (within
+  // 1e-5 for well-behaved training), not bit for bit. `progress` counts the
+  // longest member's steps. Errors: as Train(); every member's parameters are
+  // then unchanged.
   virtual absl::StatusOr<std::vector<TrainResult>> TrainBank(
       absl::Span<const BankMember> members,
       const config::TrainingOptions& options, const ProgressFn& progress) = 0;
 
+  // An adapter in bfloat16 is measured rounded.
   virtual absl::StatusOr<EvalResult> Evaluate(
       absl::Span<const float> parameters, absl::Span<const Example> examples,
       const config::TrainingOptions& options, const ProgressFn& progress) = 0;

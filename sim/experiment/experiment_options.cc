@@ -142,6 +142,11 @@ absl::StatusOr<ExperimentOptions> ResolveExperiment(
     return OutOfRange("simulation.device.memory_mib", device.memory_mib(),
                       "0: only choir-client plans its memory");
   }
+  if (device.experts_size() > 0) {
+    return OutOfRange("simulation.device.experts", device.experts(0),
+                      "left out: only choir-client holds a part of the "
+                      "experts");
+  }
   return options;
 }
 

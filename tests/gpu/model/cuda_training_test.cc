@@ -13,6 +13,7 @@
 #include "model/adapter/peft_folder.h"
 #include "model/loaded_adapter.h"
 #include "model/objective/packing.h"
+#include "model/quantize/float_formats.h"
 #include "tests/gpu/model/two_devices.h"
 
 namespace choir::model {
@@ -100,6 +101,26 @@ TEST_F(GpuTrainingTest, EveryKindOfAdapter) {
     const Trained rounded = run(half.gpu);
     EXPECT_NEAR(rounded.loss, cpu.loss, 2e-2 * cpu.loss);
     EXPECT_NEAR(rounded.heldout, cpu.heldout, 2e-2 * cpu.heldout);
+  }
+}
+
+// The values that a step sees and leaves are bfloat16, the optimiser's are not.
+TEST_F(GpuTrainingTest, AdaptersInBfloat16) {
+  const TwoDevices two(GpuConfig());
+  for (const AdapterKind kind :
+       {AdapterKind::kLora, AdapterKind::kDora, AdapterKind::kLofit}) {
+    config::AdapterOptions adapter = Adapter(kind);
+    adapter.precision = config::AdapterPrecision::kBf16;
+    const Trained cpu =
+        Train(two.folder, two.cpu, adapter, Steps(5), Examples(12));
+    const Trained gpu =
+        Train(two.folder, two.gpu, adapter, Steps(5), Examples(12));
+    for (const float value : gpu.values) {
+      ASSERT_EQ(value, RoundToBf16(value)) << static_cast<int>(kind);
+    }
+    // A value beside the middle of two may go either way.
+    EXPECT_LT(ApartByChange(gpu, cpu), 0.3) << static_cast<int>(kind);
+    EXPECT_NEAR(gpu.heldout, cpu.heldout, 1e-2 * cpu.heldout);
   }
 }
 

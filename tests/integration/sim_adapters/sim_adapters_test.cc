@@ -119,6 +119,18 @@ TEST_P(SharedPassTest, GivesTheAdapterOfOneAfterAnother) {
   }
 }
 
+TEST_P(SharedPassTest, AdaptersInBfloat16AreTrainedAlone) {
+  const auto run = [this](const std::string& out, const char* precision,
+                          int clients) {
+    return Run(out, {absl::StrCat("job.adapter.precision=", precision),
+                     absl::StrCat("simulation.clients_per_pass=", clients)})
+        .progress.adapter.digest();
+  };
+  const std::string alone = run("alone", "bf16", 1);
+  EXPECT_EQ(alone, run("shared", "bf16", 4));
+  EXPECT_NE(alone, run("fp32", "fp32", 1));
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds, SharedPassTest,
                          testing::Values("lora", "frozen_a", "ia3"),
                          [](const auto& info) {

@@ -71,6 +71,8 @@ TEST(ExperimentOptionsTest, RefusesValuesOutOfRangeNamingTheField) {
       {"simulation.clients_per_pass=0", "simulation.clients_per_pass"},
       {"simulation.clients_per_pass=257", "simulation.clients_per_pass"},
       {"simulation.device.kind=tpu", "simulation.device.kind"},
+      {"simulation.device.memory_mib=100", "simulation.device.memory_mib"},
+      {"simulation.device.experts=[0,1]", "simulation.device.experts"},
       {"clients.partition=heap", "clients.partition"},
       {"clients.partition=natural", "clients.field"},
       {"clients.count=0", "clients.count"},
