@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
+#include "model/adapter/targets.h"
 #include "model/checkpoint/families.h"
 
 namespace choir::model {
@@ -133,11 +135,21 @@ std::string Describe(const MemoryPlan& plan) {
       plan.adapter.rank, ", ", plan.training.max_sequence_length,
       " tokens, passes of ", plan.training.batch_size,
       plan.training.activation_checkpointing ? ", activations computed twice"
-                                             : "");
+                                             : "",
+      plan.experts.empty()
+          ? ""
+          : absl::StrCat(", ", plan.experts.size(), " experts of a block"));
 }
 
-void ListChanges(const PlanRequest& request, WeightFormat best,
-                 MemoryPlan& plan) {
+// The first `count` experts.
+std::vector<int64_t> FirstExperts(int64_t count) {
+  std::vector<int64_t> experts(count);
+  std::iota(experts.begin(), experts.end(), int64_t{0});
+  return experts;
+}
+
+void ListChanges(const PlanRequest& request, int64_t max_positions,
+                 WeightFormat best, MemoryPlan& plan) {
   const auto changed = [&](absl::string_view what, auto before, auto after) {
     plan.changes.push_back(
         absl::StrCat(what, " ", after, " instead of ", before));
@@ -160,16 +172,19 @@ void ListChanges(const PlanRequest& request, WeightFormat best,
   if (plan.adapter.rank != request.adapter.rank) {
     changed("rank", request.adapter.rank, plan.adapter.rank);
   }
-  if (plan.training.max_sequence_length < wanted.max_sequence_length) {
+  const int length = plan.training.max_sequence_length;
+  if (length < wanted.max_sequence_length) {
     changed("max_sequence_length", wanted.max_sequence_length,
-            plan.training.max_sequence_length);
+            length == max_positions
+                ? absl::StrCat(length, " (the model's context)")
+                : absl::StrCat(length));
   }
 }
 
 class Planner {
  public:
-  Planner(const ModelConfig& config, const PlanRequest& request)
-      : config_(config), request_(request) {
+  Planner(ModelConfig config, const PlanRequest& request)
+      : config_(std::move(config)), request_(request) {
     precisions_ = request.precisions;
     if (precisions_.empty()) {
       precisions_ = {WeightFormat::kFloat32, WeightFormat::kBf16,
@@ -178,6 +193,16 @@ class Planner {
   }
 
   absl::StatusOr<MemoryPlan> Run() {
+    if (Search() || (DropExperts() && Search())) return found_;
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "training does not fit into ", request_.budget_mib,
+        " MiB; the smallest budget that would do is ",
+        smallest_.estimate.total_mib(), " MiB (", Describe(smallest_), ")"));
+  }
+
+ private:
+  // Whether anything fits with the experts that are held.
+  bool Search() {
     int longest = request_.training.max_sequence_length;
     longest =
         static_cast<int>(std::min<int64_t>(longest, config_.max_positions));
@@ -194,21 +219,61 @@ class Planner {
     for (const int length : lengths) {
       for (const int rank : ranks) {
         for (const WeightFormat precision : precisions_) {
-          if (Try(length, longest, rank, precision)) return found_;
+          if (Try(length, longest, rank, precision)) return true;
         }
       }
     }
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "training does not fit into ", request_.budget_mib,
-        " MiB; the smallest budget that would do is ",
-        smallest_.estimate.total_mib(), " MiB (", Describe(smallest_), ")"));
+    return false;
   }
 
- private:
+  bool Fits(const MemoryEstimate& estimate) const {
+    return estimate.total() <= static_cast<double>(request_.budget_mib) * kMib;
+  }
+
+  // What the smallest plan takes with the first `count` experts.
+  MemoryEstimate SmallestWith(int64_t count) const {
+    ModelConfig config = config_;
+    config.moe.held = FirstExperts(count);
+    MemoryEstimate estimate = EstimateMemory(
+        config, smallest_.adapter, smallest_counted_, smallest_.precision);
+    estimate.data = request_.data_bytes;
+    return estimate;
+  }
+
+  // The last resort, after a search without success: holds as many experts as
+  // fit with the settings that take the least. False if there are none to spare
+  // or it is not enough.
+  bool DropExperts() {
+    const MoeConfig& moe = config_.moe;
+    if (!request_.experts.empty() || moe.experts_per_token >= moe.num_experts) {
+      return false;
+    }
+    int64_t fits = moe.experts_per_token;
+    ModelConfig fewest = config_;
+    if (!HoldExpertsToTrain(FirstExperts(fits), request_.adapter, fewest)
+             .ok()) {
+      return false;
+    }
+    const MemoryEstimate least = SmallestWith(fits);
+    if (!Fits(least)) {
+      smallest_.experts = FirstExperts(fits);
+      smallest_.estimate = least;
+      return false;
+    }
+    int64_t too_many = moe.num_experts;
+    while (fits + 1 < too_many) {
+      const int64_t middle = (fits + too_many) / 2;
+      (Fits(SmallestWith(middle)) ? fits : too_many) = middle;
+    }
+    config_.moe.held = FirstExperts(fits);
+    return true;
+  }
+
   // Whether some size of a pass, with or without checkpointing, fits.
   bool Try(int length, int longest, int rank, WeightFormat precision) {
     MemoryPlan plan;
     plan.precision = precision;
+    plan.experts = config_.moe.held;
     plan.adapter = request_.adapter;
     if (rank != plan.adapter.rank) {
       // The product B A keeps its weight.
@@ -216,7 +281,13 @@ class Planner {
       plan.adapter.rank = rank;
     }
     plan.training = request_.training;
-    if (length < longest) plan.training.max_sequence_length = length;
+    if (length < longest) {
+      plan.training.max_sequence_length = length;
+    } else if (request_.may_shrink_adapter) {
+      // Nothing is ever trained beyond the model's context.
+      plan.training.max_sequence_length = static_cast<int>(std::min<int64_t>(
+          plan.training.max_sequence_length, config_.max_positions));
+    }
     const int per_step =
         plan.training.batch_size * plan.training.gradient_accumulation;
     for (const bool again : {false, true}) {
@@ -234,9 +305,15 @@ class Planner {
         if (smallest_.estimate.total() == 0.0 ||
             total < smallest_.estimate.total()) {
           smallest_ = plan;
+          smallest_counted_ = counted;
         }
-        if (total > static_cast<double>(request_.budget_mib) * kMib) continue;
-        ListChanges(request_, precisions_[0], plan);
+        if (!Fits(plan.estimate)) continue;
+        ListChanges(request_, config_.max_positions, precisions_[0], plan);
+        if (request_.experts.empty() && !plan.experts.empty()) {
+          plan.changes.push_back(absl::StrCat(
+              "the first ", plan.experts.size(), " experts of each block's ",
+              config_.moe.num_experts, ", tokens routed among them alone"));
+        }
         found_ = std::move(plan);
         return true;
       }
@@ -244,10 +321,11 @@ class Planner {
     return false;
   }
 
-  const ModelConfig& config_;
+  ModelConfig config_;
   const PlanRequest& request_;
   std::vector<WeightFormat> precisions_;
   MemoryPlan found_, smallest_;
+  config::TrainingOptions smallest_counted_;  // with the length that it was for
 };
 
 }  // namespace
@@ -304,7 +382,12 @@ absl::StatusOr<MemoryPlan> PlanMemory(const ModelConfig& config,
         "the budget is ", request.budget_mib, " MiB; it must be at least 1"));
   }
   CHOIR_RETURN_IF_ERROR(AdapterLayout(config, request.adapter).status());
-  return Planner(config, request).Run();
+  ModelConfig held = config;
+  if (!request.experts.empty()) {
+    CHOIR_RETURN_IF_ERROR(
+        HoldExpertsToTrain(request.experts, request.adapter, held));
+  }
+  return Planner(std::move(held), request).Run();
 }
 
 uint64_t PeakResidentBytes() {

@@ -4,7 +4,8 @@
 // gives up as little as it can, in this order: the size of a pass (gradients of
 // several passes are summed, the optimiser's step stays what it was), keeping
 // activations (they are computed twice), the precision of the frozen weights,
-// the adapter's rank, the length of examples.
+// the adapter's rank, the length of examples; at the very last experts, if the
+// adapter leaves them as they are.
 // No LibTorch, no weights.
 #ifndef CHOIR_MODEL_PLANNER_H_
 #define CHOIR_MODEL_PLANNER_H_
@@ -35,7 +36,8 @@ struct MemoryEstimate {
   int64_t total_mib() const;  // rounded up
 };
 
-// For training on the CPU with these settings exactly. An estimate from above:
+// For training on the CPU with these settings exactly (of a mixture with
+// config.moe.held, with those). An estimate from above:
 // real peaks are at or below it.
 MemoryEstimate EstimateMemory(const ModelConfig& config,
                               const config::AdapterOptions& adapter,
@@ -47,7 +49,8 @@ struct PlanRequest {
   // What is wanted; the plan keeps what fits of it.
   config::AdapterOptions adapter;
   config::TrainingOptions training;
-  // Tokens of the longest example; 0: not known. Longer settings are free.
+  // Tokens of the longest example; 0: not known. Longer settings are free, up
+  // to the model's context.
   int64_t longest_example = 0;
   // Precisions to choose from; a quantised folder has just its own, and a wish
   // is the only one. Empty: all, best first.
@@ -55,12 +58,16 @@ struct PlanRequest {
   // A federation's adapter has one shape: then rank and length stay.
   bool may_shrink_adapter = true;
   double data_bytes = 0.0;
+  // Of a mixture of experts, those to hold: a wish, which stays. Empty: all, or
+  // as many as fit.
+  std::vector<int64_t> experts;
 };
 
 struct MemoryPlan {
   config::AdapterOptions adapter;
   config::TrainingOptions training;
   WeightFormat precision = WeightFormat::kFloat32;
+  std::vector<int64_t> experts;  // LoadOptions::experts; empty: all
   MemoryEstimate estimate;
   // What the plan changed of what was wanted, in words; empty: nothing.
   std::vector<std::string> changes;
@@ -68,7 +75,8 @@ struct MemoryPlan {
 
 // Errors: RESOURCE_EXHAUSTED naming the smallest budget in MiB that would do,
 // and with what settings; INVALID_ARGUMENT for a budget that is not positive
-// or an adapter that does not fit the model.
+// or an adapter that does not fit the model, and for experts those of
+// HoldExpertsToTrain().
 absl::StatusOr<MemoryPlan> PlanMemory(const ModelConfig& config,
                                       const PlanRequest& request);
 

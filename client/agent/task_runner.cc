@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/status_macros.h"
+#include "model/adapter/targets.h"
 #include "model/checkpoint/packed_checkpoint.h"
 #include "model/planner.h"
 #include "proto/config/job_options.h"
@@ -25,6 +26,17 @@ uint64_t MemoryMib() {
   const long page_bytes = sysconf(_SC_PAGE_SIZE);
   if (pages <= 0 || page_bytes <= 0) return 0;
   return static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes) >> 20;
+}
+
+// Whether the job's adapter can be trained with these experts alone.
+absl::Status CheckExperts(const std::vector<int64_t>& experts,
+                          const config::AdapterOptions& adapter,
+                          model::ModelConfig model) {
+  const absl::Status held = model::HoldExpertsToTrain(experts, adapter, model);
+  if (held.ok()) return held;
+  return absl::Status(held.code(), absl::StrCat("[device] experts of this "
+                                                "device: ",
+                                                held.message()));
 }
 
 }  // namespace
@@ -48,6 +60,7 @@ LocalTaskRunner::LocalTaskRunner(const ClientOptions& options,
     : device_(options.device),
       precision_(options.precision),
       memory_mib_(options.memory_mib),
+      experts_(options.experts),
       clock_(clock),
       data_(std::move(data)) {
   capabilities_.set_software_version(base::kVersion);
@@ -60,8 +73,9 @@ LocalTaskRunner::LocalTaskRunner(const ClientOptions& options,
 
 absl::StatusOr<LocalTaskRunner::FittedPlan> LocalTaskRunner::Fit(
     const v1::TaskPlan& plan, const std::string& model_folder) const {
-  FittedPlan fitted{plan, precision_};
-  if (memory_mib_ == 0 || device_ == model::DeviceKind::kCuda) return fitted;
+  FittedPlan fitted{plan, precision_, experts_};
+  const bool budget = memory_mib_ > 0 && device_ != model::DeviceKind::kCuda;
+  if (!budget && experts_.empty()) return fitted;
   model::PlanRequest request;
   request.budget_mib = memory_mib_;
   request.data_bytes = kAgentBytes;
@@ -74,6 +88,11 @@ absl::StatusOr<LocalTaskRunner::FittedPlan> LocalTaskRunner::Fit(
   CHOIR_ASSIGN_OR_RETURN(
       const model::ModelConfig model,
       model::LoadModelConfig(base::JoinPath(model_folder, "config.json")));
+  if (!experts_.empty()) {
+    CHOIR_RETURN_IF_ERROR(CheckExperts(experts_, request.adapter, model));
+    request.experts = experts_;
+  }
+  if (!budget) return fitted;
   CHOIR_ASSIGN_OR_RETURN(const absl::optional<model::WeightFormat> stored,
                          model::ReadQuantization(model_folder));
   if (stored) {
@@ -90,6 +109,7 @@ absl::StatusOr<LocalTaskRunner::FittedPlan> LocalTaskRunner::Fit(
   training.set_activation_checkpointing(
       memory.training.activation_checkpointing);
   fitted.precision = memory.precision;
+  fitted.experts = memory.experts;
   if (!memory.changes.empty()) {
     base::LogInfo("to stay within ", memory_mib_,
                   " MiB: ", absl::StrJoin(memory.changes, "; "));
@@ -106,7 +126,7 @@ absl::Status LocalTaskRunner::Prepare(const FittedPlan& fitted,
   CHOIR_ASSIGN_OR_RETURN(const config::TrainingOptions training,
                          config::ResolveTraining(plan.training()));
   if (base_ == nullptr || model_digest_ != model_digest ||
-      held_precision_ != fitted.precision) {
+      held_precision_ != fitted.precision || held_experts_ != fitted.experts) {
     // The old model goes before the new one comes: never two in memory.
     trainer_.reset();
     base_.reset();
@@ -115,9 +135,11 @@ absl::Status LocalTaskRunner::Prepare(const FittedPlan& fitted,
     model::LoadOptions load;
     load.device = device_;
     load.precision = fitted.precision;
+    load.experts = fitted.experts;
     CHOIR_ASSIGN_OR_RETURN(base_, model::BaseModel::Load(model_folder, load));
     model_digest_ = std::string(model_digest);
     held_precision_ = fitted.precision;
+    held_experts_ = fitted.experts;
     capabilities_.set_device(base_->device());
     base::LogInfo("base model ", model_digest_.substr(0, 12), " loaded on ",
                   base_->device());

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -34,9 +35,9 @@ class TaskRunner {
 
 // Trains on the client's own examples, within the memory that the options
 // allow: what the plan asks for is then done in smaller passes, with weights in
-// fewer bits if need be, or refused. Holds one base model, one trainer and
-// one encoding of the examples at a time, and makes them anew only when the
-// plan asks for others.
+// fewer bits and fewer experts if need be, or refused. Holds one base model,
+// one trainer and one encoding of the examples at a time, and makes them anew
+// only when the plan asks for others.
 class LocalTaskRunner final : public TaskRunner {
  public:
   // Reads the examples. `clock` outlives the runner. Errors: LoadDataset's;
@@ -55,11 +56,14 @@ class LocalTaskRunner final : public TaskRunner {
  private:
   LocalTaskRunner(const ClientOptions& options, const base::Clock& clock,
                   DatasetSplit data);
-  // `plan` as this device carries it out, and the precision to hold its base
-  // model in. RESOURCE_EXHAUSTED if it cannot fit.
+  // `plan` as this device carries it out, and how to hold its base model: in
+  // what precision, which experts (empty: all). RESOURCE_EXHAUSTED if it cannot
+  // fit, INVALID_ARGUMENT if it cannot be done with the experts that the
+  // options name.
   struct FittedPlan {
     v1::TaskPlan plan;
     absl::optional<model::WeightFormat> precision;
+    std::vector<int64_t> experts;
   };
   absl::StatusOr<FittedPlan> Fit(const v1::TaskPlan& plan,
                                  const std::string& model_folder) const;
@@ -70,12 +74,14 @@ class LocalTaskRunner final : public TaskRunner {
   const model::DeviceKind device_;
   const absl::optional<model::WeightFormat> precision_;
   const int64_t memory_mib_;
+  const std::vector<int64_t> experts_;
   const base::Clock& clock_;
   const DatasetSplit data_;
   v1::Capabilities capabilities_;
   // What the following were made for.
   std::string model_digest_;
   absl::optional<model::WeightFormat> held_precision_;
+  std::vector<int64_t> held_experts_;
   std::string adapter_settings_;
   std::string encoding_;
   // Shared with the trainer, as model/training/trainer.h asks.
