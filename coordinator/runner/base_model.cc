@@ -1,7 +1,6 @@
 #include "coordinator/runner/base_model.h"
 
 #include <algorithm>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -15,6 +14,7 @@
 #include "model/adapter/peft_folder.h"
 #include "model/checkpoint/base_folder.h"
 #include "model/checkpoint/model_config.h"
+#include "model/checkpoint/side_files.h"
 
 namespace choir::runner {
 namespace {
@@ -23,15 +23,7 @@ constexpr char kConfigName[] = "config.json";
 constexpr char kTokenizerName[] = "tokenizer.json";
 
 bool IsModelFile(absl::string_view name) {
-  static const std::set<std::string>* const kNames =
-      new std::set<std::string>{kConfigName,
-                                "generation_config.json",
-                                kTokenizerName,
-                                "tokenizer_config.json",
-                                "vocab.json",
-                                "merges.txt",
-                                "special_tokens_map.json"};
-  return kNames->count(std::string(name)) > 0 ||
+  return name == kConfigName || model::IsSideFile(name) ||
          absl::EndsWith(name, ".safetensors") ||
          absl::EndsWith(name, ".safetensors.index.json");
 }

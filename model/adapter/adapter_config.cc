@@ -100,9 +100,35 @@ bool ReadFlag(const json& document, const char* key, Problems& problems) {
   return found->get<bool>();
 }
 
+// How A and B began does not matter, unless the base was changed with them:
+// what the folder holds then belongs to a base that nobody has. Names that are
+// not known are refused, since a newer PEFT may do the like.
+// Source: PEFT, src/peft/tuners/lora/layer.py (update_layer).
+void ReadInitialWeights(const json& document, Problems& problems) {
+  const auto found = document.find("init_lora_weights");
+  if (found == document.end() || found->is_null() || found->is_boolean()) {
+    return;
+  }
+  if (!found->is_string()) {
+    problems.push_back("init_lora_weights is not true, false or text");
+    return;
+  }
+  const std::string name = found->get<std::string>();
+  const std::string lower = absl::AsciiStrToLower(name);
+  if (lower == "gaussian" || lower == "eva" || lower == "orthogonal") return;
+  problems.push_back(absl::StrCat(
+      "init_lora_weights is '", name.substr(0, 40),
+      "', which changes the base model too; convert it to plain LoRA with PEFT "
+      "first",
+      lower == "loftq" ? " (merge it, and train again on the merged model)"
+                       : " (save_pretrained with "
+                         "path_initial_model_for_weight_conversion)"));
+}
+
 void ReadLora(const json& document, AdapterConfigFile& file,
               Problems& problems) {
   ReadFactors(document, file.options, problems);
+  ReadInitialWeights(document, problems);
   file.options.rank_stabilized = ReadFlag(document, "use_rslora", problems);
   if (ReadFlag(document, "use_dora", problems)) {
     file.options.kind = AdapterKind::kDora;

@@ -50,8 +50,8 @@ struct AdapterConfigFile {
 };
 
 // Errors: INVALID_ARGUMENT naming `source` and everything in it that Choir
-// does not compute (trained biases, other kinds of adapters)
-// or that is missing.
+// does not compute (trained biases, other kinds of adapters, initial weights
+// that changed the base, such as PiSSA's) or that is missing.
 absl::StatusOr<AdapterConfigFile> ParseAdapterConfig(absl::string_view text,
                                                      absl::string_view source);
 

@@ -117,6 +117,16 @@ absl::StatusOr<absl::optional<WeightFormat>> ReadQuantization(
   return ParseQuantization(text, path);
 }
 
+absl::Status CheckNotQuantised(const std::string& folder,
+                               absl::string_view remedy) {
+  CHOIR_ASSIGN_OR_RETURN(const absl::optional<WeightFormat> format,
+                         ReadQuantization(folder));
+  if (!format) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("the model in ", folder, " is quantised to ",
+                   WeightFormatName(*format), "; ", remedy));
+}
+
 absl::StatusOr<std::string> WithQuantization(absl::string_view config_json,
                                              WeightFormat format,
                                              absl::string_view source) {

@@ -43,6 +43,10 @@ absl::StatusOr<absl::optional<WeightFormat>> ParseQuantization(
 // The same for a model's folder.
 absl::StatusOr<absl::optional<WeightFormat>> ReadQuantization(
     const std::string& folder);
+// OK if the model of `folder` is not quantised. Else INVALID_ARGUMENT with the
+// folder, its format and `remedy`.
+absl::Status CheckNotQuantised(const std::string& folder,
+                               absl::string_view remedy);
 // config.json with the entry for `format`. `config_json` is an object.
 absl::StatusOr<std::string> WithQuantization(absl::string_view config_json,
                                              WeightFormat format,

@@ -11,22 +11,14 @@
 #include "base/status_macros.h"
 #include "model/checkpoint/families.h"
 #include "model/checkpoint/packed_checkpoint.h"
+#include "model/checkpoint/side_files.h"
 
 namespace choir::model {
 namespace {
 
 constexpr char kWeights[] = "model.safetensors";
 constexpr char kConfig[] = "config.json";
-constexpr uint64_t kLargestSideFile = 256u << 20;
-// What else belongs to a model's folder.
-constexpr const char* kSideFiles[] = {"tokenizer.json",
-                                      "tokenizer_config.json",
-                                      "special_tokens_map.json",
-                                      "vocab.json",
-                                      "merges.txt",
-                                      "added_tokens.json",
-                                      "chat_template.jinja",
-                                      "generation_config.json"};
+constexpr char kRemedy[] = "start from the checkpoint that was not";
 
 struct Squares {
   double error = 0.0;
@@ -76,32 +68,20 @@ absl::Status CopyTensor(const TensorView& view, const std::string& name,
   return absl::OkStatus();
 }
 
-absl::Status CopySideFiles(const std::string& folder, const std::string& out) {
-  for (const char* name : kSideFiles) {
-    const std::string from = base::JoinPath(folder, name);
-    if (!base::FileExists(from)) continue;
-    CHOIR_ASSIGN_OR_RETURN(const std::string contents,
-                           base::ReadFile(from, kLargestSideFile));
-    CHOIR_RETURN_IF_ERROR(
-        base::WriteFileAtomic(base::JoinPath(out, name), contents));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status CheckTarget(const std::string& folder, WeightFormat format,
-                         const std::string& out) {
+                         const std::string& out,
+                         const QuantizeOptions& options) {
   if (format != WeightFormat::kInt8 && format != WeightFormat::kNf4) {
     return absl::InvalidArgumentError(
         absl::StrCat("a model is quantised to int8 or nf4, not to ",
                      WeightFormatName(format)));
   }
-  CHOIR_ASSIGN_OR_RETURN(const absl::optional<WeightFormat> already,
-                         ReadQuantization(folder));
-  if (already) {
+  if (!std::isfinite(options.outlier_rms) || options.outlier_rms < 0.0) {
     return absl::InvalidArgumentError(absl::StrCat(
-        folder, " is already quantised to ", WeightFormatName(*already),
-        "; start from the checkpoint that was not"));
+        "outliers begin at ", options.outlier_rms,
+        " root mean squares; give a number from 0 (none are looked for) on"));
   }
+  CHOIR_RETURN_IF_ERROR(CheckNotQuantised(folder, kRemedy));
   for (const char* name : {kWeights, kConfig}) {
     if (base::FileExists(base::JoinPath(out, name))) {
       return absl::AlreadyExistsError(
@@ -157,7 +137,7 @@ absl::Status WriteWeights(const TensorFiles& files, const ModelConfig& config,
 absl::StatusOr<QuantizeReport> QuantizeCheckpoint(
     const std::string& folder, WeightFormat format, const std::string& out,
     const QuantizeOptions& options) {
-  CHOIR_RETURN_IF_ERROR(CheckTarget(folder, format, out));
+  CHOIR_RETURN_IF_ERROR(CheckTarget(folder, format, out, options));
   const std::string config_path = base::JoinPath(folder, kConfig);
   CHOIR_ASSIGN_OR_RETURN(const std::string config_text,
                          base::ReadFile(config_path, 1u << 20));
@@ -165,6 +145,7 @@ absl::StatusOr<QuantizeReport> QuantizeCheckpoint(
                          ParseModelConfig(config_text, config_path));
   CHOIR_ASSIGN_OR_RETURN(const TensorFiles files,
                          TensorFiles::Open(folder, config));
+  CHOIR_RETURN_IF_ERROR(files.CheckNonePacked(kRemedy));
   CHOIR_RETURN_IF_ERROR(base::MakeDirectories(out));
   const std::string weights = base::JoinPath(out, kWeights);
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,

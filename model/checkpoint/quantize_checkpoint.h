@@ -30,12 +30,12 @@ struct QuantizeReport {
 // Writes the model of `folder` to the folder `out` (made if absent): the linear
 // layers of the decoder blocks in `format` (int8 or nf4), embedding and head in
 // bfloat16, all else as it is; config.json with its quantisation entry; and
-// the tokenizer's files. A few rows are in memory at a time, and one layer's
-// codes.
+// the side files (side_files.h). A few rows are in memory at a time, and one
+// layer's codes.
 //
-// Errors: INVALID_ARGUMENT for another format, a model that is quantised
-//   already or cannot be read; ALREADY_EXISTS if `out` holds a model; those of
-//   base/files.h.
+// Errors: INVALID_ARGUMENT for another format, an outlier_rms that is not a
+//   number from 0 on, a model that is quantised already or cannot be read;
+//   ALREADY_EXISTS if `out` holds a model; those of base/files.h.
 absl::StatusOr<QuantizeReport> QuantizeCheckpoint(
     const std::string& folder, WeightFormat format, const std::string& out,
     const QuantizeOptions& options = {});

@@ -175,6 +175,18 @@ bool TensorFiles::IsPacked(absl::string_view name) const {
   return false;
 }
 
+absl::Status TensorFiles::CheckNonePacked(absl::string_view remedy) const {
+  for (const auto& file : files_) {
+    for (const LogicalTensor& tensor : LogicalTensors(*file)) {
+      if (!tensor.packed) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat(file->source(), ": weight '", tensor.name,
+                       "' is quantised; ", remedy));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<QuantizedMatrix> TensorFiles::Packed(absl::string_view name,
                                                     int64_t rows,
                                                     int64_t columns) const {

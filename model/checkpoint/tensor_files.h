@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "model/checkpoint/families.h"
@@ -41,6 +42,9 @@ class TensorFiles {
   // Whether the weight `name` is stored quantised
   // (model/checkpoint/packed_checkpoint.h).
   bool IsPacked(absl::string_view name) const;
+  // OK if no weight is; INVALID_ARGUMENT with the file, the weight and `remedy`
+  // for the first that is.
+  absl::Status CheckNonePacked(absl::string_view remedy) const;
   // That weight, [rows, columns]; INVALID_ARGUMENT if its parts do not fit.
   absl::StatusOr<QuantizedMatrix> Packed(absl::string_view name, int64_t rows,
                                          int64_t columns) const;

@@ -11,8 +11,10 @@
 #include "base/sim_random.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/families.h"
+#include "model/checkpoint/packed_checkpoint.h"
 #include "model/checkpoint/safetensors.h"
 #include "model/checkpoint/safetensors_writer.h"
+#include "model/checkpoint/side_files.h"
 #include "model/checkpoint/tensor_files.h"
 
 namespace choir::model {
@@ -20,22 +22,7 @@ namespace {
 
 constexpr char kModelName[] = "model.safetensors";
 constexpr int64_t kMostExperts = 4096;
-constexpr size_t kLargestSideFile = 256u << 20;
-
-absl::Status CopySideFiles(const std::string& from, const std::string& to) {
-  for (const char* name :
-       {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-        "vocab.json", "merges.txt", "generation_config.json",
-        "chat_template.jinja"}) {
-    const std::string path = base::JoinPath(from, name);
-    if (!base::FileExists(path)) continue;
-    CHOIR_ASSIGN_OR_RETURN(const std::string text,
-                           base::ReadFile(path, kLargestSideFile));
-    CHOIR_RETURN_IF_ERROR(
-        base::WriteFileAtomic(base::JoinPath(to, name), text));
-  }
-  return absl::OkStatus();
-}
+constexpr char kRemedy[] = "upcycle the checkpoint that was not quantised";
 
 std::string RouterBytes(const std::string& name, int64_t elements, DType dtype,
                         const UpcycleOptions& options) {
@@ -139,8 +126,10 @@ absl::Status UpcycleFolder(const std::string& from, const std::string& to,
   CHOIR_ASSIGN_OR_RETURN(const ModelConfig dense,
                          LoadModelConfig(base::JoinPath(from, "config.json")));
   CHOIR_ASSIGN_OR_RETURN(const ModelConfig moe, UpcycledConfig(dense, options));
+  CHOIR_RETURN_IF_ERROR(CheckNotQuantised(from, kRemedy));
   CHOIR_ASSIGN_OR_RETURN(const TensorFiles files,
                          TensorFiles::Open(from, dense));
+  CHOIR_RETURN_IF_ERROR(files.CheckNonePacked(kRemedy));
   if (base::FileExists(out) ||
       base::FileExists(base::JoinPath(to, "config.json"))) {
     return absl::AlreadyExistsError(

@@ -32,10 +32,10 @@ absl::StatusOr<ModelConfig> UpcycledConfig(const ModelConfig& dense,
 
 // Writes folder `to`: every expert a copy of the MLP, routers drawn at random,
 // the chosen experts' weights made to sum to 1, so that the logits are those of
-// the dense model. Tokenizer files come along. One tensor is in memory at a
-// time.
-// Errors: those of UpcycledConfig and TensorFiles::Open; ALREADY_EXISTS if `to`
-//   holds a model; those of writing.
+// the dense model. The side files (side_files.h) come along. One tensor is in
+// memory at a time.
+// Errors: those of UpcycledConfig and TensorFiles::Open; INVALID_ARGUMENT for a
+//   quantised model; ALREADY_EXISTS if `to` holds a model; those of writing.
 absl::Status UpcycleFolder(const std::string& from, const std::string& to,
                            const UpcycleOptions& options);
 

@@ -15,6 +15,7 @@
 #include "base/json_text.h"
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
+#include "model/checkpoint/packed_checkpoint.h"
 #include "model/checkpoint/safetensors_writer.h"
 #include "model/checkpoint/tensor_files.h"
 #include "model/export/folded_layer.h"
@@ -27,6 +28,7 @@ using nlohmann::ordered_json;
 
 constexpr char kConfigName[] = "config.json";
 constexpr char kIndexName[] = "model.safetensors.index.json";
+constexpr char kRemedy[] = "merge into the checkpoint that was not quantised";
 constexpr size_t kLargestJson = 64u << 20;
 constexpr int64_t kChunkElements = 1 << 20;
 
@@ -104,12 +106,14 @@ absl::Status Merger::Open() {
   CHOIR_ASSIGN_OR_RETURN(const std::string text,
                          base::ReadFile(path, kLargestJson));
   CHOIR_ASSIGN_OR_RETURN(config_, ParseModelConfig(text, path));
+  CHOIR_RETURN_IF_ERROR(CheckNotQuantised(options_.model, kRemedy));
   config_json_ = ordered_json::parse(text, nullptr, false);
   CHOIR_ASSIGN_OR_RETURN(const PeftAdapter adapter,
                          ReadAdapter(options_.adapter, config_));
   CHOIR_ASSIGN_OR_RETURN(TensorFiles files,
                          TensorFiles::Open(options_.model, config_));
   files_ = std::move(files);
+  CHOIR_RETURN_IF_ERROR(files_->CheckNonePacked(kRemedy));
   CHOIR_ASSIGN_OR_RETURN(layers_, FoldedLayers(config_, adapter));
   CHOIR_RETURN_IF_ERROR(PlanNewBiases());
   return PlanTensors();

@@ -11,6 +11,11 @@
 #include "model/torch/guard.h"
 
 namespace choir::model {
+namespace {
+
+constexpr int kMostThreads = 1024;
+
+}  // namespace
 
 void PrintJson(const Json& json) {
   // Text that is cut inside a character is shown with replacement characters.
@@ -18,12 +23,15 @@ void PrintJson(const Json& json) {
             << "\n";
 }
 
+absl::Status CheckThreads(int threads) {
+  if (threads >= 1 && threads <= kMostThreads) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--threads is ", threads, "; give a number from 1 to ", kMostThreads));
+}
+
 absl::StatusOr<Adapted> LoadAdapted(const CommonOptions& common,
                                     bool with_tokenizer) {
-  if (common.threads < 1 || common.threads > 1024) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--threads is ", common.threads, "; 1 to 1024"));
-  }
+  CHOIR_RETURN_IF_ERROR(CheckThreads(common.threads));
   ConfigureCompute(common.threads);
   LoadOptions options;
   CHOIR_ASSIGN_OR_RETURN(options.device,

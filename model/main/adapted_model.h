@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "model/loaded_model.h"
@@ -30,6 +31,9 @@ struct Adapted {
     return model->decoder().config().num_labels > 0;
   }
 };
+
+// INVALID_ARGUMENT unless --threads is from 1 to 1024.
+absl::Status CheckThreads(int threads);
 
 // Loads both, after having set the number of threads.
 // Errors: INVALID_ARGUMENT for a flag that makes no sense; those of

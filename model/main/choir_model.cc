@@ -195,11 +195,9 @@ void AddDeviceVerbs(const Verb& verb, CommonOptions& common,
   AddModel(command, common, false);
   command->add_option("--to", quantize.to, "int8 or nf4")->required();
   command->add_option("--out", quantize.out, "new model folder")->required();
-  command
-      ->add_option("--outlier-rms", quantize.outlier_rms,
-                   "int8: columns with a weight above so many root mean "
-                   "squares are kept in float32 (0: none)")
-      ->capture_default_str();
+  command->add_option("--outlier-rms", quantize.outlier_rms,
+                      "int8: columns with a weight above so many root mean "
+                      "squares are kept in float32 (0: none; default 6)");
   AddPlan(verb("plan", "How training fits into a device's memory",
                [&] { return RunPlan(common, plan); }),
           common, plan);

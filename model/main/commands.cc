@@ -184,6 +184,7 @@ absl::Status RunTokenize(const CommonOptions& common,
 }
 
 absl::Status RunPretrain(const CommonOptions& common, PretrainFlags flags) {
+  CHOIR_RETURN_IF_ERROR(CheckThreads(common.threads));
   PretrainOptions& options = flags.options;
   if (flags.split == "paragraphs") {
     options.split = DocumentSplit::kParagraphs;

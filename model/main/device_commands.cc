@@ -103,11 +103,17 @@ absl::StatusOr<PlanRequest> Request(const CommonOptions& common,
                       : absl::InvalidArgumentError(absl::StrCat(
                             flag, " is ", value, "; it must be at least 1"));
   };
+  CHOIR_RETURN_IF_ERROR(CheckThreads(common.threads));
   CHOIR_RETURN_IF_ERROR(positive("--budget-mib", flags.budget_mib));
   CHOIR_RETURN_IF_ERROR(positive("--rank", flags.rank));
   CHOIR_RETURN_IF_ERROR(positive("--batch-size", flags.batch_size));
   CHOIR_RETURN_IF_ERROR(
       positive("--max-sequence-length", flags.max_sequence_length));
+  if (flags.longest < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--longest is ", flags.longest,
+                     "; it must be at least 1, or 0 if it is not known"));
+  }
   PlanRequest request;
   request.budget_mib = flags.budget_mib;
   request.adapter.rank = flags.rank;
@@ -121,6 +127,14 @@ absl::StatusOr<PlanRequest> Request(const CommonOptions& common,
                          ReadQuantization(common.model));
   CHOIR_ASSIGN_OR_RETURN(const absl::optional<WeightFormat> wish,
                          ParsePrecision(common.precision, "--precision"));
+  if (stored && wish && *stored != *wish) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the model in ", common.model, " is stored in ",
+        WeightFormatName(*stored), ", but --precision ",
+        WeightFormatName(*wish),
+        " was asked for; leave the precision away or take the checkpoint that "
+        "was not quantised"));
+  }
   if (stored) {
     request.precisions = {*stored};
   } else if (wish) {
@@ -129,14 +143,39 @@ absl::StatusOr<PlanRequest> Request(const CommonOptions& common,
   return request;
 }
 
+absl::StatusOr<WeightFormat> QuantizedFormat(const std::string& name) {
+  for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kNf4}) {
+    if (name == WeightFormatName(format)) return format;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--to is \"", name, "\"; one of int8, nf4"));
+}
+
+absl::StatusOr<QuantizeOptions> OptionsOf(const QuantizeFlags& flags,
+                                          WeightFormat format) {
+  QuantizeOptions options;
+  if (!flags.outlier_rms) return options;
+  if (format != WeightFormat::kInt8) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--outlier-rms is for --to int8: ", WeightFormatName(format),
+        " keeps no columns apart; leave it away"));
+  }
+  if (!std::isfinite(*flags.outlier_rms) || *flags.outlier_rms < 0.0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--outlier-rms is ", *flags.outlier_rms,
+        "; it must be a number from 0 (no outliers are looked for) on"));
+  }
+  options.outlier_rms = *flags.outlier_rms;
+  return options;
+}
+
 }  // namespace
 
 absl::Status RunQuantize(const CommonOptions& common,
                          const QuantizeFlags& flags) {
-  CHOIR_ASSIGN_OR_RETURN(const WeightFormat format,
-                         ParseWeightFormat(flags.to, "--to"));
-  QuantizeOptions options;
-  options.outlier_rms = flags.outlier_rms;
+  CHOIR_ASSIGN_OR_RETURN(const WeightFormat format, QuantizedFormat(flags.to));
+  CHOIR_ASSIGN_OR_RETURN(const QuantizeOptions options,
+                         OptionsOf(flags, format));
   CHOIR_ASSIGN_OR_RETURN(
       const QuantizeReport report,
       QuantizeCheckpoint(common.model, format, flags.out, options));

@@ -3,6 +3,7 @@
 #define CHOIR_MODEL_MAIN_DEVICE_COMMANDS_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -11,11 +12,12 @@
 namespace choir::model {
 
 struct QuantizeFlags {
-  std::string to;   // "int8" or "nf4"
-  std::string out;  // folder
-  double outlier_rms = 6.0;
+  std::string to;                     // "int8" or "nf4"
+  std::string out;                    // folder
+  std::optional<double> outlier_rms;  // int8 alone; unset: as the library has
 };
-// Prints what was written. Errors: those of QuantizeCheckpoint.
+// Prints what was written. Errors: INVALID_ARGUMENT for a flag that makes no
+// sense; those of QuantizeCheckpoint.
 absl::Status RunQuantize(const CommonOptions& common,
                          const QuantizeFlags& flags);
 
@@ -29,8 +31,10 @@ struct PlanFlags {
   // Train two steps as planned, on random tokens, and print the peak.
   bool measure = false;
 };
-// Prints how training fits into the budget. Errors: those of PlanMemory:
-// RESOURCE_EXHAUSTED names the smallest budget that would do.
+// Prints how training fits into the budget. Errors: INVALID_ARGUMENT for a flag
+// that makes no sense, or a precision that a quantised folder does not have;
+// those of PlanMemory: RESOURCE_EXHAUSTED names the smallest budget that would
+// do.
 absl::Status RunPlan(const CommonOptions& common, const PlanFlags& flags);
 
 }  // namespace choir::model

@@ -1,7 +1,9 @@
 #include "model/main/export_commands.h"
 
+#include <filesystem>
 #include <iostream>
 #include <optional>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -55,6 +57,36 @@ absl::StatusOr<std::string> ModelFolder(const ExportFlags& flags) {
       "give --model: the base model's folder is not where the adapter says");
 }
 
+// Nothing that is there is ever written over, the inputs least of all.
+absl::Status CheckOut(const ExportFlags& flags, const std::string& model) {
+  std::error_code error;
+  for (const std::string& input : {flags.adapter, model}) {
+    if (std::filesystem::equivalent(input, flags.out, error)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--out is ", flags.out, ", which is an input; name a ",
+                       flags.to == "gguf" ? "new file" : "new folder"));
+    }
+  }
+  const std::filesystem::file_status out =
+      std::filesystem::symlink_status(flags.out, error);
+  if (flags.to == "gguf") {
+    if (!std::filesystem::exists(out)) return absl::OkStatus();
+    return absl::AlreadyExistsError(
+        absl::StrCat(flags.out, " is there already; name a new file"));
+  }
+  if (std::filesystem::is_regular_file(flags.out, error)) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(flags.out, " is a file; name a new folder"));
+  }
+  for (const char* name : {kAdapterConfigName, kAdapterModelName}) {
+    if (base::FileExists(base::JoinPath(flags.out, name))) {
+      return absl::AlreadyExistsError(absl::StrCat(
+          flags.out, " already holds ", name, "; name a new folder"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status WriteGguf(const ExportFlags& flags, const ModelConfig& config,
                        const PeftAdapter& adapter, std::optional<DType> dtype) {
   CHOIR_ASSIGN_OR_RETURN(
@@ -99,6 +131,7 @@ absl::Status RunExport(const ExportFlags& flags, bool json) {
         "--dtype is for --to gguf: PEFT folders are written in float32");
   }
   CHOIR_ASSIGN_OR_RETURN(const std::string folder, ModelFolder(flags));
+  CHOIR_RETURN_IF_ERROR(CheckOut(flags, folder));
   CHOIR_ASSIGN_OR_RETURN(
       const ModelConfig config,
       LoadModelConfig(base::JoinPath(folder, "config.json")));

@@ -17,8 +17,10 @@ struct ExportFlags {
 };
 
 // Prints what was written, as JSON with `json`. Errors: INVALID_ARGUMENT for a
-// flag or an adapter that does not fit; those of MergeAdapter, ReadAdapter and
-// of writing; CANCELLED when the program is told to stop.
+// flag or an adapter that does not fit, or an `out` that is an input;
+// ALREADY_EXISTS for one that holds a model or an adapter or, of GGUF, is
+// there; those of MergeAdapter, ReadAdapter and of writing; CANCELLED when the
+// program is told to stop.
 absl::Status RunMerge(const ExportFlags& flags, bool json);
 absl::Status RunExport(const ExportFlags& flags, bool json);
 

@@ -18,6 +18,7 @@ namespace choir::model {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 ModelConfig SmallModel() {
@@ -208,6 +209,56 @@ TEST(PeftFolderTest, RefusesWhatChoirDoesNotCompute) {
     EXPECT_THAT(std::string(file.status().message()), HasSubstr(key)) << value;
     EXPECT_THAT(std::string(file.status().message()), HasSubstr("a/config"));
   }
+}
+
+TEST(PeftFolderTest, InitialWeightsThatChangedTheBaseAreRefusedByName) {
+  const json good = json::parse(AdapterConfigJson(SmallAdapter(), "b"));
+  const auto with = [&](const json& value) {
+    json config = good;
+    config["init_lora_weights"] = value;
+    return ParseAdapterConfig(config.dump(), "c").status();
+  };
+  // These begin A and B otherwise and leave the base alone.
+  for (const json& fine : {json(true), json(false), json(nullptr),
+                           json("gaussian"), json("eva"), json("orthogonal")}) {
+    EXPECT_TRUE(with(fine).ok()) << fine << ": " << with(fine);
+  }
+  for (const std::string name : {"pissa", "pissa_niter_16", "olora", "OLoRA",
+                                 "corda", "loftq", "lora_ga", "of_next_year"}) {
+    const absl::Status status = with(name);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr("init_lora_weights is '" + name + "'"),
+                      HasSubstr("convert it to plain LoRA with PEFT first")));
+  }
+  EXPECT_THAT(std::string(with(3).message()), HasSubstr("init_lora_weights"));
+}
+
+TEST(PeftFolderTest, ErrorsTellTheValueAndTheLimit) {
+  const json good = json::parse(AdapterConfigJson(SmallAdapter(), "b"));
+  const auto error = [&](const char* key, const json& value) {
+    json config = good;
+    config[key] = value;
+    if (value.is_discarded()) config.erase(key);
+    return std::string(
+        ParseAdapterConfig(config.dump(), "c").status().message());
+  };
+  EXPECT_EQ(error("r", 0), "c: r is 0; give a whole number from 1 to 65536");
+  EXPECT_EQ(error("r", json(json::value_t::discarded)),
+            "c: r is missing; give a whole number from 1 to 65536");
+  EXPECT_EQ(error("lora_alpha", -2),
+            "c: lora_alpha is -2; give a positive number");
+  EXPECT_EQ(error("lora_dropout", 1.5),
+            "c: lora_dropout is 1.5; give a number from 0 to below 1");
+  EXPECT_EQ(error("use_dora", "yes"),
+            "c: use_dora is \"yes\"; give true or false");
+  EXPECT_THAT(error("target_modules", json::array()),
+              HasSubstr("target_modules is empty; name the layers"));
+  EXPECT_THAT(error("target_modules", nullptr),
+              HasSubstr("target_modules is missing; name the layers"));
+  EXPECT_THAT(error("target_modules", 3),
+              HasSubstr("neither a list of names nor an expression"));
+  EXPECT_THAT(error("target_modules", 3), Not(HasSubstr("is empty")));
 }
 
 TEST(PeftFolderTest, AllLinearIsEveryModule) {

@@ -100,6 +100,24 @@ TEST(PlannerTest, ShortExamplesNeedLess) {
             PlanMemory(Config(), Request(1 << 20))->estimate.total());
 }
 
+TEST(PlannerTest, NothingIsPlannedBeyondTheModelsContext) {
+  PlanRequest request = Request(1 << 20);
+  request.training.max_sequence_length = 100000;
+  const auto plan = PlanMemory(Config(), request);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->training.max_sequence_length, 1024);
+  ASSERT_EQ(plan->changes.size(), 1u);
+  EXPECT_EQ(plan->changes[0],
+            "max_sequence_length 1024 (the model's context) instead of 100000");
+  // A federation's setting stays what it is; it counts up to the context.
+  request.may_shrink_adapter = false;
+  const auto fixed = PlanMemory(Config(), request);
+  ASSERT_TRUE(fixed.ok()) << fixed.status();
+  EXPECT_EQ(fixed->training.max_sequence_length, 100000);
+  EXPECT_TRUE(fixed->changes.empty());
+  EXPECT_EQ(fixed->estimate.total(), plan->estimate.total());
+}
+
 TEST(PlannerTest, AWishedPrecisionIsTheOnlyOne) {
   PlanRequest request = Request(1 << 20);
   request.precisions = {WeightFormat::kInt8};

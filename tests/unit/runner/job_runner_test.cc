@@ -85,6 +85,22 @@ class JobRunnerTest : public ::testing::Test {
   config::JobOptions job_;
 };
 
+TEST_F(JobRunnerTest, ImportsWhatATokenizerIsMadeOf) {
+  // Without added tokens or a chat template clients would train on other ids.
+  ASSERT_TRUE(base::WriteFileAtomic(base_ + "/added_tokens.json", "{}").ok());
+  ASSERT_TRUE(base::WriteFileAtomic(base_ + "/chat_template.jinja", "x").ok());
+  ASSERT_TRUE(base::WriteFileAtomic(base_ + "/README.md", "x").ok());
+  const auto facts = ImportBaseModel(job_, store_->blobs());
+  ASSERT_TRUE(facts.ok()) << facts.status();
+  std::vector<std::string> names;
+  for (const v1::ModelFile& file : facts->base_model()) {
+    names.push_back(file.name());
+  }
+  EXPECT_THAT(
+      names, ElementsAre("added_tokens.json", "chat_template.jinja",
+                         "config.json", "model.safetensors", "tokenizer.json"));
+}
+
 TEST_F(JobRunnerTest, ImportsTheFilesThatClientsNeed) {
   const auto facts = ImportBaseModel(job_, store_->blobs());
   ASSERT_TRUE(facts.ok()) << facts.status();
