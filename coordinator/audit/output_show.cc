@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "base/status_macros.h"
 #include "coordinator/audit/output.h"
+#include "privacy/secagg/parameters.h"
 
 namespace choir::audit {
 namespace {
@@ -57,7 +58,22 @@ Json PartJson(const Part& part) {
 
 // What the coordinator saw in a phase: who answered, how much, and nothing of
 // what.
-Json PhaseJson(const v1::SecurePhaseClosed& phase) {
+// What a group that was drawn at random from a cohort withstands, in figures.
+void AddRisk(const v1::SecurePhaseClosed& phase,
+             const v1::SecureAssumptions& assumptions, int clients,
+             Json& json) {
+  const auto parameters = secagg::ChooseParameters(clients, assumptions);
+  if (!parameters.ok()) return;
+  const secagg::GroupRisk risk =
+      secagg::RiskOfGroup(*parameters, assumptions, phase.clients_size());
+  json["chance_of_more_corrupt"] = risk.more_than_assumed;
+  if (risk.enough_to_unmask.has_value()) {
+    json["chance_to_unmask_one"] = *risk.enough_to_unmask;
+  }
+}
+
+Json PhaseJson(const v1::SecurePhaseClosed& phase,
+               const v1::SecureSession& session) {
   Json json;
   json["phase"] = phase.phase();
   json["seconds"] = phase.seconds();
@@ -77,6 +93,11 @@ Json PhaseJson(const v1::SecurePhaseClosed& phase) {
     one["neighbours"] = group.degree();
     one["threshold"] = group.threshold();
     if (!group.lost().empty()) one["lost"] = group.lost();
+    if (group.group() > 0 && group.lost().empty() &&
+        phase.phase() == "advertise_keys") {
+      AddRisk(phase, session.assumptions(), static_cast<int>(group.clients()),
+              one);
+    }
     json["groups"].push_back(std::move(one));
   }
   json["clients"] = Json::array();
@@ -146,7 +167,7 @@ Json AttemptJson(const Attempt& attempt) {
     json["secure"] = SessionJson(*attempt.session);
     json["phases"] = Json::array();
     for (const v1::SecurePhaseClosed& phase : attempt.phases) {
-      json["phases"].push_back(PhaseJson(phase));
+      json["phases"].push_back(PhaseJson(phase, *attempt.session));
     }
   }
   return json;

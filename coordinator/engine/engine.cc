@@ -279,6 +279,7 @@ void Engine::Impl::LosePending(const Cohort& cohort, Outcome& outcome) {
 }
 
 void Engine::Impl::LoseRound(const std::string& reason, Outcome& outcome) {
+  FlushLeaving(outcome);
   Discard(outcome);
   AbortSession(reason, outcome);
   v1::TaskKey key;
@@ -309,6 +310,7 @@ void Engine::Impl::FinishEvaluation(const Evaluating& evaluating,
 
 void Engine::Impl::Finish(v1::JobFinished::State state,
                           const std::string& reason, Outcome& outcome) {
+  FlushLeaving(outcome);
   Discard(outcome);
   AbortSession(reason.empty() ? "the job is over" : reason, outcome);
   v1::JournalRecord record;

@@ -85,10 +85,10 @@ struct StopRequested {
   std::string reason;
 };
 
-using Event =
-    std::variant<ClientArrived, ClientLeft, UpdateReceived, TaskFailed,
-                 EvaluationReceived, AggregateDone, AggregateFailed, TimerFired,
-                 StopRequested, SecureAnswered, SecurePhaseAdvanced>;
+using Event = std::variant<ClientArrived, ClientLeft, UpdateReceived,
+                           TaskFailed, EvaluationReceived, AggregateDone,
+                           AggregateFailed, TimerFired, StopRequested,
+                           SecureAnswered, SecureRefused, SecurePhaseAdvanced>;
 
 // --------------------------------------------------------------- actions ----
 

@@ -52,15 +52,23 @@ class Engine::Impl {
 
   // secure.cc
   void On(const SecureAnswered& event, Outcome& outcome);
+  void On(const SecureRefused& event, Outcome& outcome);
   void On(const SecurePhaseAdvanced& event, Outcome& outcome);
   void OnSecureSum(const SecureSum& sum, const AggregateDone& event,
                    Outcome& outcome);
   bool secure() const { return state_.options().secure_aggregation.enabled; }
   absl::string_view OpenPhase() const;
   size_t SurvivorsNeeded() const;
-  // A member of the session is heard of no more.
+  // A member of the session is heard of no more; `refused`: by its own word.
   void LoseMember(const std::string& client, const std::string& reason,
-                  Outcome& outcome);
+                  bool refused, Outcome& outcome);
+  void RecordLost(const std::string& client, const v1::TaskKey& key,
+                  const std::string& reason, Outcome& outcome);
+  // A refusal by who is out, or of an attempt that is over.
+  void NoteLateRefusal(const std::string& client, const v1::TaskKey& key,
+                       const std::string& reason, Outcome& outcome);
+  // Records those who have left during a phase that they had answered.
+  void FlushLeaving(Outcome& outcome);
   void EnterSecure(const SecureSum& sum, Outcome& outcome);
   bool StepReady(const Training& training, Outcome& outcome);
   bool StepSecure(const SecureSum& sum, Outcome& outcome);
@@ -127,8 +135,9 @@ class Engine::Impl {
   Names available_;
   // Reported in this or the last phase, and not back yet.
   Names returning_;
-  // Refused in this phase for a task that was never given out: journaled once
-  // each, so that no peer can fill the journal.
+  // Refused in this phase for a task that was never given out, or have refused
+  // a session that they were no longer in: journaled once each, so that no peer
+  // can fill the journal.
   Names strangers_;
 
   // Of the phase with this serial number:
@@ -144,7 +153,11 @@ class Engine::Impl {
   // The driver was asked to close it.
   bool closing_ = false;
   // Answered in it, but will not in the next.
-  std::map<std::string, std::string> leaving_;  // client to reason
+  struct Leaving {
+    std::string reason;
+    bool refused = false;
+  };
+  std::map<std::string, Leaving> leaving_;
   // The groups asked for while sessions are begun.
   std::map<std::string, uint32_t> members_;
   // Of the secure round in progress: what its clients say they downloaded.

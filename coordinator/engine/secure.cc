@@ -87,25 +87,87 @@ void Engine::Impl::On(const SecureAnswered& event, Outcome&) {
   NoteReporter(event.client);
 }
 
-void Engine::Impl::LoseMember(const std::string& client,
+void Engine::Impl::On(const SecureRefused& event, Outcome& outcome) {
+  const Cohort* cohort = CurrentCohort(event.key);
+  if (SessionInProgress() == nullptr || cohort == nullptr ||
+      cohort->pending.count(event.client) == 0) {
+    return NoteLateRefusal(event.client, event.key, event.reason, outcome);
+  }
+  if (closing_) {
+    // Those who are in this phase are fixed.
+    leaving_.emplace(event.client, Leaving{event.reason, true});
+  } else if (std::holds_alternative<SecureSum>(state_.phase())) {
+    LoseMember(event.client, event.reason, true, outcome);
+  } else {
+    answered_.erase(event.client);
+    RecordLost(event.client, event.key, event.reason, outcome);
+  }
+}
+
+void Engine::Impl::RecordLost(const std::string& client, const v1::TaskKey& key,
                               const std::string& reason, Outcome& outcome) {
+  v1::JournalRecord record;
+  v1::ClientLost& lost = *record.mutable_client_lost();
+  *lost.mutable_key() = key;
+  lost.set_client(client);
+  lost.set_reason(reason);
+  Record(std::move(record), outcome);
+}
+
+void Engine::Impl::NoteLateRefusal(const std::string& client,
+                                   const v1::TaskKey& key,
+                                   const std::string& reason,
+                                   Outcome& outcome) {
+  const bool given = CurrentCohort(key) != nullptr ||
+                     (key.round() > 0 && key.attempt() > 0 &&
+                      std::make_pair(key.round(), key.attempt()) <
+                          std::make_pair(state_.round(), state_.attempt()));
+  if (key.job() != state_.options().name || !given ||
+      key.kind() != v1::TASK_KIND_TRAIN ||
+      std::holds_alternative<Finished>(state_.phase()) ||
+      !strangers_.insert(client).second) {
+    return;
+  }
+  v1::JournalRecord record;
+  v1::UpdateRefused& refused = *record.mutable_update_refused();
+  *refused.mutable_key() = key;
+  refused.set_client(client);
+  refused.set_reason(reason);
+  Record(std::move(record), outcome);
+}
+
+void Engine::Impl::FlushLeaving(Outcome& outcome) {
+  const std::map<std::string, Leaving> leaving = std::move(leaving_);
+  leaving_.clear();
+  const Cohort* cohort = state_.cohort();
+  if (leaving.empty() || cohort == nullptr) return;
+  const v1::TaskKey key = cohort->key;
+  for (const auto& [client, why] : leaving) {
+    cohort = CurrentCohort(key);
+    if (cohort != nullptr && cohort->pending.count(client) > 0) {
+      returning_.erase(client);
+      RecordLost(client, key, why.reason, outcome);
+    } else if (why.refused) {
+      NoteLateRefusal(client, key, why.reason, outcome);
+    }
+  }
+}
+
+void Engine::Impl::LoseMember(const std::string& client,
+                              const std::string& reason, bool refused,
+                              Outcome& outcome) {
   const auto* sum = std::get_if<SecureSum>(&state_.phase());
   if (sum == nullptr || sum->round.cohort.pending.count(client) == 0 ||
-      sum->phase == kSum) {
+      (sum->phase == kSum && !refused)) {
     return;
   }
   // What it has said in this phase counts: the session has it.
   if (answered_.count(client) > 0) {
-    leaving_.emplace(client, reason);
+    leaving_.emplace(client, Leaving{reason, refused});
     return;
   }
-  v1::JournalRecord record;
-  v1::ClientLost& lost = *record.mutable_client_lost();
-  *lost.mutable_key() = sum->round.cohort.key;
-  lost.set_client(client);
-  lost.set_reason(reason);
   returning_.erase(client);
-  Record(std::move(record), outcome);
+  RecordLost(client, v1::TaskKey(sum->round.cohort.key), reason, outcome);
 }
 
 // What the round lacks; empty if it can still be summed.
@@ -134,6 +196,7 @@ std::string Engine::Impl::SecureShortfall(const SecureSum& sum) const {
 
 void Engine::Impl::EnterSecure(const SecureSum& sum, Outcome& outcome) {
   const v1::TaskKey key = sum.round.cohort.key;
+  FlushLeaving(outcome);
   const std::string shortfall = SecureShortfall(sum);
   if (!shortfall.empty()) {
     LoseRound(absl::StrCat("before the ", sum.phase == kSum ? "" : "phase ",
@@ -150,12 +213,6 @@ void Engine::Impl::EnterSecure(const SecureSum& sum, Outcome& outcome) {
     action.adapter = state_.adapter();
     action.server_state = state_.server_state();
     outcome.actions.push_back(std::move(action));
-    return;
-  }
-  const std::map<std::string, std::string> leaving = std::move(leaving_);
-  leaving_.clear();
-  for (const auto& [client, reason] : leaving) {
-    LoseMember(client, reason, outcome);
   }
 }
 

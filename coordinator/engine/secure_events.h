@@ -54,6 +54,16 @@ struct SecureAnswered {
   uint64_t bytes_downloaded = 0;
 };
 
+// The client refuses to go on with its session. Journaled, with `reason`,
+// whenever it comes while the job runs: as ClientLost if the client was still
+// waited for, as UpdateRefused (which changes nothing) if it was out already or
+// the attempt is over; of the latter one for each client and phase.
+struct SecureRefused {
+  std::string client;
+  v1::TaskKey key;
+  std::string reason;
+};
+
 // The answer to CloseSecurePhase: the groups that took part in the phase, with
 // `lost` set for those that cannot go on.
 struct SecurePhaseAdvanced {

@@ -86,7 +86,8 @@ class JobRunnerImpl final : public JobRunner {
   // The round that `key` names, made from the engine's session if it is new;
   // null if it is over.
   SecureRound* SecureRoundOf(const v1::TaskKey& key);
-  absl::Status RefuseSession(const std::string& client,
+  // `round` is null if it is over.
+  absl::Status RefuseSession(SecureRound* round, const std::string& client,
                              const v1::SecureExchangeRequest& request);
   // Hands a message that is new to the sessions, and what it means to the
   // engine.

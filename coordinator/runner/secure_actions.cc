@@ -105,6 +105,12 @@ absl::StatusOr<Answer> JobRunnerImpl::PostSecure(
     return JobRunner::PostSecure(client, request);
   }
   SecureRound* round = SecureRoundOf(request.key());
+  if (request.message().has_refusal()) {
+    asking_ = client;
+    const absl::Cleanup done = [this] { asking_.clear(); };
+    CHOIR_RETURN_IF_ERROR(RefuseSession(round, client, request));
+    return absl::AbortedError("the client has left the session");
+  }
   if (round == nullptr) {
     return absl::AbortedError(
         absl::StrCat("round ", request.key().round(), ", attempt ",
@@ -112,10 +118,6 @@ absl::StatusOr<Answer> JobRunnerImpl::PostSecure(
   }
   asking_ = client;
   const absl::Cleanup done = [this] { asking_.clear(); };
-  if (request.message().has_refusal()) {
-    CHOIR_RETURN_IF_ERROR(RefuseSession(client, request));
-    return absl::AbortedError("the client has left the session");
-  }
   const absl::string_view phase = PhaseOf(request.message());
   if (phase.empty()) {
     return absl::InvalidArgumentError("an empty message of the protocol");
@@ -129,7 +131,8 @@ absl::StatusOr<Answer> JobRunnerImpl::PostSecure(
 }
 
 absl::Status JobRunnerImpl::RefuseSession(
-    const std::string& client, const v1::SecureExchangeRequest& request) {
+    SecureRound* round, const std::string& client,
+    const v1::SecureExchangeRequest& request) {
   const v1::SecureRefusal& refusal = request.message().refusal();
   const std::string reason =
       v1::SecureRefusal::Reason_IsValid(refusal.reason())
@@ -142,12 +145,12 @@ absl::Status JobRunnerImpl::RefuseSession(
   base::LogWarning("job ", request.key().job(), " round ",
                    request.key().round(), " attempt ", request.key().attempt(),
                    ": client ", client, " ", text);
-  // Who is out already changes nothing any more.
-  if (engine_->WantsSecure(client, request.key())) {
-    SecureRoundOf(request.key())->Refused(client, request.message());
-    Enqueue(engine_->Handle(
-        engine::TaskFailed{client, request.key(), text, false}, clock_.Now()));
+  // Who is out already changes nothing any more, but is heard.
+  if (round != nullptr && engine_->WantsSecure(client, request.key())) {
+    round->Refused(client, request.message());
   }
+  Enqueue(engine_->Handle(engine::SecureRefused{client, request.key(), text},
+                          clock_.Now()));
   return Drain();
 }
 

@@ -163,11 +163,15 @@ void SecureRound::FormGroups(const std::map<std::string, uint32_t>& members) {
       group.lost = std::string(session.status().message());
       continue;
     }
+    const secagg::Parameters& parameters = session->parameters();
+    const v1::SecureAssumptions& assumptions = session_.assumptions();
     base::LogInfo(
         "job ", key_.job(), " round ", key_.round(), " attempt ",
         key_.attempt(), number == 0 ? "" : " group ",
         number == 0 ? "" : absl::StrCat(number), ": ",
-        secagg::Describe(session->parameters(), session_.assumptions()));
+        number == 0 ? secagg::Describe(parameters, assumptions)
+                    : secagg::DescribeGroup(parameters, assumptions,
+                                            static_cast<int>(members.size())));
     group.session.emplace(*std::move(session));
   }
 }

@@ -21,6 +21,14 @@ int CountOf(double fraction, int n) {
   return static_cast<int>(std::floor((fraction + kSlack) * n));
 }
 
+// Those who collude are counted up, and if any are assumed at all, there is
+// one.
+int CorruptOf(const v1::SecureAssumptions& assumptions, int n) {
+  if (assumptions.corrupt_fraction() <= 0) return 0;
+  return std::max(1, static_cast<int>(std::ceil(
+                         (assumptions.corrupt_fraction() - kSlack) * n)));
+}
+
 double LogChoose(double n, double k) {
   return std::lgamma(n + 1) - std::lgamma(k + 1) - std::lgamma(n - k + 1);
 }
@@ -44,6 +52,15 @@ class Hypergeometric {
       }
     }
     return low;
+  }
+
+  // Pr[X >= x].
+  double AtLeast(int x) const {
+    double sum = 0.0;
+    for (int i = std::max(x, Least()); i <= std::min(m_, k_); ++i) {
+      sum += std::exp(LogProbability(i));
+    }
+    return std::min(sum, 1.0);
   }
 
   // The smallest x with Pr[X <= x] >= e^log_p.
@@ -188,24 +205,16 @@ absl::StatusOr<Parameters> CompleteGraph(
   }
   const int wanted = semi_malicious ? 2 * n / 3 + 1 : n / 2 + 1;
   parameters.threshold = std::clamp(wanted, least, most);
-  parameters.min_survivors = parameters.threshold;
+  // No smaller sum than what the assumed dropouts leave.
+  parameters.min_survivors = most;
   return parameters;
 }
 
-}  // namespace
-
-absl::StatusOr<GraphParameters> FindGraph(
-    int num_clients, double corrupt_fraction, double dropout_fraction,
-    v1::SecureAssumptions::Adversary adversary, int security_bits,
-    int correctness_bits) {
-  const int n = num_clients;
-  CHOIR_RETURN_IF_ERROR(
-      CheckFractions(corrupt_fraction, dropout_fraction, adversary));
-  if (n < 1 || n > kMaxClients) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        n, " clients; a graph has 1 to ", kMaxClients, " of them"));
-  }
-  const int corrupt = CountOf(corrupt_fraction, n);
+// FindGraph() with whole clients; the fractions are for its error.
+absl::StatusOr<GraphParameters> SearchGraph(
+    int n, int corrupt, double corrupt_fraction, double dropout_fraction,
+    v1::SecureAssumptions::Adversary adversary, int security_bits = 40,
+    int correctness_bits = 20) {
   const int survivors =
       static_cast<int>(std::ceil((1 - dropout_fraction - kSlack) * n));
   // Half of the chance goes to each of the two bad events.
@@ -225,6 +234,42 @@ absl::StatusOr<GraphParameters> FindGraph(
                    "; take a larger cohort, or lower one of them"));
 }
 
+// "... 10 % of <whom> colluding with it, ...".
+std::string Text(const Parameters& parameters,
+                 const v1::SecureAssumptions& assumptions,
+                 absl::string_view whom) {
+  const bool semi_malicious =
+      assumptions.adversary() == v1::SecureAssumptions::SEMI_MALICIOUS;
+  return absl::StrFormat(
+      "%d clients, each sharing with %s%d others; %d shares reconstruct; at "
+      "least %d must survive; assumed: a %s coordinator, %g %% of %s "
+      "colluding with it, %g %% dropping out, no sum of fewer than %d",
+      parameters.num_clients, parameters.complete() ? "all " : "",
+      parameters.degree, parameters.threshold, parameters.min_survivors,
+      semi_malicious ? "semi-malicious" : "curious",
+      100 * assumptions.corrupt_fraction(), whom,
+      100 * assumptions.dropout_fraction(),
+      std::max<uint32_t>(assumptions.min_clients(), kMinCohort));
+}
+
+}  // namespace
+
+absl::StatusOr<GraphParameters> FindGraph(
+    int num_clients, double corrupt_fraction, double dropout_fraction,
+    v1::SecureAssumptions::Adversary adversary, int security_bits,
+    int correctness_bits) {
+  const int n = num_clients;
+  CHOIR_RETURN_IF_ERROR(
+      CheckFractions(corrupt_fraction, dropout_fraction, adversary));
+  if (n < 1 || n > kMaxClients) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        n, " clients; a graph has 1 to ", kMaxClients, " of them"));
+  }
+  return SearchGraph(n, CountOf(corrupt_fraction, n), corrupt_fraction,
+                     dropout_fraction, adversary, security_bits,
+                     correctness_bits);
+}
+
 absl::StatusOr<Parameters> ChooseParameters(
     int num_clients, const v1::SecureAssumptions& assumptions) {
   const int n = num_clients;
@@ -239,22 +284,17 @@ absl::StatusOr<Parameters> ChooseParameters(
         n, " clients; secure aggregation takes ", floor, " to ", kMaxClients,
         "; the least is min_clients, and never less than ", kMinCohort));
   }
-  // One corrupt client at least, if any are assumed at all.
-  double corrupt_fraction = assumptions.corrupt_fraction();
-  if (corrupt_fraction > 0) {
-    corrupt_fraction = std::max(corrupt_fraction, 1.0 / n);
-  }
+  const int corrupt = CorruptOf(assumptions, n);
   const int dropped = CountOf(assumptions.dropout_fraction(), n);
   Parameters parameters;
   if (n < kMinGraphCohort) {
-    CHOIR_ASSIGN_OR_RETURN(
-        parameters,
-        CompleteGraph(n, CountOf(corrupt_fraction, n), dropped, assumptions));
+    CHOIR_ASSIGN_OR_RETURN(parameters,
+                           CompleteGraph(n, corrupt, dropped, assumptions));
   } else {
     CHOIR_ASSIGN_OR_RETURN(
         const GraphParameters graph,
-        FindGraph(n, corrupt_fraction, assumptions.dropout_fraction(),
-                  assumptions.adversary()));
+        SearchGraph(n, corrupt, assumptions.corrupt_fraction(),
+                    assumptions.dropout_fraction(), assumptions.adversary()));
     parameters.num_clients = n;
     parameters.degree = graph.degree;
     parameters.threshold = graph.threshold;
@@ -268,18 +308,41 @@ absl::StatusOr<Parameters> ChooseParameters(
 
 std::string Describe(const Parameters& parameters,
                      const v1::SecureAssumptions& assumptions) {
+  return Text(parameters, assumptions, "the clients");
+}
+
+GroupRisk RiskOfGroup(const Parameters& parameters,
+                      const v1::SecureAssumptions& assumptions, int cohort) {
+  const int n = parameters.num_clients;
+  GroupRisk risk;
+  if (n > cohort) return risk;
+  const Hypergeometric drawn(cohort, CorruptOf(assumptions, cohort), n);
+  risk.more_than_assumed = drawn.AtLeast(CorruptOf(assumptions, n) + 1);
+  if (!parameters.complete()) return risk;
   const bool semi_malicious =
       assumptions.adversary() == v1::SecureAssumptions::SEMI_MALICIOUS;
-  return absl::StrFormat(
-      "%d clients, each sharing with %s%d others; %d shares reconstruct; at "
-      "least %d must survive; assumed: a %s coordinator, %g %% of the clients "
-      "colluding with it, %g %% dropping out, no sum of fewer than %d",
-      parameters.num_clients, parameters.complete() ? "all " : "",
-      parameters.degree, parameters.threshold, parameters.min_survivors,
-      semi_malicious ? "semi-malicious" : "curious",
-      100 * assumptions.corrupt_fraction(),
-      100 * assumptions.dropout_fraction(),
-      std::max<uint32_t>(assumptions.min_clients(), kMinCohort));
+  const int t = parameters.threshold;
+  risk.enough_to_unmask = drawn.AtLeast(semi_malicious ? 2 * t - n : t);
+  return risk;
+}
+
+std::string DescribeGroup(const Parameters& parameters,
+                          const v1::SecureAssumptions& assumptions,
+                          int cohort) {
+  std::string text = Text(parameters, assumptions, "each group's clients");
+  const GroupRisk risk = RiskOfGroup(parameters, assumptions, cohort);
+  absl::StrAppendFormat(
+      &text,
+      "; if %g %% of all %d collude, a group drawn at random has more of them "
+      "with probability %.2g",
+      100 * assumptions.corrupt_fraction(), cohort, risk.more_than_assumed);
+  if (risk.enough_to_unmask.has_value()) {
+    absl::StrAppendFormat(&text,
+                          ", and enough of them to unmask one client with "
+                          "probability %.2g",
+                          *risk.enough_to_unmask);
+  }
+  return text;
 }
 
 }  // namespace choir::secagg

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "choir/v1/secagg.pb.h"
 
 namespace choir::secagg {
@@ -25,7 +26,8 @@ struct Parameters {
   // graph, in which the client itself holds one too.
   int degree = 0;
   int threshold = 0;  // t shares give a secret back
-  // Survivors needed before anything is unmasked.
+  // Survivors needed before anything is unmasked: all but the assumed dropouts,
+  // and never fewer than `threshold` or min_clients.
   int min_survivors = 0;
   bool complete() const { return degree == num_clients - 1; }
 };
@@ -46,8 +48,9 @@ absl::StatusOr<GraphParameters> FindGraph(
     int correctness_bits = 20);
 
 // What a session of `num_clients` uses: the complete graph for small cohorts,
-// FindGraph() above, with floors for both. Clients compute it themselves and
-// refuse anything else.
+// FindGraph() above, with floors for both: those who collude are counted up to
+// whole clients (one at least, if any are assumed), dropouts down. Clients
+// compute it themselves and refuse anything else.
 // Errors: INVALID_ARGUMENT naming the value, the limit and the remedy if the
 //   cohort is too small for the assumptions.
 absl::StatusOr<Parameters> ChooseParameters(
@@ -57,6 +60,24 @@ absl::StatusOr<Parameters> ChooseParameters(
 // parameters and the assumptions behind them, for logs and people.
 std::string Describe(const Parameters& parameters,
                      const v1::SecureAssumptions& assumptions);
+
+// The assumptions hold for each session. Of groups that is for each group,
+// which is more than the same fraction of a cohort: if corrupt_fraction of a
+// cohort of `cohort` clients collude, and one of its groups is drawn at random,
+// these are the chances of that group. (The coordinator draws groups.)
+struct GroupRisk {
+  // That more of it collude than its parameters withstand with certainty.
+  double more_than_assumed = 0.0;
+  // That enough of it collude to learn both secrets of one of the others; only
+  // of complete graphs.
+  absl::optional<double> enough_to_unmask;
+};
+GroupRisk RiskOfGroup(const Parameters& parameters,
+                      const v1::SecureAssumptions& assumptions, int cohort);
+
+// Describe() of a group, with its risk.
+std::string DescribeGroup(const Parameters& parameters,
+                          const v1::SecureAssumptions& assumptions, int cohort);
 
 }  // namespace choir::secagg
 

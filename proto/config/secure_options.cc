@@ -1,4 +1,5 @@
 // The table [secure_aggregation]: its fields, and what they allow of the rest.
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -103,14 +104,32 @@ int SumBits(double clients, const JobOptions& options) {
   return static_cast<int>(std::floor(std::log2(largest))) + 2;
 }
 
+// The modulus of a session is made for all clients of the cohort (with groups,
+// of the largest group). Of a drawn cohort that is at least as many as a sum
+// needs.
+int LeastSession(const JobOptions& options) {
+  const SecureAggregationOptions& secure = options.secure_aggregation;
+  const RoundsOptions& rounds = options.rounds;
+  const int cohort =
+      rounds.selection == Selection::kUniform
+          ? rounds.cohort_size
+          : std::max({rounds.min_survivors, secure.min_survivors(),
+                      secure.min_groups() * secure.group_size});
+  return secure.group_size == 0 ? cohort
+                                : std::min(cohort, 2 * secure.group_size - 1);
+}
+
 absl::Status CheckModulus(const JobOptions& options) {
-  const int clients = options.rounds.cohort_size;
+  const bool uniform = options.rounds.selection == Selection::kUniform;
+  const int clients = LeastSession(options);
   const int bits = SumBits(clients, options);
   if (bits <= kMostBits) return absl::OkStatus();
   const SecureAggregationOptions& secure = options.secure_aggregation;
   const bool examples = options.aggregation.weighting == Weighting::kExamples;
   return absl::InvalidArgumentError(absl::StrCat(
-      "a secret sum of ", clients, " clients with values of ",
+      "a secret sum of ", clients,
+      uniform ? " clients with values of "
+              : " clients, the fewest that a round can have, with values of ",
       secure.value_bits, " bits",
       examples ? absl::StrCat(" and weights up to ",
                               options.aggregation.max_examples_per_client)
@@ -120,7 +139,9 @@ absl::Status CheckModulus(const JobOptions& options) {
       examples ? ", 'job.aggregation.max_examples_per_client' (or use "
                  "weighting = \"uniform\")"
                : "",
-      " or 'job.rounds.cohort_size'"));
+      secure.group_size > 0 ? " or 'job.secure_aggregation.group_size'"
+      : uniform             ? " or 'job.rounds.cohort_size'"
+                            : " or 'job.secure_aggregation.min_clients'"));
 }
 
 absl::Status CheckGroups(const SecureAggregationOptions& secure,
@@ -239,7 +260,7 @@ absl::Status FitSecureAggregation(const v1::JobConfig& config,
         "); raise it or lower "
         "'job.secure_aggregation.min_clients'"));
   }
-  return uniform ? CheckModulus(options) : absl::OkStatus();
+  return CheckModulus(options);
 }
 
 v1::SecureAggregationConfig ToProto(const SecureAggregationOptions& options) {

@@ -32,6 +32,7 @@ class SecureAuditTest : public ::testing::Test {
     job.aggregation.max_examples_per_client = 1000;
     job.secure_aggregation.enabled = true;
     job.secure_aggregation.min_clients = 3;
+    job.secure_aggregation.dropout_fraction = 0.3;
     if (groups > 0) {
       job.secure_aggregation.group_size = 12 / groups;
       job.secure_aggregation.group_rule = config::GroupRule::kMedian;
@@ -130,6 +131,19 @@ TEST_F(SecureAuditTest, HonestGroupsAreFine) {
   const auto report = audit::Verify(Root());
   ASSERT_TRUE(report.ok());
   EXPECT_TRUE(report->ok) << report->reason;
+  // What groups of 4 mean for who may collude.
+  const auto history = audit::ReadHistory(Root());
+  ASSERT_TRUE(history.ok());
+  audit::ShowOptions options;
+  options.round = 1;
+  const auto json = audit::ShowJson(*history, options);
+  ASSERT_TRUE(json.ok());
+  const auto& phases = (*json)["attempts"][0]["phases"];
+  const auto& group = phases[0]["groups"][0];
+  // 2 of 12 collude, and both are in this group: 45 of 495 groups of 4.
+  EXPECT_NEAR(group["chance_of_more_corrupt"].get<double>(), 45.0 / 495, 1e-9);
+  EXPECT_NEAR(group["chance_to_unmask_one"].get<double>(), 45.0 / 495, 1e-9);
+  EXPECT_FALSE(phases[1]["groups"][0].contains("chance_of_more_corrupt"));
 }
 
 TEST_F(SecureAuditTest, ShowSaysWhatTheCoordinatorSawInEachPhase) {
@@ -148,6 +162,8 @@ TEST_F(SecureAuditTest, ShowSaysWhatTheCoordinatorSawInEachPhase) {
   EXPECT_EQ(attempt["phases"][3]["answers"], 11);
   EXPECT_EQ(attempt["phases"][3]["dropped"][0], "c103");
   EXPECT_EQ(attempt["phases"][0]["groups"][0]["neighbours"], 11);
+  EXPECT_FALSE(
+      attempt["phases"][0]["groups"][0].contains("chance_of_more_corrupt"));
   EXPECT_EQ(attempt["survivors"].size(), 12u);
   EXPECT_EQ(attempt["clients"][3]["outcome"], "accepted");
   EXPECT_GT(attempt["rounding_error_l2"].get<double>(), 0.0);

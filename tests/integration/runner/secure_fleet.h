@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/types/optional.h"
@@ -57,6 +58,10 @@ class SecureFleet {
       mislead;
   secagg::MemoryHistory& history(const std::string& client) {
     return clients_.at(client).history;
+  }
+  // The coordinator says this to a client, out of turn.
+  void Tell(const std::string& client, v1::SecureServerMessage message) {
+    clients_.at(client).answer = std::move(message);
   }
   // Every message is handed in so many times.
   int times = 1;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -149,24 +150,40 @@ class SecureRefusalsTest : public ::testing::Test {
  protected:
   SecureRefusalsTest() { WriteBaseModel(base_); }
 
-  void Expect(SecureRefusal::Reason reason, const Lie& lie) {
-    const std::string name = SecureRefusal::Reason_Name(reason);
-    SCOPED_TRACE(name);
-    const auto store =
-        *store::Store::Open(base::JoinPath(folder_.path(), name),
-                            base::Durability::kProcessCrash, clock_);
-    config::JobOptions job = FleetJob(base_, 1, kClients);
+  config::JobOptions Job(int rounds) const {
+    config::JobOptions job = FleetJob(base_, rounds, kClients);
     job.rounds.min_survivors = kClients - 1;
     job.evaluation.every = 0;
     job.aggregation.max_examples_per_client = 1000;
     job.secure_aggregation.enabled = true;
     job.secure_aggregation.min_clients = 3;
+    job.secure_aggregation.dropout_fraction = 0.2;
+    return job;
+  }
+
+  static std::vector<std::string> Names() {
     std::vector<std::string> names;
     for (int i = 0; i < kClients; ++i) {
       names.push_back(absl::StrCat("c", 100 + i));
     }
-    SecureFleet fleet(names, *store, clock_, static_cast<uint64_t>(reason));
-    ASSERT_TRUE(fleet.Start(job).ok());
+    return names;
+  }
+
+  std::unique_ptr<store::Store> OpenStore(const std::string& name) {
+    return *store::Store::Open(base::JoinPath(folder_.path(), name),
+                               base::Durability::kProcessCrash, clock_);
+  }
+
+  // Asked a second time, for another list: refused when the rest has not come
+  // yet (`late` false), or when the sum is there.
+  void ExpectNoSecondAnswer(bool late);
+
+  void Expect(SecureRefusal::Reason reason, const Lie& lie) {
+    const std::string name = SecureRefusal::Reason_Name(reason);
+    SCOPED_TRACE(name);
+    const auto store = OpenStore(name);
+    SecureFleet fleet(Names(), *store, clock_, static_cast<uint64_t>(reason));
+    ASSERT_TRUE(fleet.Start(Job(1)).ok());
     lie(fleet);
     const absl::Status ran = fleet.Run();
     ASSERT_TRUE(ran.ok()) << ran;
@@ -204,6 +221,69 @@ class SecureRefusalsTest : public ::testing::Test {
   base::ManualClock clock_{absl::UnixEpoch()};
   std::string base_ = base::JoinPath(folder_.path(), "base");
 };
+
+void SecureRefusalsTest::ExpectNoSecondAnswer(bool late) {
+  const auto store = OpenStore(late ? "late" : "early");
+  SecureFleet fleet(Names(), *store, clock_, late ? 100 : 101);
+  ASSERT_TRUE(fleet.Start(Job(2)).ok());
+  v1::SecureServerMessage asked;
+  int told = 0;
+  fleet.mislead = [&](const std::string& client,
+                      v1::SecureServerMessage& message) {
+    if (client != kVictim || told > 0) return;
+    if (message.has_unmask() && asked.ByteSizeLong() == 0) {
+      asked = message;
+      asked.mutable_unmask()->mutable_survivors()->set_survivors("\x1f");
+    } else if (late && message.has_done()) {
+      message = asked;
+      ++told;
+    }
+  };
+  fleet.vanishes = [&](const std::string& client, const v1::TaskKey& key,
+                       absl::string_view phase) {
+    const bool last = !late && client == "c105" && key.round() == 1 &&
+                      phase == engine::kUnmask;
+    if (last) {
+      fleet.Tell(kVictim, asked);
+      ++told;
+    }
+    return last;
+  };
+  const absl::Status ran = fleet.Run();
+  ASSERT_TRUE(ran.ok()) << ran;
+  EXPECT_EQ(told, 1);
+  ASSERT_THAT(fleet.refusals, SizeIs(1));
+  EXPECT_EQ(fleet.refusals[0].reason(), SecureRefusal::OUT_OF_ORDER);
+  std::vector<std::string> lost;
+  std::vector<std::string> refused;
+  int committed = 0;
+  for (const v1::JournalRecord& record : fleet.records()) {
+    if (record.has_round_committed()) {
+      ++committed;
+      EXPECT_EQ(record.round_committed().attempt(), 1u);
+      EXPECT_THAT(record.round_committed().survivors(), SizeIs(kClients));
+      // What it says before the sum stands before the sum.
+      EXPECT_EQ(lost.size(), late ? 0u : 1u);
+    } else if (record.has_client_lost()) {
+      EXPECT_EQ(record.client_lost().client(), kVictim);
+      lost.push_back(record.client_lost().reason());
+    } else if (record.has_update_refused()) {
+      EXPECT_EQ(record.update_refused().client(), kVictim);
+      EXPECT_EQ(record.update_refused().key().round(), 1u);
+      refused.push_back(record.update_refused().reason());
+    }
+  }
+  EXPECT_EQ(committed, 2);
+  EXPECT_THAT(lost, SizeIs(late ? 0 : 1));
+  EXPECT_THAT(refused, SizeIs(late ? 1 : 0));
+  EXPECT_THAT((late ? refused : lost).at(0),
+              StartsWith("refused the secure session: OUT_OF_ORDER: "));
+}
+
+TEST_F(SecureRefusalsTest, ASecondRequestToUnmaskIsRefusedAndJournaled) {
+  ExpectNoSecondAnswer(false);
+  ExpectNoSecondAnswer(true);
+}
 
 TEST_F(SecureRefusalsTest, EveryReasonIsReportedAndJournaled) {
   const std::map<int, Lie> lies = AllLies();

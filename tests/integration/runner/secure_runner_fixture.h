@@ -37,6 +37,7 @@ class SecureRunnerTest : public ::testing::Test {
     job.aggregation.max_examples_per_client = 1000;
     job.secure_aggregation.enabled = true;
     job.secure_aggregation.min_clients = 3;
+    job.secure_aggregation.dropout_fraction = 0.3;
     return job;
   }
 

@@ -211,14 +211,57 @@ TEST_F(SecureRunnerTest, JobsThatCannotWorkAreRefusedNamingTheWayOut) {
               HasSubstr("fewer than 17"));
   job.rounds.min_survivors = 17;
   EXPECT_TRUE(CheckSecureJob(job).ok()) << CheckSecureJob(job);
-  job.secure_aggregation.corrupt_fraction = 0.85;
-  job.secure_aggregation.dropout_fraction = 0.0;
-  const absl::Status hopeless = CheckSecureJob(job);
-  if (!hopeless.ok()) {
-    EXPECT_THAT(std::string(hopeless.message()), HasSubstr("24"));
-  }
+  job.rounds.min_survivors = 16;
+  EXPECT_FALSE(CheckSecureJob(job).ok());
   job.secure_aggregation.enabled = false;
   EXPECT_TRUE(CheckSecureJob(job).ok());
+}
+
+// A tenth of five is one, and with two of five gone too few shares are left:
+// whether the five are the cohort, a group, or the fewest that may be drawn.
+TEST_F(SecureRunnerTest, JobsWithoutParametersAreRefusedHoweverTheyAreDrawn) {
+  config::JobOptions job = Job(1, 5, 5);
+  job.secure_aggregation.dropout_fraction = 0.4;
+  const auto refused = [](const config::JobOptions& its,
+                          const std::string& whom) {
+    const absl::Status status = CheckSecureJob(its);
+    ASSERT_FALSE(status.ok()) << whom;
+    EXPECT_THAT(
+        std::string(status.message()),
+        HasSubstr("'job.secure_aggregation' has no parameters for " + whom));
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("4 of 5 shares must be needed, and only 3 are "
+                          "certain to be left; take a larger cohort"));
+  };
+  refused(job, "a cohort of 5 clients: ");
+  job.rounds.selection = config::Selection::kPoisson;
+  refused(job,
+          "a cohort of 5 clients, which 'job.rounds.min_survivors' allows: ");
+  job.rounds.min_survivors = 8;
+  EXPECT_TRUE(CheckSecureJob(job).ok()) << CheckSecureJob(job);
+  job.secure_aggregation.group_size = 5;
+  refused(job, "groups of 5 clients: ");
+  job.rounds.selection = config::Selection::kUniform;
+  job.rounds.cohort_size = 15;
+  refused(job, "groups of 5 clients: ");
+  job.rounds.cohort_size = 16;
+  job.secure_aggregation.group_size = 8;
+  EXPECT_TRUE(CheckSecureJob(job).ok()) << CheckSecureJob(job);
+}
+
+TEST_F(SecureRunnerTest, JobsWithoutAModulusAreRefusedHoweverTheyAreDrawn) {
+  config::JobOptions job = Job(1, 8, 8);
+  job.aggregation.max_examples_per_client = 1000000000;
+  for (const auto selection :
+       {config::Selection::kUniform, config::Selection::kPoisson}) {
+    job.rounds.selection = selection;
+    job.rounds.cohort_size = selection == config::Selection::kUniform ? 8 : 0;
+    job.secure_aggregation.value_bits = 32;
+    EXPECT_EQ(CheckSecureJob(job).code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(CheckSecureJob(job).message()), HasSubstr("64"));
+    job.secure_aggregation.value_bits = 30;
+    EXPECT_TRUE(CheckSecureJob(job).ok()) << CheckSecureJob(job);
+  }
 }
 
 }  // namespace

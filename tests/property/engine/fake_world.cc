@@ -341,7 +341,7 @@ void FakeWorld::RandomStep(const std::vector<std::string>& clients,
     Post(TaskFailed{client, key, "battery is empty", random.Below(2) == 0});
   } else if (what < 88 && told_.count(client) > 0) {
     told_.erase(client);
-    Post(TaskFailed{client, secure_key_, "refuses", false});
+    Post(SecureRefused{client, secure_key_, "refuses"});
   } else if (what < 90) {
     tasks_.erase(client);  // vanishes
     told_.erase(client);

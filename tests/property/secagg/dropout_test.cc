@@ -61,7 +61,8 @@ Tally TryAllPatterns(int clients, SecureAssumptions::Adversary adversary) {
     options.clients = clients;
     options.adversary = adversary;
     options.corrupt_fraction = 0.0;
-    options.dropout_fraction = clients == 3 ? 0.0 : 0.2;
+    // None of three, one of four, two of five.
+    options.dropout_fraction = clients == 3 ? 0.0 : clients == 4 ? 0.25 : 0.4;
     options.modulus_bits = pattern % 2 == 0 ? 20 : 45;
     options.seed = pattern + 1;
     options.length = 5;

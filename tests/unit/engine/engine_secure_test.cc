@@ -205,13 +205,138 @@ TEST(EngineSecureTest, ARefusalCountsAtOnce) {
   world.ArriveAll(clients);
   EachSpeaks(world, clients);
   EachSpeaks(world, {"c100", "c101", "c102"});
-  world.Post(TaskFailed{"c103", Last(world).secure_phase_closed().key(),
-                        "refused: ROSTER_TOO_SMALL", false});
+  world.Post(SecureRefused{"c103", Last(world).secure_phase_closed().key(),
+                           "refused: ROSTER_TOO_SMALL"});
   EXPECT_THAT(Phases(world), ElementsAre("advertise_keys", "share_keys"))
       << "nobody is waited for any more";
   const v1::JournalRecord& lost = world.journal()[world.journal().size() - 2];
   EXPECT_EQ(lost.client_lost().client(), "c103");
   EXPECT_THAT(lost.client_lost().reason(), HasSubstr("ROSTER_TOO_SMALL"));
+}
+
+// "client: reason" of each refusal: who was waited for, and who was not.
+std::vector<std::string> Lost(const FakeWorld& world) {
+  std::vector<std::string> lost;
+  for (const v1::JournalRecord& record : world.journal()) {
+    if (!record.has_client_lost()) continue;
+    lost.push_back(record.client_lost().client() + ": " +
+                   record.client_lost().reason());
+  }
+  return lost;
+}
+std::vector<std::string> LateRefusals(const FakeWorld& world) {
+  std::vector<std::string> late;
+  for (const v1::JournalRecord& record : world.journal()) {
+    if (!record.has_update_refused()) continue;
+    late.push_back(record.update_refused().client() + ": " +
+                   record.update_refused().reason());
+  }
+  return late;
+}
+
+TEST(EngineSecureTest, ARefusalInTheLastPhaseIsJournaledBeforeTheSum) {
+  FakeWorld world(SecureJob(1, 4, 3));
+  const std::vector<std::string> clients = ClientNames(4);
+  world.ArriveAll(clients);
+  for (int phase = 0; phase < 4; ++phase) EachSpeaks(world, clients);
+  const v1::TaskKey key = Last(world).secure_phase_closed().key();
+  EachSpeaks(world, {"c100"});
+  world.Post(SecureRefused{"c100", key, "asked twice"});
+  world.Post(SecureRefused{"c100", key, "asked twice"});
+  EXPECT_THAT(Lost(world), IsEmpty()) << "it has answered this phase";
+  EachSpeaks(world, {"c101", "c102", "c103"});
+  ASSERT_TRUE(world.finished());
+  EXPECT_THAT(Lost(world), ElementsAre("c100: asked twice"));
+  EXPECT_THAT(LateRefusals(world), IsEmpty());
+  EXPECT_THAT(
+      world.journal()[world.journal().size() - 2].round_committed().survivors(),
+      SizeIs(4));
+  EXPECT_EQ(StoryFault(world.journal()), "");
+}
+
+TEST(EngineSecureTest, ARefusalIsJournaledThoughTheRoundIsLost) {
+  FakeWorld world(SecureJob(1, 4, 3));
+  const std::vector<std::string> clients = ClientNames(4);
+  world.ArriveAll(clients);
+  EachSpeaks(world, clients);
+  const v1::TaskKey key = Last(world).secure_phase_closed().key();
+  EachSpeaks(world, {"c100", "c101"});
+  world.Post(SecureRefused{"c100", key, "asked twice"});
+  ASSERT_TRUE(world.FireTimer());
+  EXPECT_TRUE(Last(world).has_round_lost());
+  EXPECT_THAT(Lost(world), ElementsAre("c100: asked twice"));
+}
+
+TEST(EngineSecureTest, ARefusalIsJournaledThoughTheJobIsStopped) {
+  FakeWorld world(SecureJob(1, 4, 3));
+  const std::vector<std::string> clients = ClientNames(4);
+  world.ArriveAll(clients);
+  EachSpeaks(world, clients);
+  const v1::TaskKey key = Last(world).secure_phase_closed().key();
+  EachSpeaks(world, {"c100"});
+  world.Post(SecureRefused{"c100", key, "asked twice"});
+  world.Post(StopRequested{"enough"});
+  ASSERT_TRUE(world.finished());
+  EXPECT_THAT(Lost(world), ElementsAre("c100: asked twice"));
+  world.Post(SecureRefused{"c101", key, "after the end"});
+  EXPECT_TRUE(Last(world).has_job_finished()) << "nothing follows that";
+}
+
+TEST(EngineSecureTest, ARefusalIsJournaledThoughTheGroupIsLost) {
+  config::JobOptions options = SecureJob(1, 16, 12);
+  options.secure_aggregation.group_size = 4;
+  FakeWorld world(options);
+  const std::vector<std::string> clients = ClientNames(16);
+  world.ArriveAll(clients);
+  EachSpeaks(world, clients);
+  const v1::SecurePhaseClosed& closed = Last(world).secure_phase_closed();
+  const v1::TaskKey key = closed.key();
+  world.lose_group_in = "share_keys";
+  world.lose_group = closed.clients(5).group();
+  const std::string member = closed.clients(5).client();
+  EachSpeaks(world, {member});
+  world.Post(SecureRefused{member, key, "asked twice"});
+  for (const std::string& client : clients) {
+    if (client != member) EachSpeaks(world, {client});
+  }
+  EXPECT_THAT(Lost(world), IsEmpty());
+  EXPECT_THAT(LateRefusals(world), ElementsAre(member + ": asked twice"));
+  ASSERT_TRUE(world.RunToEnd(clients));
+  EXPECT_EQ(world.engine().progress().rounds_lost, 0u);
+}
+
+// Once for each client and phase, so that nobody fills the journal.
+TEST(EngineSecureTest, RefusalsThatComeTooLateAreJournaledAndChangeNothing) {
+  FakeWorld world(SecureJob(2, 4, 3));
+  const std::vector<std::string> clients = ClientNames(4);
+  const std::vector<std::string> others = {"c100", "c101", "c102"};
+  world.ArriveAll(clients);
+  EachSpeaks(world, clients);
+  const v1::TaskKey first = Last(world).secure_phase_closed().key();
+  EachSpeaks(world, others);
+  ASSERT_TRUE(world.FireTimer());  // c103 is out
+  for (int i = 0; i < 3; ++i) {
+    world.Post(SecureRefused{"c103", first, "too late"});
+  }
+  EXPECT_THAT(LateRefusals(world), ElementsAre("c103: too late"));
+  for (int phase = 0; phase < 3; ++phase) EachSpeaks(world, others);
+  ASSERT_EQ(world.engine().progress().rounds_committed, 1u);
+  v1::TaskKey other = first;
+  other.set_round(9);
+  world.Post(SecureRefused{"c102", other, "of a round to come"});
+  other.set_round(1);
+  other.set_job("another");
+  world.Post(SecureRefused{"c102", other, "of another job"});
+  for (int i = 0; i < 3; ++i) {
+    world.Post(SecureRefused{"c102", first, "asked again"});
+  }
+  EXPECT_THAT(LateRefusals(world),
+              ElementsAre("c103: too late", "c102: asked again"));
+  EXPECT_THAT(Lost(world), IsEmpty());
+  world.Crash(world.journal().size());
+  ASSERT_TRUE(world.RunToEnd(clients));
+  EXPECT_EQ(StoryFault(world.journal()), "");
+  EXPECT_EQ(world.engine().progress().rounds_lost, 0u);
 }
 
 TEST(EngineSecureTest, WhoAnsweredAndThenVanishedCountsForThisPhaseOnly) {

@@ -73,6 +73,19 @@ TEST(SecureOptionsTest, PoissonCohortsNeedAsManyAsTheGroupsDo) {
   EXPECT_EQ(options->rounds.min_available, 24);
 }
 
+TEST(SecureOptionsTest, TheModulusIsThatOfWhoIsSummedTogether) {
+  // Half as many as 8 would be fine.
+  const std::vector<std::string> half = {
+      "aggregation.max_examples_per_client=500000000",
+      "rounds={count=1, selection=\"poisson\", sampling_rate=0.5}"};
+  EXPECT_TRUE(Resolve(half).ok()) << Resolve(half).status();
+  // 24 in one would take 66 bits; the groups have 7 at most.
+  const std::vector<std::string> groups = {
+      "aggregation.max_examples_per_client=500000000",
+      "secure_aggregation.group_size=4", "secure_aggregation.min_clients=4"};
+  EXPECT_TRUE(Resolve(groups).ok()) << Resolve(groups).status();
+}
+
 struct BadCase {
   std::vector<std::string> overrides;
   std::vector<const char*> said;
@@ -127,7 +140,17 @@ INSTANTIATE_TEST_SUITE_P(
                 {"min_survivors' is 16", "3 groups of min_clients = 8"}},
         BadCase{{"aggregation.max_examples_per_client=1000000000"},
                 {"67 bits", "limit is 64", "value_bits",
-                 "max_examples_per_client"}}));
+                 "max_examples_per_client", "cohort_size"}},
+        // Even the smallest of cohorts that are drawn is too large.
+        BadCase{{"rounds={count=1, selection=\"poisson\", sampling_rate=0.5}",
+                 "aggregation.max_examples_per_client=1000000000"},
+                {"8 clients, the fewest that a round can have", "65 bits",
+                 "limit is 64", "min_clients"}},
+        // The largest of two groups of 8 has 15.
+        BadCase{{"aggregation.max_examples_per_client=1000000000",
+                 "secure_aggregation.group_size=8",
+                 "secure_aggregation.group_rule=\"mean\""},
+                {"15 clients", "66 bits", "group_size"}}));
 
 }  // namespace
 }  // namespace choir::config

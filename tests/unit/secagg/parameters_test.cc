@@ -1,5 +1,6 @@
 #include "privacy/secagg/parameters.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -268,16 +269,16 @@ TEST(ChooseParametersTest, CompleteGraphsAreSafeAndLive) {
           const auto parameters =
               ChooseParameters(n, Assume(adversary, corrupt, dropout, 3));
           if (!parameters.ok()) continue;
-          const int bad = corrupt == 0 ? 0 : std::max(1, int(corrupt * n));
+          const int bad = static_cast<int>(std::ceil(corrupt * n - 1e-9));
           const int t = parameters->threshold;
           EXPECT_GT(t, bad);
           EXPECT_GE(t, 2);
           if (adversary == kSemiMalicious) {
             EXPECT_GT(2 * t, n + bad);
           }
-          EXPECT_LE(t, n - int(dropout * n + 1e-9));
-          EXPECT_GE(parameters->min_survivors, t);
-          EXPECT_GE(parameters->min_survivors, 3);
+          const int left = n - int(dropout * n + 1e-9);
+          EXPECT_LE(t, left);
+          EXPECT_EQ(parameters->min_survivors, std::max(left, 3));
         }
       }
     }
@@ -299,6 +300,78 @@ TEST(ChooseParametersTest, AssumesOneCorruptClientIfAnyAtAll) {
   // One in 100 is not even one of five, and none would leave enough shares.
   EXPECT_TRUE(ChooseParameters(5, Assume(kSemiMalicious, 0, .4, 3)).ok());
   EXPECT_FALSE(ChooseParameters(5, Assume(kSemiMalicious, .01, .4, 3)).ok());
+}
+
+// 3.4 of 10 are 4, which cost a share more; 7.2 of 72 are 8.
+TEST(ChooseParametersTest, CountsThoseWhoColludeUp) {
+  EXPECT_EQ(ChooseParameters(10, Assume(kSemiMalicious, .3, 0, 3))->threshold,
+            7);
+  EXPECT_EQ(ChooseParameters(10, Assume(kSemiMalicious, .34, 0, 3))->threshold,
+            8);
+  for (const auto adversary : {kCurious, kSemiMalicious}) {
+    const auto parameters = ChooseParameters(72, Assume(adversary, .1, .1, 3));
+    const auto eight = FindGraph(72, 8.0 / 72, .1, adversary);
+    const auto seven = FindGraph(72, 7.0 / 72, .1, adversary);
+    ASSERT_TRUE(parameters.ok() && seven.ok() && eight.ok());
+    EXPECT_EQ(parameters->degree, eight->degree);
+    EXPECT_EQ(parameters->threshold, eight->threshold);
+    EXPECT_GT(parameters->threshold, seven->threshold);
+  }
+  // Fractions that are whole clients stay what they are.
+  for (const int n : {20, 30, 60, 70, 100, 300, 700, 1000, 10000}) {
+    for (const double corrupt : {.1, .2, .3}) {
+      const auto given = ChooseParameters(n, Assume(kCurious, corrupt, .1, 3));
+      const auto whole = ChooseParameters(
+          n, Assume(kCurious, std::round(corrupt * n) / n, .1, 3));
+      ASSERT_TRUE(given.ok() && whole.ok());
+      EXPECT_EQ(given->degree, whole->degree) << n << " " << corrupt;
+      EXPECT_EQ(given->threshold, whole->threshold) << n << " " << corrupt;
+    }
+  }
+}
+
+// Half of a cohort is enough shares, but no sum that was agreed to.
+TEST(ChooseParametersTest, RevealsNoSumWithoutMoreThanTheAssumedDropouts) {
+  const auto parameters = ChooseParameters(63, Assume(kCurious, .1, .1, 8));
+  ASSERT_TRUE(parameters.ok()) << parameters.status();
+  EXPECT_EQ(parameters->threshold, 32);
+  EXPECT_EQ(parameters->min_survivors, 57);
+  EXPECT_EQ(ChooseParameters(63, Assume(kCurious, .1, .3, 8))->min_survivors,
+            45);
+  EXPECT_EQ(ChooseParameters(63, Assume(kCurious, .1, .3, 50))->min_survivors,
+            50);
+}
+
+// Figures by counting subsets.
+TEST(RiskOfGroupTest, IsThatOfAGroupDrawnFromTheCohort) {
+  const auto semi_malicious = Assume(kSemiMalicious, .1, .1, 3);
+  auto parameters = ChooseParameters(10, semi_malicious);
+  ASSERT_EQ(parameters->threshold, 7);
+  GroupRisk risk = RiskOfGroup(*parameters, semi_malicious, 100);
+  EXPECT_NEAR(risk.more_than_assumed, 0.261528466584, 1e-9);
+  EXPECT_NEAR(*risk.enough_to_unmask, 0.008224876443, 1e-9);
+  EXPECT_THAT(DescribeGroup(*parameters, semi_malicious, 100),
+              testing::EndsWith(
+                  "10 % of each group's clients colluding with it, 10 % "
+                  "dropping out, no sum of fewer than 3; if 10 % of all 100 "
+                  "collude, a group drawn at random has more of them with "
+                  "probability 0.26, and enough of them to unmask one client "
+                  "with probability 0.0082"));
+
+  const auto curious = Assume(kCurious, .1, .1, 3);
+  parameters = ChooseParameters(10, curious);
+  ASSERT_EQ(parameters->threshold, 6);
+  risk = RiskOfGroup(*parameters, curious, 100);
+  EXPECT_NEAR(*risk.enough_to_unmask, 3.182315298211e-05, 1e-12);
+
+  // The whole cohort has no more of them than the whole cohort.
+  EXPECT_EQ(RiskOfGroup(*parameters, curious, 10).more_than_assumed, 0.0);
+  parameters = ChooseParameters(100, curious);
+  risk = RiskOfGroup(*parameters, curious, 300);
+  EXPECT_GT(risk.more_than_assumed, 0.3);
+  EXPECT_FALSE(risk.enough_to_unmask.has_value());
+  EXPECT_THAT(DescribeGroup(*parameters, curious, 300),
+              testing::Not(testing::HasSubstr("unmask")));
 }
 
 TEST(ChooseParametersTest, KeepsTheFloors) {
@@ -326,7 +399,7 @@ TEST(DescribeTest, NamesEverything) {
   ASSERT_TRUE(parameters.ok());
   EXPECT_EQ(Describe(*parameters, assumptions),
             "48 clients, each sharing with all 47 others; 33 shares "
-            "reconstruct; at least 33 must survive; assumed: a semi-malicious "
+            "reconstruct; at least 39 must survive; assumed: a semi-malicious "
             "coordinator, 10 % of the clients colluding with it, 20 % dropping "
             "out, no sum of fewer than 8");
 }
