@@ -35,8 +35,12 @@ absl::StatusOr<at::Tensor> ToTensor(
                                                             : at::kBFloat16));
   } else {
     tensor = at::empty(view.shape, at::kFloat);
-    CHOIR_RETURN_IF_ERROR(ReadFloatsInto(
-        view, absl::MakeSpan(tensor.data_ptr<float>(), tensor.numel())));
+    const absl::Status read = ReadFloatsInto(
+        view, absl::MakeSpan(tensor.data_ptr<float>(), tensor.numel()));
+    if (!read.ok()) {
+      return absl::Status(read.code(),
+                          absl::StrCat(file->source(), ": ", read.message()));
+    }
   }
   if (device.is_cuda()) tensor = tensor.to(device, type);
   // A copy needs the file no longer.

@@ -30,6 +30,7 @@ int64_t ConfigReader::Whole(const char* key, int64_t least, int64_t most) {
     Complain(key,
              absl::StrCat("is ", Short(value), ", not a whole number from ",
                           least, " to ", most));
+    sizes_known_ = false;
     return least;
   }
   return value.get<int64_t>();
@@ -38,6 +39,7 @@ int64_t ConfigReader::Whole(const char* key, int64_t least, int64_t most) {
 int64_t ConfigReader::Size(const char* key, int64_t most) {
   if (!Has(key)) {
     Complain(key, "is missing");
+    sizes_known_ = false;
     return 1;
   }
   return Whole(key, 1, most);

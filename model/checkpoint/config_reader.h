@@ -47,6 +47,9 @@ class ConfigReader {
   // Takes over the problems of a reader of a part of the document.
   void Adopt(ConfigReader& other);
   const std::vector<std::string>& problems() const { return problems_; }
+  // False once a whole number was missing or impossible: what was returned in
+  // its place says nothing of the others, which it must not be compared with.
+  bool sizes_known() const { return sizes_known_; }
 
  private:
   int64_t Whole(const char* key, int64_t least, int64_t most);
@@ -54,6 +57,7 @@ class ConfigReader {
   const nlohmann::json& document_;
   std::string prefix_;
   std::vector<std::string> problems_;
+  bool sizes_known_ = true;
 };
 
 }  // namespace choir::model

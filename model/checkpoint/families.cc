@@ -112,17 +112,6 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
 }
 
-// Names in a message: the first dozen, and how many more.
-std::string Some(const std::vector<std::string>& names) {
-  constexpr size_t kShown = 12;
-  const size_t shown = std::min(kShown, names.size());
-  std::string text = absl::StrJoin(names.begin(), names.begin() + shown, ", ");
-  if (names.size() > shown) {
-    absl::StrAppend(&text, " and ", names.size() - shown, " more");
-  }
-  return text;
-}
-
 // What Hugging Face writes, or wrote, beside the weights.
 bool IsHarmless(const ModelConfig& config, absl::string_view name) {
   for (const char* buffer : {"inv_freq", "cos_cached", "sin_cached"}) {
@@ -290,13 +279,15 @@ absl::Status CheckTensorTable(const ModelConfig& config,
   }
   std::vector<std::string> problems;
   if (!missing.empty()) {
-    problems.push_back(absl::StrCat("missing: ", Some(missing)));
+    problems.push_back(absl::StrCat("missing: ", absl::StrJoin(missing, ", ")));
   }
   if (!extra.empty()) {
-    problems.push_back(absl::StrCat("unexpected: ", Some(extra)));
+    problems.push_back(
+        absl::StrCat("unexpected: ", absl::StrJoin(extra, ", ")));
   }
   if (!misshaped.empty()) {
-    problems.push_back(absl::StrCat("misshaped: ", Some(misshaped)));
+    problems.push_back(
+        absl::StrCat("misshaped: ", absl::StrJoin(misshaped, ", ")));
   }
   if (problems.empty()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(

@@ -80,8 +80,8 @@ struct StoredTensor {
 // inv_freq and its like, GPT-2's attention masks, a tied head's copy), tensors
 // of experts that are not held, and one missing prefix ("model." or
 // "transformer.") of a headless checkpoint. Errors: INVALID_ARGUMENT naming
-// `source`, one message that lists missing, unexpected and misshaped tensors
-// (the first dozen of each, and how many).
+// `source`, one message that lists all missing, unexpected and misshaped
+// tensors.
 absl::Status CheckTensorTable(const ModelConfig& config,
                               absl::Span<const StoredTensor> stored,
                               absl::string_view source);

@@ -109,6 +109,26 @@ void ReadLabels(const json& document, ConfigReader& reader,
   config.num_labels = static_cast<int64_t>(config.labels.size());
 }
 
+// transformers goes by the model type where it has both: a folder whose two
+// names disagree is another model there.
+void CheckModelType(const FamilyFacts& facts, const std::string& architecture,
+                    ConfigReader& reader) {
+  const std::string type = reader.Text("model_type", facts.type);
+  if (type.empty() || type == facts.type) return;
+  std::string other;
+  for (const FamilyFacts& one : kFamilies) {
+    if (type == one.type) {
+      other = absl::StrCat(", or architectures to ", one.architecture);
+    }
+  }
+  reader.Complain(
+      "model_type",
+      absl::StrCat("is '", type, "', but architectures names ", architecture,
+                   ", which is of model_type '", facts.type,
+                   "'; correct the one that is wrong (model_type to ",
+                   facts.type, other, ")"));
+}
+
 // The family, or null after a complaint.
 const FamilyFacts* FindFamily(const json& document, ConfigReader& reader) {
   const auto list = document.find("architectures");
@@ -119,6 +139,7 @@ const FamilyFacts* FindFamily(const json& document, ConfigReader& reader) {
       if (name == facts.architecture ||
           name == HeadlessName(facts.architecture) ||
           name == ClassifierName(facts.architecture)) {
+        CheckModelType(facts, name, reader);
         return &facts;
       }
     }
@@ -165,7 +186,7 @@ void ReadSlidingLayers(const json& document, ConfigReader& reader,
   for (int64_t i = first; i < config.num_layers; ++i) {
     config.sliding_layers[i] = true;
   }
-  if (reader.Has("layer_types")) {
+  if (reader.Has("layer_types") && reader.sizes_known()) {
     const json& types = document["layer_types"];
     bool good = types.is_array() &&
                 static_cast<int64_t>(types.size()) == config.num_layers;
@@ -224,7 +245,7 @@ void ReadMoe(const FamilyFacts& facts, ConfigReader& reader,
   moe.num_experts = reader.OptionalSize(count, facts.num_experts, 1 << 12);
   moe.experts_per_token =
       reader.OptionalSize("num_experts_per_tok", mixtral ? 2 : 8, kLargestSize);
-  if (moe.experts_per_token > moe.num_experts) {
+  if (reader.sizes_known() && moe.experts_per_token > moe.num_experts) {
     reader.Complain(
         "num_experts_per_tok",
         absl::StrCat("is ", moe.experts_per_token,
@@ -245,8 +266,11 @@ void ReadMoe(const FamilyFacts& facts, ConfigReader& reader,
   for (int64_t i = 0; i < config.num_layers; ++i) {
     dense[i] = (i + 1) % step != 0;
   }
-  for (const int64_t i : reader.Indices("mlp_only_layers", config.num_layers)) {
-    dense[i] = true;
+  if (reader.sizes_known()) {
+    for (const int64_t i :
+         reader.Indices("mlp_only_layers", config.num_layers)) {
+      dense[i] = true;
+    }
   }
   if (std::find(dense.begin(), dense.end(), true) != dense.end()) {
     config.dense_layers = std::move(dense);
@@ -254,6 +278,7 @@ void ReadMoe(const FamilyFacts& facts, ConfigReader& reader,
 }
 
 void CheckShape(const ModelConfig& config, ConfigReader& reader) {
+  if (!reader.sizes_known()) return;
   if (config.num_heads % config.num_kv_heads != 0) {
     reader.Complain("num_attention_heads",
                     absl::StrCat("is ", config.num_heads,
@@ -269,7 +294,9 @@ void CheckShape(const ModelConfig& config, ConfigReader& reader) {
 
 void CheckHeads(ConfigReader& reader, const char* width, const char* heads,
                 const ModelConfig& config) {
-  if (config.hidden_size % config.num_heads == 0) return;
+  if (!reader.sizes_known() || config.hidden_size % config.num_heads == 0) {
+    return;
+  }
   reader.Complain(
       width, absl::StrCat("is ", config.hidden_size, ", not a multiple of ",
                           heads, " ", config.num_heads));
@@ -355,6 +382,21 @@ void ReadLlamaLike(const json& document, const FamilyFacts& facts,
       config.family == Family::kQwen3Moe) {
     ReadMoe(facts, reader, config);
   }
+}
+
+// `missing` with what to do about a folder that has no config.json.
+absl::Status NoModel(const std::string& path, const absl::Status& missing) {
+  const std::string folder = path.substr(0, path.rfind('/') + 1);
+  const char* remedy =
+      "give the folder of a Hugging Face model, with config.json, "
+      "tokenizer.json and *.safetensors";
+  if (base::FileExists(base::JoinPath(folder, "adapter_config.json"))) {
+    remedy =
+        "the folder holds a PEFT adapter: give it as the adapter (--adapter) "
+        "and its base model's folder as the model";
+  }
+  return absl::Status(missing.code(),
+                      absl::StrCat(missing.message(), "; ", remedy));
 }
 
 }  // namespace
@@ -446,8 +488,10 @@ absl::Status ApplyGenerationConfig(absl::string_view json_text,
 }
 
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::string& path) {
-  CHOIR_ASSIGN_OR_RETURN(const std::string text,
-                         base::ReadFile(path, base::JsonLimits().max_bytes));
+  const absl::StatusOr<std::string> read =
+      base::ReadFile(path, base::JsonLimits().max_bytes);
+  if (absl::IsNotFound(read.status())) return NoModel(path, read.status());
+  CHOIR_ASSIGN_OR_RETURN(const std::string text, read);
   CHOIR_ASSIGN_OR_RETURN(ModelConfig config, ParseModelConfig(text, path));
   const std::string beside = base::JoinPath(path.substr(0, path.rfind('/') + 1),
                                             "generation_config.json");

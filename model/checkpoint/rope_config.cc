@@ -11,8 +11,10 @@ using nlohmann::json;
 
 // Other models rotate only a part of each head.
 void CheckWholeHeads(ConfigReader& reader) {
-  if (reader.Positive("partial_rotary_factor", 1.0) != 1.0) {
-    reader.Complain("partial_rotary_factor", "is not 1, the only one known");
+  const double factor = reader.Positive("partial_rotary_factor", 1.0);
+  if (factor != 1.0) {
+    reader.Complain("partial_rotary_factor",
+                    absl::StrCat("is ", factor, "; known is 1"));
   }
 }
 
@@ -25,7 +27,10 @@ void ReadLlama3(ConfigReader& rope, const ModelConfig& config,
   scaling.original_max_positions = rope.OptionalSize(
       "original_max_position_embeddings", config.max_positions);
   if (scaling.high_freq_factor <= scaling.low_freq_factor) {
-    rope.Complain("high_freq_factor", "must be above low_freq_factor");
+    rope.Complain("high_freq_factor",
+                  absl::StrCat("is ", scaling.high_freq_factor,
+                               "; it must be above low_freq_factor, which is ",
+                               scaling.low_freq_factor));
   }
 }
 

@@ -205,8 +205,17 @@ Built Tokenizer::LoadFolder(const std::string& directory) {
   const std::string config_path =
       base::JoinPath(directory, "tokenizer_config.json");
   if (base::FileExists(whole) || !base::FileExists(vocab_path)) {
-    CHOIR_ASSIGN_OR_RETURN(const std::string text,
-                           base::ReadFile(whole, kMaxTokenizerBytes));
+    const absl::StatusOr<std::string> read =
+        base::ReadFile(whole, kMaxTokenizerBytes);
+    if (absl::IsNotFound(read.status())) {
+      return absl::Status(
+          read.status().code(),
+          absl::StrCat(read.status().message(),
+                       "; a model's folder needs tokenizer.json, or vocab.json "
+                       "and merges.txt (other kinds of tokenizers must be "
+                       "converted to tokenizer.json)"));
+    }
+    CHOIR_ASSIGN_OR_RETURN(const std::string text, read);
     CHOIR_ASSIGN_OR_RETURN(const json config, FolderConfig(directory));
     CHOIR_ASSIGN_OR_RETURN(
         const json document,

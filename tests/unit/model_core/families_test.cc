@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/files.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -333,6 +334,24 @@ TEST(FamiliesTest, GenerationConfigSaysWhatEndsAText) {
   const auto loaded = LoadModelConfig(folder + "/config.json");
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_THAT(loaded->eos_token_ids, ElementsAre(9));
+}
+
+TEST(FamiliesTest, EveryTensorThatDoesNotFitIsListed) {
+  json shape = Shape("LlamaForCausalLM");
+  shape["num_hidden_layers"] = 9;
+  const ModelConfig config = Parse(shape);
+  std::vector<StoredTensor> stored;
+  for (int i = 0; i < 40; ++i) stored.push_back({absl::StrCat("x.", i), {3}});
+  stored.push_back({"model.norm.weight", {7}});
+  const absl::Status status = CheckTensorTable(config, stored, "m");
+  ASSERT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  const std::string error(status.message());
+  for (const codec::TensorSpec& spec : ModelTensors(config)) {
+    EXPECT_THAT(error, HasSubstr(absl::StrCat("'", spec.name, "'")));
+  }
+  for (int i = 0; i < 40; ++i) {
+    EXPECT_THAT(error, HasSubstr(absl::StrCat("'x.", i, "'")));
+  }
 }
 
 TEST(FamiliesTest, TargetsNameWholePartsOfPaths) {

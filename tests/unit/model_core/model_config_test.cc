@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "model/checkpoint/safetensors.h"
 #include "model/checkpoint/tensor_files.h"
+#include "model/tokenizer/tokenizer.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/golden.h"
 
@@ -15,6 +16,7 @@ namespace {
 
 using nlohmann::json;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 json Good() {
   return {{"architectures", {"LlamaForCausalLM"}},
@@ -84,6 +86,87 @@ TEST(ModelConfigTest, RefusesShapesThatDoNotFit) {
   config = Good();
   config["head_dim"] = 7;
   EXPECT_THAT(ErrorOf(config), HasSubstr("even"));
+}
+
+TEST(ModelConfigTest, ASizeThatIsWrongMakesNoOtherSizeWrong) {
+  const std::string empty = ErrorOf(json::object());
+  EXPECT_THAT(empty, HasSubstr("hidden_size is missing"));
+  EXPECT_THAT(empty, Not(HasSubstr("multiple")));
+  EXPECT_THAT(empty, Not(HasSubstr("head_dim")));
+  json config = Good();
+  config["hidden_size"] = int64_t{1} << 40;
+  EXPECT_EQ(ErrorOf(config),
+            "m/config.json: hidden_size is 1099511627776, not a whole number "
+            "from 1 to 16777216");
+  config = Good();
+  config["num_key_value_heads"] = 0;
+  EXPECT_THAT(ErrorOf(config), Not(HasSubstr("multiple")));
+  config = Good();
+  config["architectures"] = {"Qwen3MoeForCausalLM"};
+  config["num_experts"] = -1;
+  config["num_hidden_layers"] = 0;
+  config["mlp_only_layers"] = {3};
+  EXPECT_THAT(ErrorOf(config), Not(HasSubstr("num_experts_per_tok")));
+  EXPECT_THAT(ErrorOf(config), Not(HasSubstr("mlp_only_layers")));
+}
+
+TEST(ModelConfigTest, RefusesAnArchitectureOfAnotherModelType) {
+  json config = Good();
+  config["model_type"] = "mistral";
+  config["sliding_window"] = 2;
+  EXPECT_THAT(ErrorOf(config),
+              HasSubstr("model_type is 'mistral', but architectures names "
+                        "LlamaForCausalLM, which is of model_type 'llama'; "
+                        "correct the one that is wrong (model_type to llama, "
+                        "or architectures to MistralForCausalLM)"));
+  config["model_type"] = "gemma";
+  EXPECT_THAT(ErrorOf(config), HasSubstr("'gemma'"));
+  config["model_type"] = 3;
+  EXPECT_THAT(ErrorOf(config), HasSubstr("model_type is 3"));
+  config["architectures"] = {"MistralForCausalLM"};
+  config["model_type"] = "mistral";
+  const auto parsed = ParseModelConfig(config.dump(), "c");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->sliding_window, 2);
+  for (const char* silent : {"null", "\"\"", "\"llama\""}) {
+    config = Good();
+    config["model_type"] = json::parse(silent);
+    EXPECT_TRUE(ParseModelConfig(config.dump(), "c").ok()) << silent;
+  }
+}
+
+TEST(ModelConfigTest, RopeFactorsAreTold) {
+  json config = Good();
+  config["partial_rotary_factor"] = 0.5;
+  EXPECT_THAT(ErrorOf(config), HasSubstr("partial_rotary_factor is 0.5"));
+  config = Good();
+  config["rope_scaling"] = {{"rope_type", "llama3"},
+                            {"factor", 8.0},
+                            {"low_freq_factor", 4.0},
+                            {"high_freq_factor", 1.5}};
+  EXPECT_THAT(
+      ErrorOf(config),
+      HasSubstr("rope_scaling.high_freq_factor is 1.5; it must be above "
+                "low_freq_factor, which is 4"));
+}
+
+TEST(ModelConfigTest, AFolderWithoutAModelIsToldWhatToGive) {
+  const std::string folder = tests::NewTempDir();
+  const auto error = [&] {
+    const auto config = LoadModelConfig(base::JoinPath(folder, "config.json"));
+    EXPECT_EQ(config.status().code(), absl::StatusCode::kNotFound);
+    return std::string(config.status().message());
+  };
+  EXPECT_THAT(error(), HasSubstr(folder));
+  EXPECT_THAT(error(), HasSubstr("give the folder of a Hugging Face model"));
+  const std::string adapter = base::JoinPath(folder, "adapter_config.json");
+  ASSERT_TRUE(base::WriteFileAtomic(adapter, "{}").ok());
+  EXPECT_THAT(error(), HasSubstr("holds a PEFT adapter"));
+  EXPECT_THAT(error(), HasSubstr("--adapter"));
+  const auto tokenizer = Tokenizer::LoadFolder(folder);
+  EXPECT_EQ(tokenizer.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(tokenizer.status().message()),
+              HasSubstr("needs tokenizer.json, or vocab.json"));
 }
 
 TEST(ModelConfigTest, RefusesWhatIsNotJson) {
