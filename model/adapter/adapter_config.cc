@@ -45,6 +45,15 @@ constexpr const char* kUnsupported[] = {
 
 using Problems = std::vector<std::string>;
 
+// What stands in the file under `key`, for messages: "is missing", "is 0.5".
+std::string Stands(const json& document, const char* key) {
+  const auto found = document.find(key);
+  if (found == document.end()) return absl::StrCat(key, " is missing");
+  std::string text = found->dump(-1, ' ', true, json::error_handler_t::replace);
+  if (text.size() > 60) text = absl::StrCat(text.substr(0, 57), "...");
+  return absl::StrCat(key, " is ", text);
+}
+
 // Sorted, without doubles.
 std::vector<std::string> Names(const json& list, const char* key,
                                Problems& problems) {
@@ -67,15 +76,16 @@ void ReadFactors(const json& document, config::AdapterOptions& options,
   const auto rank = document.find("r");
   if (rank == document.end() || !rank->is_number_unsigned() ||
       rank->get<uint64_t>() < 1 || rank->get<uint64_t>() > kMostRank) {
-    problems.push_back(
-        absl::StrCat("r is not a whole number from 1 to ", kMostRank));
+    problems.push_back(absl::StrCat(
+        Stands(document, "r"), "; give a whole number from 1 to ", kMostRank));
   } else {
     options.rank = rank->get<int>();
   }
   const auto alpha = document.find("lora_alpha");
   if (alpha == document.end() || !alpha->is_number() ||
       !std::isfinite(alpha->get<double>()) || !(alpha->get<double>() > 0)) {
-    problems.push_back("lora_alpha is not a positive number");
+    problems.push_back(absl::StrCat(Stands(document, "lora_alpha"),
+                                    "; give a positive number"));
   } else {
     options.alpha = alpha->get<double>();
   }
@@ -83,7 +93,8 @@ void ReadFactors(const json& document, config::AdapterOptions& options,
   if (dropout != document.end()) {
     if (!dropout->is_number() || !(dropout->get<double>() >= 0) ||
         !(dropout->get<double>() < 1)) {
-      problems.push_back("lora_dropout is not a number in [0, 1)");
+      problems.push_back(absl::StrCat(Stands(document, "lora_dropout"),
+                                      "; give a number from 0 to below 1"));
     } else {
       options.dropout = dropout->get<double>();
     }
@@ -94,7 +105,8 @@ bool ReadFlag(const json& document, const char* key, Problems& problems) {
   const auto found = document.find(key);
   if (found == document.end() || found->is_null()) return false;
   if (!found->is_boolean()) {
-    problems.push_back(absl::StrCat(key, " is not true or false"));
+    problems.push_back(
+        absl::StrCat(Stands(document, key), "; give true or false"));
     return false;
   }
   return found->get<bool>();
@@ -158,14 +170,16 @@ void ReadLofit(const json& document, AdapterConfigFile& file,
   const auto heads = document.find("lofit_heads");
   if (heads == document.end() || !heads->is_number_unsigned() ||
       heads->get<uint64_t>() > 1000000) {
-    problems.push_back("lofit_heads is not a whole number up to 1000000");
+    problems.push_back(absl::StrCat(Stands(document, "lofit_heads"),
+                                    "; give a whole number from 0 to 1000000"));
   } else {
     file.options.lofit_heads = heads->get<int>();
   }
   const auto l1 = document.find("lofit_l1");
   if (l1 == document.end() || !l1->is_number() || !(l1->get<double>() >= 0) ||
       !(l1->get<double>() <= 1e3)) {
-    problems.push_back("lofit_l1 is not a number from 0 to 1000");
+    problems.push_back(absl::StrCat(Stands(document, "lofit_l1"),
+                                    "; give a number from 0 to 1000"));
   } else {
     file.options.lofit_l1 = l1->get<double>();
   }
@@ -201,7 +215,7 @@ std::string Text(const json& document, const char* key, Problems& problems) {
   const auto found = document.find(key);
   if (found == document.end() || found->is_null()) return "";
   if (!found->is_string()) {
-    problems.push_back(absl::StrCat(key, " is not text"));
+    problems.push_back(absl::StrCat(Stands(document, key), "; give text"));
     return "";
   }
   return found->get<std::string>();

@@ -293,13 +293,16 @@ absl::StatusOr<std::map<std::string, Value>> ByLayer(
 
 TargetRules ReadTargetRules(const ordered_json& document, Problems& problems) {
   TargetRules rules;
+  const size_t before = problems.size();
   rules.targets = ReadNames(document, "target_modules", problems);
   if (absl::AsciiStrToLower(rules.targets.pattern) == config::kAllLinear) {
     rules.all_linear = true;
     rules.targets.pattern.clear();
-  } else if (rules.targets.empty()) {
-    problems.push_back(
-        "target_modules is neither a list of names nor an expression");
+  } else if (rules.targets.empty() && problems.size() == before) {
+    problems.push_back(absl::StrCat(
+        "target_modules ",
+        Find(document, "target_modules") == nullptr ? "is missing" : "is empty",
+        "; name the layers that are adapted, or \"all-linear\""));
   }
   rules.feedforward = ReadNames(document, "feedforward_modules", problems);
   rules.excluded = ReadNames(document, "exclude_modules", problems);
