@@ -2,8 +2,11 @@
 // of equal active parameters, on one CPU thread.
 //
 //   moe_step_bench            Google Benchmark
-//   moe_step_bench --pairs N  N pairs of steps, dense and experts in turn; the
-//                             medians and the median ratio as one JSON document
+//   moe_step_bench --pairs N [--most R]
+//                             N pairs of steps, dense and experts in turn; the
+//                             medians and the median ratio as JSON, a line with
+//                             adapters on the experts and one without. Exit
+//                             code 1 if a ratio is above R
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -119,7 +122,9 @@ double Seconds(Stepper& stepper) {
   return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
 }
 
-int Pairs(int pairs) {
+// `most` 0: any ratio will do.
+int Pairs(int pairs, double most) {
+  bool good = true;
   for (const bool adapt_experts : {true, false}) {
     Stepper dense(0, 2, adapt_experts);
     Stepper experts(8, 2, adapt_experts);
@@ -136,16 +141,22 @@ int Pairs(int pairs) {
         "\"ratio\":%.3f}\n",
         adapt_experts ? "true" : "false", 1e3 * Median(a), 1e3 * Median(b),
         Median(ratio));
+    if (most > 0.0 && !(Median(ratio) <= most)) {
+      std::fprintf(stderr, "ratio %.3f is above %.3f\n", Median(ratio), most);
+      good = false;
+    }
   }
-  return 0;
+  return good ? 0 : 1;
 }
 
 }  // namespace
 }  // namespace choir::model
 
 int main(int argc, char** argv) {
-  if (argc == 3 && std::strcmp(argv[1], "--pairs") == 0) {
-    return choir::model::Pairs(std::max(1, std::atoi(argv[2])));
+  if ((argc == 3 || (argc == 5 && std::strcmp(argv[3], "--most") == 0)) &&
+      std::strcmp(argv[1], "--pairs") == 0) {
+    return choir::model::Pairs(std::max(1, std::atoi(argv[2])),
+                               argc == 5 ? std::atof(argv[4]) : 0.0);
   }
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();

@@ -1,13 +1,17 @@
 // Speed of tokenizers on one core.
 //
 //   tools/make_corpus.py --out build/corpus
-//   build/release/tests/tokenizer_bench build/corpus/bible.txt FOLDER...
+//   build/release/tests/tokenizer_bench [--least R] build/corpus/bible.txt
+//       FOLDER...
 //
-// For each folder with a tokenizer: time to load it, and the median of five
-// rounds over the text as a whole, paragraph by paragraph (short texts, as
-// examples are), and back.
+// Exit code 1 if a tokenizer reads less than R MB/s of the text as a whole or
+// by paragraphs. For each folder with a tokenizer: time to load it, and the
+// median of five rounds over the text as a whole, paragraph by paragraph (short
+// texts, as examples are), and back.
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <vector>
@@ -34,7 +38,8 @@ double MedianSeconds(const std::function<void()>& work) {
   return seconds[kRounds / 2];
 }
 
-int Run(const std::string& text_path, absl::Span<const std::string> folders) {
+int Run(const std::string& text_path, absl::Span<const std::string> folders,
+        double least) {
   const auto text = base::ReadFile(text_path);
   if (!text.ok()) {
     std::fprintf(stderr, "%s\n", text.status().ToString().c_str());
@@ -47,6 +52,7 @@ int Run(const std::string& text_path, absl::Span<const std::string> folders) {
               text_path.c_str(), megabytes, paragraphs.size());
   std::printf("%-40s %8s %8s %10s %8s %8s\n", "tokenizer", "load s", "whole",
               "paragraphs", "decode", "tokens");
+  bool good = true;
   for (const std::string& folder : folders) {
     const absl::Time start = absl::Now();
     const auto loaded = Tokenizer::LoadFolder(folder);
@@ -75,18 +81,29 @@ int Run(const std::string& text_path, absl::Span<const std::string> folders) {
         load, megabytes / whole, megabytes / parts,
         static_cast<double>(decoded) / 1e6 / back, ids.size());
     if (tokens == 0) return 1;
+    if (!(megabytes / std::max(whole, parts) >= least)) {
+      std::fprintf(stderr, "%s: %.1f MB/s, less than %.1f\n", folder.c_str(),
+                   megabytes / std::max(whole, parts), least);
+      good = false;
+    }
   }
-  return 0;
+  return good ? 0 : 1;
 }
 
 }  // namespace
 }  // namespace choir::model
 
 int main(int argc, char** argv) {
-  if (argc < 3) {
-    std::fprintf(stderr, "usage: %s TEXT_FILE TOKENIZER_FOLDER...\n", argv[0]);
+  const bool bounded = argc > 2 && std::strcmp(argv[1], "--least") == 0;
+  const int first = bounded ? 3 : 1;
+  if (argc < first + 2) {
+    std::fprintf(stderr,
+                 "usage: %s [--least MB_PER_SECOND] TEXT_FILE "
+                 "TOKENIZER_FOLDER...\n",
+                 argv[0]);
     return 2;
   }
-  return choir::model::Run(argv[1],
-                           std::vector<std::string>(argv + 2, argv + argc));
+  return choir::model::Run(
+      argv[first], std::vector<std::string>(argv + first + 1, argv + argc),
+      bounded ? std::atof(argv[2]) : 0.0);
 }
