@@ -23,6 +23,13 @@ void AddPrecision(CLI::App* verb, CommonOptions& common) {
       ->capture_default_str();
 }
 
+void AddExperts(CLI::App* verb, CommonOptions& common) {
+  verb->add_option("--experts", common.experts,
+                   "of a mixture, hold only these (0,3,5): tokens are routed "
+                   "among them")
+      ->delimiter(',');
+}
+
 void AddModel(CLI::App* verb, CommonOptions& common, bool computes) {
   verb->add_option("--model", common.model, "Hugging Face model folder")
       ->required();
@@ -31,10 +38,7 @@ void AddModel(CLI::App* verb, CommonOptions& common, bool computes) {
   verb->add_option("--device", common.device, "auto, cpu or cuda")
       ->capture_default_str();
   AddPrecision(verb, common);
-  verb->add_option("--experts", common.experts,
-                   "of a mixture, hold only these (0,3,5): tokens are routed "
-                   "among them")
-      ->delimiter(',');
+  AddExperts(verb, common);
   verb->add_option("--threads", common.threads, "CPU threads")
       ->capture_default_str();
 }
@@ -139,7 +143,7 @@ void AddExport(CLI::App* verb, ExportFlags& o, bool merges) {
   }
   verb->add_option("--dtype", o.dtype,
                    merges ? "f32, f16 or bf16; default: as the base stores it"
-                          : "of gguf: f32, f16 or bf16; default f32");
+                          : "f32, f16 or bf16; default f32");
 }
 
 template <typename Verb>
@@ -168,6 +172,7 @@ void AddUpcycle(CLI::App* verb, UpcycleFlags& o) {
 void AddPlan(CLI::App* verb, CommonOptions& common, PlanFlags& o) {
   AddModel(verb, common, false);
   AddPrecision(verb, common);
+  AddExperts(verb, common);
   verb->add_option("--budget-mib", o.budget_mib, "memory for everything")
       ->required();
   verb->add_option("--rank", o.rank, "of the adapter")->capture_default_str();

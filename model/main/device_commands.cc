@@ -41,7 +41,8 @@ Json PartsOf(const MemoryEstimate& estimate) {
           {"total", estimate.total_mib()}};
 }
 
-Json ToJson(const PlanFlags& flags, const MemoryPlan& plan) {
+Json ToJson(const PlanFlags& flags, ModelConfig config,
+            const MemoryPlan& plan) {
   Json json;
   json["budget_mib"] = flags.budget_mib;
   json["precision"] = std::string(WeightFormatName(plan.precision));
@@ -50,6 +51,8 @@ Json ToJson(const PlanFlags& flags, const MemoryPlan& plan) {
   json["batch_size"] = plan.training.batch_size;
   json["gradient_accumulation"] = plan.training.gradient_accumulation;
   json["activation_checkpointing"] = plan.training.activation_checkpointing;
+  config.moe.held = plan.experts;
+  json["experts"] = config.moe.HeldExperts();
   json["estimate_mib"] = PartsOf(plan.estimate);
   json["changes"] = plan.changes;
   return json;
@@ -63,6 +66,7 @@ absl::Status Measure(const CommonOptions& common, const PlanFlags& flags,
   LoadOptions load;
   load.device = DeviceKind::kCpu;
   load.precision = plan.precision;
+  load.experts = plan.experts;
   CHOIR_ASSIGN_OR_RETURN(
       std::shared_ptr<const LoadedModel> model,
       LoadedModel::LoadFolder(common.model, load, /*with_tokenizer=*/false));
@@ -123,6 +127,7 @@ absl::StatusOr<PlanRequest> Request(const CommonOptions& common,
   request.training.max_sequence_length = flags.max_sequence_length;
   request.training.activation_checkpointing = flags.checkpointing;
   request.longest_example = flags.longest;
+  request.experts = common.experts;
   CHOIR_ASSIGN_OR_RETURN(const absl::optional<WeightFormat> stored,
                          ReadQuantization(common.model));
   CHOIR_ASSIGN_OR_RETURN(const absl::optional<WeightFormat> wish,
@@ -209,7 +214,7 @@ absl::Status RunPlan(const CommonOptions& common, const PlanFlags& flags) {
   CHOIR_ASSIGN_OR_RETURN(const PlanRequest request,
                          Request(common, flags, config));
   CHOIR_ASSIGN_OR_RETURN(const MemoryPlan plan, PlanMemory(config, request));
-  Json json = ToJson(flags, plan);
+  Json json = ToJson(flags, config, plan);
   if (flags.measure) {
     CHOIR_RETURN_IF_ERROR(Measure(common, flags, config, plan, json));
   }

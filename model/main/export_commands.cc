@@ -126,10 +126,6 @@ absl::Status RunExport(const ExportFlags& flags, bool json) {
   }
   CHOIR_ASSIGN_OR_RETURN(const std::optional<DType> dtype,
                          ParseDtype(flags.dtype));
-  if (flags.to == "peft" && dtype && *dtype != DType::kF32) {
-    return absl::InvalidArgumentError(
-        "--dtype is for --to gguf: PEFT folders are written in float32");
-  }
   CHOIR_ASSIGN_OR_RETURN(const std::string folder, ModelFolder(flags));
   CHOIR_RETURN_IF_ERROR(CheckOut(flags, folder));
   CHOIR_ASSIGN_OR_RETURN(
@@ -140,9 +136,8 @@ absl::Status RunExport(const ExportFlags& flags, bool json) {
   if (flags.to == "gguf") {
     CHOIR_RETURN_IF_ERROR(WriteGguf(flags, config, adapter, dtype));
   } else {
-    CHOIR_RETURN_IF_ERROR(WritePeftFolder(flags.out, adapter.options,
-                                          adapter.layout, adapter.values,
-                                          adapter.base_model));
+    CHOIR_RETURN_IF_ERROR(
+        WritePeftFolder(flags.out, adapter, dtype.value_or(DType::kF32)));
   }
   const std::string kind(config::AdapterKindName(adapter.options.kind));
   Print({{"format", flags.to},

@@ -13,7 +13,8 @@ struct ExportFlags {
   std::string adapter;  // PEFT folder or GGUF file
   std::string out;
   std::string to = "peft";  // export: "peft" or "gguf"
-  std::string dtype;        // "f32", "f16", "bf16"; empty: as it is
+  // "f32", "f16", "bf16"; empty: as it is (merge), f32 (export).
+  std::string dtype;
 };
 
 // Prints what was written, as JSON with `json`. Errors: INVALID_ARGUMENT for a

@@ -81,6 +81,50 @@ TEST_F(MoeCliTest, APartOfTheExpertsAnswersOtherwise) {
   EXPECT_THAT(wrong.out, HasSubstr("expert 7 does not exist"));
 }
 
+TEST_F(MoeCliTest, PlansNameTheExpertsToHold) {
+  const std::vector<std::string> plan = {"plan", "--model", Arch("mixtral"),
+                                         "--budget-mib", "100000"};
+  EXPECT_EQ(RunJson(plan)["experts"], json({0, 1, 2, 3}));
+  const auto with = [&](const std::string& experts) {
+    std::vector<std::string> arguments = plan;
+    arguments.insert(arguments.end(), {"--experts", experts});
+    return arguments;
+  };
+  EXPECT_EQ(RunJson(with("3,1"))["experts"], json({1, 3}));
+  const tests::CommandResult few = Run(with("2"));
+  EXPECT_EQ(few.exit_code, 2);
+  EXPECT_THAT(few.out, HasSubstr("each token passes 2"));
+}
+
+TEST_F(MoeCliTest, AdaptersAreExportedIn16BitsAndReadBackExactly) {
+  const std::string given = Arch("mixtral") + "/adapter";
+  const auto exported = [&](const std::string& adapter,
+                            const std::string& dtype) {
+    const std::string out = base::JoinPath(tests::NewTempDir(), dtype);
+    RunJson({"export", "--model", Arch("mixtral"), "--adapter", adapter,
+             "--dtype", dtype, "--out", out});
+    return out;
+  };
+  const auto loss = [&](const std::string& adapter) {
+    return RunJson({"eval", "--model", Arch("mixtral"), "--ids", ids_,
+                    "--adapter", adapter})["mean_nll"]
+        .get<double>();
+  };
+  const auto bytes = [](const std::string& adapter) {
+    return base::ReadFile(adapter + "/adapter_model.safetensors").value();
+  };
+  const double before = loss(given);
+  for (const char* dtype : {"bf16", "f16"}) {
+    const std::string small = exported(given, dtype);
+    EXPECT_LT(bytes(small).size(), 0.7 * bytes(given).size());
+    EXPECT_NE(loss(small), before);
+    EXPECT_NEAR(loss(small), before, 0.01);
+    const std::string wide = exported(small, "f32");
+    EXPECT_EQ(loss(wide), loss(small));
+    EXPECT_EQ(bytes(exported(wide, dtype)), bytes(small));
+  }
+}
+
 TEST_F(MoeCliTest, UpcyclingKeepsWhatTheModelSays) {
   const std::string out = base::JoinPath(tests::NewTempDir(), "moe");
   const std::vector<std::string> upcycle = {

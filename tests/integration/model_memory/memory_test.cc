@@ -19,9 +19,8 @@
 namespace choir::model {
 namespace {
 
-// A model folder with random weights, written tensor by tensor.
-std::string WriteModel(int64_t hidden, int64_t layers, int64_t intermediate,
-                       int64_t vocabulary) {
+ModelConfig Shape(int64_t hidden, int64_t layers, int64_t intermediate,
+                  int64_t vocabulary) {
   ModelConfig config;
   config.hidden_size = hidden;
   config.num_layers = layers;
@@ -32,6 +31,11 @@ std::string WriteModel(int64_t hidden, int64_t layers, int64_t intermediate,
   config.head_dim = hidden / 8;
   config.max_positions = 512;
   config.tie_word_embeddings = true;
+  return config;
+}
+
+// A model folder with random weights, written tensor by tensor.
+std::string WriteModel(const ModelConfig& config) {
   const std::string folder = tests::NewTempDir();
   CHOIR_CHECK(base::WriteFileAtomic(base::JoinPath(folder, "config.json"),
                                     ModelConfigJson(config))
@@ -56,6 +60,11 @@ std::string WriteModel(int64_t hidden, int64_t layers, int64_t intermediate,
   }
   CHOIR_CHECK((*writer)->Finish().ok());
   return folder;
+}
+
+std::string WriteModel(int64_t hidden, int64_t layers, int64_t intermediate,
+                       int64_t vocabulary) {
+  return WriteModel(Shape(hidden, layers, intermediate, vocabulary));
 }
 
 struct Outcome {
@@ -130,6 +139,46 @@ TEST(MemoryTest, TrainingAsPlannedStaysWithinTheBudget) {
     EXPECT_NE(settings.dump(), before);
     before = settings.dump();
   }
+}
+
+// Of a mixture a device holds as many experts as its memory has room for.
+TEST(MemoryTest, APartOfTheExpertsStaysWithinTheBudget) {
+  ModelConfig config = Shape(256, 4, 1024, 4096);
+  config.family = Family::kMixtral;
+  config.tie_word_embeddings = false;
+  config.moe.num_experts = 16;
+  config.moe.experts_per_token = 2;
+  config.moe.intermediate_size = config.intermediate_size;
+  const std::string folder = WriteModel(config);
+  const int64_t smallest = SmallestBudget(folder);
+  size_t before = 1;
+  for (const int64_t budget : {smallest, smallest + 8, smallest + 16}) {
+    const Outcome plan = Plan(folder, budget, {"--measure"});
+    ASSERT_EQ(plan.exit_code, 0) << plan.json;
+    EXPECT_LE(plan.json["measured_peak_mib"].get<double>(),
+              static_cast<double>(budget))
+        << plan.json;
+    // The first ones; more memory holds more.
+    EXPECT_GT(plan.json["experts"].size(), before) << plan.json;
+    EXPECT_LT(plan.json["experts"].size(), 16u) << plan.json;
+    EXPECT_EQ(plan.json["experts"][1], 1);
+    before = plan.json["experts"].size();
+  }
+  // Named ones. In bfloat16 each is a copy, whether tokens pass it or not.
+  const std::vector<std::string> every = {"--measure", "--precision", "bf16",
+                                          "--batch-size", "1"};
+  std::vector<std::string> some = every;
+  some.insert(some.end(), {"--experts", "3,7,9"});
+  const Outcome part = Plan(folder, 100000, some);
+  const Outcome all = Plan(folder, 100000, every);
+  ASSERT_EQ(part.exit_code, 0) << part.json;
+  ASSERT_EQ(all.exit_code, 0) << all.json;
+  EXPECT_EQ(part.json["experts"], nlohmann::json({3, 7, 9}));
+  EXPECT_EQ(all.json["experts"].size(), 16u);
+  // 13 of 16 experts are 78 MiB.
+  EXPECT_LT(part.json["measured_peak_mib"].get<double>(),
+            all.json["measured_peak_mib"].get<double>() - 60.0);
+  EXPECT_EQ(Plan(folder, 100000, {"--experts", "3"}).exit_code, 2);
 }
 
 TEST(MemoryTest, CheckpointingTakesLess) {
