@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,29 @@ inline CLI::Validator AtLeast(int64_t least) {
                             " on");
       },
       absl::StrCat(">=", least));
+}
+
+// For options that are read into a T, a type of whole numbers: what it cannot
+// hold is told the limit, which CLI11 does not name (and it would read -1 as
+// the largest unsigned number).
+template <typename T>
+CLI::Validator Whole() {
+  return CLI::Validator(
+      [](std::string& text) {
+        T value = 0;
+        if (absl::SimpleAtoi(text, &value)) return std::string();
+        const bool below = absl::StartsWith(text, "-");
+        const std::string digits = text.substr(below ? 1 : 0);
+        if (digits.empty() ||
+            digits.find_first_not_of("0123456789") != std::string::npos) {
+          return absl::StrCat("'", text, "' is not a whole number");
+        }
+        return below ? absl::StrCat("'", text, "' is too small; the least is ",
+                                    std::numeric_limits<T>::min())
+                     : absl::StrCat("'", text, "' is too large; the most is ",
+                                    std::numeric_limits<T>::max());
+      },
+      "");
 }
 
 // The verb that was given, or `app` if none was; `path` becomes what one types

@@ -71,6 +71,7 @@ choir_uses_torch(choir_model)
 choir_library(
   choir_model_commands
   SOURCES main/adapted_model.cc
+          main/chat_messages.cc
           main/class_report.cc
           main/commands.cc
           main/device_commands.cc

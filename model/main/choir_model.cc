@@ -1,7 +1,9 @@
 // choir-model: looks into models, evaluates and runs them, and makes small
 // ones.
+#include <cstdint>
 #include <functional>
 #include <string>
+#include <type_traits>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
@@ -16,6 +18,15 @@
 namespace choir::model {
 namespace {
 
+// Whole numbers that do not fit are told the limits.
+template <typename T>
+CLI::Option* AddNumber(CLI::App* verb, const char* name, T& value,
+                       const char* help) {
+  CLI::Option* const option = verb->add_option(name, value, help);
+  if constexpr (std::is_integral_v<T>) option->check(base::Whole<T>());
+  return option->capture_default_str();
+}
+
 void AddPrecision(CLI::App* verb, CommonOptions& common) {
   verb->add_option("--precision", common.precision,
                    "of the base's weights in memory: stored, fp32, bf16, int8 "
@@ -27,6 +38,7 @@ void AddExperts(CLI::App* verb, CommonOptions& common) {
   verb->add_option("--experts", common.experts,
                    "of a mixture, hold only these (0,3,5): tokens are routed "
                    "among them")
+      ->check(base::Whole<int64_t>())
       ->delimiter(',');
 }
 
@@ -34,13 +46,13 @@ void AddModel(CLI::App* verb, CommonOptions& common, bool computes) {
   verb->add_option("--model", common.model, "Hugging Face model folder")
       ->required();
   if (!computes) return;
-  verb->add_option("--adapter", common.adapter, "PEFT adapter folder");
+  verb->add_option("--adapter", common.adapter,
+                   "PEFT adapter folder, or a GGUF LoRA file");
   verb->add_option("--device", common.device, "auto, cpu or cuda")
       ->capture_default_str();
   AddPrecision(verb, common);
   AddExperts(verb, common);
-  verb->add_option("--threads", common.threads, "CPU threads")
-      ->capture_default_str();
+  AddNumber(verb, "--threads", common.threads, "CPU threads");
 }
 
 void AddPretrain(CLI::App* verb, CommonOptions& common, PretrainFlags& flags) {
@@ -53,7 +65,7 @@ void AddPretrain(CLI::App* verb, CommonOptions& common, PretrainFlags& flags) {
   c.intermediate_size = 512;
   c.max_positions = 256;
   const auto add = [&](const char* name, auto& value, const char* help) {
-    verb->add_option(name, value, help)->capture_default_str();
+    AddNumber(verb, name, value, help);
   };
   verb->add_option("--corpus", o.corpus, "text files")->required();
   verb->add_option("--out", o.out, "folder of the new model")->required();
@@ -83,6 +95,10 @@ void AddPretrain(CLI::App* verb, CommonOptions& common, PretrainFlags& flags) {
   verb->add_flag("--resume", o.resume, "go on from the folder's checkpoint");
 }
 
+constexpr char kChatFormats[] =
+    "how conversations are written: model (its chat template, the default), "
+    "chatml, llama3, llama2, mistral or plain";
+
 void AddTokenize(CLI::App* verb, CommonOptions& common, TokenizeOptions& o) {
   AddModel(verb, common, false);
   verb->add_flag("--decode", o.decode,
@@ -91,10 +107,7 @@ void AddTokenize(CLI::App* verb, CommonOptions& common, TokenizeOptions& o) {
   verb->add_flag("--chat", o.chat,
                  "stdin has a conversation, [{\"role\", \"content\"}, ..]; "
                  "--json shows which ids an assistant learns");
-  verb->add_option("--chat-format", o.chat_format,
-                   "model (its chat template), chatml, llama3, llama2, mistral "
-                   "or plain")
-      ->capture_default_str();
+  verb->add_option("--chat-format", o.chat_format, kChatFormats);
   verb->add_flag("--generation-prompt", o.generation_prompt,
                  "ends with the head of the assistant's turn");
 }
@@ -103,8 +116,11 @@ void AddEval(CLI::App* verb, EvalOptions& o) {
   verb->add_option("--ids", o.ids, "JSON file [[id, ...], ...]");
   verb->add_option("--text", o.text, "text file");
   verb->add_option("--data", o.data,
-                   "JSON lines with \"text\", or \"prompt\" and \"response\"; "
-                   "with \"text\" and \"label\" for a classifier");
+                   "JSON lines with \"text\", or \"prompt\" and \"response\", "
+                   "or \"messages\" (a conversation, of which what the "
+                   "assistant says is predicted); with \"text\" and \"label\" "
+                   "for a classifier");
+  verb->add_option("--chat-format", o.chat_format, kChatFormats);
   verb->add_option("--labels", o.labels,
                    "a classifier's labels in their order, a,b,..; default: "
                    "those of the model's config.json, or labels are numbers")
@@ -118,6 +134,7 @@ void AddEval(CLI::App* verb, EvalOptions& o) {
 void AddGenerate(CLI::App* verb, GenerateFlags& o) {
   verb->add_option("--prompt", o.prompt, "text to continue")->required();
   verb->add_option("--max-tokens", o.max_tokens, "at most so many")
+      ->check(base::Whole<int>())
       ->capture_default_str();
   verb->add_option("--temperature", o.temperature,
                    "0: always the likeliest token")
@@ -126,7 +143,7 @@ void AddGenerate(CLI::App* verb, GenerateFlags& o) {
                    "draw from the likeliest tokens of this probability")
       ->capture_default_str();
   verb->add_option("--stop", o.stops, "texts that end it, and are left out");
-  verb->add_option("--seed", o.seed, "of the draws")->capture_default_str();
+  AddNumber(verb, "--seed", o.seed, "of the draws");
 }
 
 void AddExport(CLI::App* verb, ExportFlags& o, bool merges) {
@@ -160,13 +177,10 @@ void AddExportVerbs(const Verb& verb, const CommonOptions& common,
 void AddUpcycle(CLI::App* verb, UpcycleFlags& o) {
   verb->add_option("--model", o.model, "dense model's folder")->required();
   verb->add_option("--out", o.out, "new model folder")->required();
-  verb->add_option("--experts", o.options.experts, "experts in each block")
-      ->capture_default_str();
-  verb->add_option("--experts-per-token", o.options.experts_per_token,
-                   "experts that a token passes")
-      ->capture_default_str();
-  verb->add_option("--seed", o.options.seed, "of the routers")
-      ->capture_default_str();
+  AddNumber(verb, "--experts", o.options.experts, "experts in each block");
+  AddNumber(verb, "--experts-per-token", o.options.experts_per_token,
+            "experts that a token passes");
+  AddNumber(verb, "--seed", o.options.seed, "of the routers");
 }
 
 void AddPlan(CLI::App* verb, CommonOptions& common, PlanFlags& o) {
@@ -174,18 +188,15 @@ void AddPlan(CLI::App* verb, CommonOptions& common, PlanFlags& o) {
   AddPrecision(verb, common);
   AddExperts(verb, common);
   verb->add_option("--budget-mib", o.budget_mib, "memory for everything")
+      ->check(base::Whole<int64_t>())
       ->required();
-  verb->add_option("--rank", o.rank, "of the adapter")->capture_default_str();
-  verb->add_option("--batch-size", o.batch_size, "examples in a step")
-      ->capture_default_str();
-  verb->add_option("--max-sequence-length", o.max_sequence_length,
-                   "tokens of an example")
-      ->capture_default_str();
-  verb->add_option("--longest", o.longest,
-                   "tokens of the longest example (0: not known)")
-      ->capture_default_str();
-  verb->add_option("--threads", common.threads, "CPU threads")
-      ->capture_default_str();
+  AddNumber(verb, "--rank", o.rank, "of the adapter");
+  AddNumber(verb, "--batch-size", o.batch_size, "examples in a step");
+  AddNumber(verb, "--max-sequence-length", o.max_sequence_length,
+            "tokens of an example");
+  AddNumber(verb, "--longest", o.longest,
+            "tokens of the longest example (0: not known)");
+  AddNumber(verb, "--threads", common.threads, "CPU threads");
   verb->add_flag("--checkpointing", o.checkpointing,
                  "compute activations twice, even if memory allows more");
   verb->add_flag("--measure", o.measure,

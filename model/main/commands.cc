@@ -5,17 +5,18 @@
 #include <cstdio>
 #include <iostream>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/families.h"
@@ -25,6 +26,7 @@
 #include "model/compute.h"
 #include "model/loaded_model.h"
 #include "model/main/adapted_model.h"
+#include "model/main/chat_messages.h"
 #include "model/tokenizer/chat_template.h"
 #include "model/tokenizer/unicode.h"
 
@@ -36,12 +38,37 @@ std::string ReadStdin() {
                      std::istreambuf_iterator<char>());
 }
 
+// The "ids" of what `tokenize --json` printed.
+absl::StatusOr<std::vector<int32_t>> IdsOfDocument(absl::string_view text) {
+  const nlohmann::json document =
+      nlohmann::json::parse(text.begin(), text.end(), nullptr, false);
+  const auto wrong = [] {
+    return absl::InvalidArgumentError(
+        "standard input is a JSON document, but not one with \"ids\", a list "
+        "of "
+        "token ids, as tokenize --json prints it");
+  };
+  if (!document.is_object() || !document.contains("ids") ||
+      !document["ids"].is_array()) {
+    return wrong();
+  }
+  std::vector<int32_t> ids;
+  for (const nlohmann::json& id : document["ids"]) {
+    if (!id.is_number_unsigned() ||
+        id.get<uint64_t>() > std::numeric_limits<int32_t>::max()) {
+      return wrong();
+    }
+    ids.push_back(id.get<int32_t>());
+  }
+  return ids;
+}
+
 // Numbers apart by blanks or commas, in brackets or not, or the document that
 // `tokenize --json` prints.
 absl::StatusOr<std::vector<int32_t>> ParseIds(absl::string_view text) {
   std::vector<int32_t> ids;
   text = absl::StripAsciiWhitespace(text);
-  if (absl::ConsumePrefix(&text, "{\"ids\":")) absl::ConsumeSuffix(&text, "}");
+  if (absl::StartsWith(text, "{")) return IdsOfDocument(text);
   for (const absl::string_view word :
        absl::StrSplit(text, absl::ByAnyChar(" \t\r\n,[]"), absl::SkipEmpty())) {
     int32_t id;
@@ -54,25 +81,34 @@ absl::StatusOr<std::vector<int32_t>> ParseIds(absl::string_view text) {
   return ids;
 }
 
-absl::StatusOr<std::vector<ChatMessage>> ParseMessages(
+// A list of messages, alone or as "messages" of an object.
+absl::StatusOr<std::vector<ChatMessage>> ParseConversation(
     const std::string& text) {
   const nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
-  const nlohmann::json& list =
-      json.is_object() && json.contains("messages") ? json["messages"] : json;
-  std::vector<ChatMessage> messages;
-  bool good = list.is_array();
-  for (size_t i = 0; good && i < list.size(); ++i) {
-    const nlohmann::json& one = list[i];
-    good = one.is_object() && one.contains("role") && one.contains("content") &&
-           one["role"].is_string() && one["content"].is_string();
-    if (good) messages.push_back({one["role"], one["content"]});
+  return ParseMessages(
+      json.is_object() && json.contains("messages") ? json["messages"] : json,
+      "standard input");
+}
+
+// Flags that would be ignored are refused.
+absl::Status Check(const TokenizeOptions& options) {
+  const auto refuse = [](absl::string_view flag, absl::string_view why) {
+    return absl::InvalidArgumentError(absl::StrCat(flag, why));
+  };
+  if (!options.chat) {
+    const char* why = " says how a conversation is written; give --chat, too";
+    if (!options.chat_format.empty()) return refuse("--chat-format", why);
+    if (options.generation_prompt) return refuse("--generation-prompt", why);
+  } else if (options.decode) {
+    return refuse("--decode", " takes ids and --chat a conversation; give one");
   }
-  if (!good) {
-    return absl::InvalidArgumentError(
-        "standard input is not [{\"role\": .., \"content\": ..}, ..], alone or "
-        "as \"messages\" of an object");
+  if (options.no_special && (options.chat || options.decode)) {
+    return refuse("--no-special",
+                  " is for text; leave it away with --chat, whose format says "
+                  "what stands around it, and --decode, which leaves special "
+                  "tokens out");
   }
-  return messages;
+  return absl::OkStatus();
 }
 
 // What a conversation is written as, its ids, and which of them are learnt.
@@ -80,9 +116,12 @@ absl::StatusOr<Json> TokenizeChat(const Tokenizer& tokenizer,
                                   const TokenizeOptions& options,
                                   const std::string& input) {
   CHOIR_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages,
-                         ParseMessages(input));
-  CHOIR_ASSIGN_OR_RETURN(const ChatTemplate chat,
-                         ChatTemplate::For(tokenizer, options.chat_format));
+                         ParseConversation(input));
+  CHOIR_ASSIGN_OR_RETURN(
+      const ChatTemplate chat,
+      ChatTemplate::For(tokenizer, options.chat_format.empty()
+                                       ? "model"
+                                       : options.chat_format));
   CHOIR_ASSIGN_OR_RETURN(const std::vector<ChatTemplate::Piece> pieces,
                          chat.Render(messages, options.generation_prompt));
   CHOIR_ASSIGN_OR_RETURN(
@@ -147,6 +186,7 @@ absl::Status RunInspect(const CommonOptions& common) {
 
 absl::Status RunTokenize(const CommonOptions& common,
                          const TokenizeOptions& options) {
+  CHOIR_RETURN_IF_ERROR(Check(options));
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<const Tokenizer> tokenizer,
                          Tokenizer::LoadFolder(common.model));
   const std::string input = ReadStdin();

@@ -31,7 +31,7 @@ struct TokenizeOptions {
   // Standard input is a conversation: a list of {"role", "content"}, alone or
   // as "messages" of an object.
   bool chat = false;
-  std::string chat_format = "model";
+  std::string chat_format;         // empty: "model"
   bool generation_prompt = false;  // the assistant's turn is next
 };
 absl::Status RunTokenize(const CommonOptions& common,
@@ -42,6 +42,7 @@ struct EvalOptions {
   std::string text;  // text file
   std::string data;  // JSON lines
   std::string domain_field;
+  std::string chat_format;  // of conversations in `data`; empty: "model"
   std::string logits;
   std::vector<std::string> labels;  // of a classifier, in their order
 };

@@ -52,6 +52,11 @@ absl::Status Check(const EvalOptions& options) {
         "--domain-field names a field of the lines of --data, which is not "
         "given");
   }
+  if (!options.chat_format.empty() && options.data.empty()) {
+    return absl::InvalidArgumentError(
+        "--chat-format says how conversations of --data are written, which is "
+        "not given");
+  }
   if (!options.logits.empty() && options.logits != "last") {
     return absl::InvalidArgumentError(
         absl::StrCat("--logits is \"", options.logits, "\"; only last"));
@@ -101,9 +106,6 @@ absl::StatusOr<Result> EvaluateLabels(const Adapted& adapted,
     add(result.labels);
     if (!data.domains.empty()) add(result.labels_by_domain[data.domains[i]]);
     result.all.tokens += TotalTokens(context, one);
-  }
-  if (!std::isfinite(result.labels.mean_loss())) {
-    return absl::AbortedError("the model's loss is not a finite number");
   }
   result.seconds = absl::ToDoubleSeconds(absl::Now() - begin);
   return result;
@@ -157,9 +159,6 @@ absl::StatusOr<Result> Evaluate(const EvalOptions& options,
       result.logits.push_back(
           LastLogits(decoder, data.examples[i].ids, forward));
     }
-  }
-  if (result.all.tokens > 0 && !std::isfinite(result.all.loss)) {
-    return absl::AbortedError("the model's loss is not a finite number");
   }
   result.load_balancing_loss = balance.loss();
   result.seconds = absl::ToDoubleSeconds(spent);
@@ -253,6 +252,23 @@ void PrintTable(const Result& result) {
   }
 }
 
+absl::Status CheckFinite(const CommonOptions& common, const Result& result) {
+  const double loss =
+      result.classify ? result.labels.mean_loss() : result.all.loss;
+  if (std::isfinite(loss)) return absl::OkStatus();
+  return absl::AbortedError(absl::StrCat(
+      "the loss of the model ", common.model,
+      common.adapter.empty()
+          ? ""
+          : absl::StrCat(" with the adapter ", common.adapter),
+      " is ", loss, ", not a finite number: ",
+      common.adapter.empty()
+          ? "the checkpoint holds weights that are not finite, or too large; "
+            "take another, or one from before its training diverged"
+          : "one of the two holds weights that are not finite, or too large; "
+            "without --adapter you see whether it is the model"));
+}
+
 }  // namespace
 
 absl::Status RunEval(const CommonOptions& common, const EvalOptions& options) {
@@ -274,6 +290,7 @@ absl::Status RunEval(const CommonOptions& common, const EvalOptions& options) {
                                       ? EvaluateLabels(adapted, data)
                                       : Evaluate(options, adapted, data);
                          }));
+  CHOIR_RETURN_IF_ERROR(CheckFinite(common, result));
   if (common.json) {
     PrintJson(result.classify ? LabelsJson(result, labels)
                               : ToJson(options, result));

@@ -11,7 +11,10 @@
 #include "base/files.h"
 #include "base/json_text.h"
 #include "base/status_macros.h"
+#include "model/main/chat_messages.h"
 #include "model/objective/encode.h"
+#include "model/objective/packing.h"
+#include "model/tokenizer/chat_template.h"
 #include "nlohmann/json.hpp"
 
 namespace choir::model {
@@ -109,9 +112,39 @@ absl::Status AddLabelled(const nlohmann::json& line, absl::string_view place,
   return absl::InvalidArgumentError(absl::StrCat(place, ": has no \"text\""));
 }
 
+// A conversation, of which the assistant's part is predicted.
+absl::StatusOr<Example> EncodeChat(const nlohmann::json& line,
+                                   absl::string_view place,
+                                   const absl::StatusOr<ChatTemplate>& chat,
+                                   const LoadedModel& model) {
+  for (const char* key : {"text", "prompt", "response", "label"}) {
+    if (line.contains(key)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          place, ": has \"", key,
+          "\" as well as \"messages\"; give either the one or the other"));
+    }
+  }
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages,
+                         ParseMessages(line["messages"], place));
+  const auto at_place = [&](const absl::Status& status) {
+    return absl::Status(status.code(),
+                        absl::StrCat(place, ": ", status.message()));
+  };
+  if (!chat.ok()) return at_place(chat.status());
+  absl::StatusOr<Example> made = EncodeConversation(
+      model.tokenizer(), *chat, messages, model.max_positions());
+  if (!made.ok()) return at_place(made.status());
+  if (PredictedTokens(*made, model.max_positions()) == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        place, ": no message of the role \"assistant\" says anything"));
+  }
+  return made;
+}
+
 absl::Status AddLine(absl::string_view text, const std::string& place,
                      const EvalOptions& options, const LoadedModel& model,
-                     const Labels& labels, EvalData& data) {
+                     const Labels& labels,
+                     const absl::StatusOr<ChatTemplate>& chat, EvalData& data) {
   CHOIR_ASSIGN_OR_RETURN(
       const nlohmann::json line,
       base::ParseJsonObject(text, place, {.max_bytes = 4u << 20}));
@@ -128,7 +161,11 @@ absl::Status AddLine(absl::string_view text, const std::string& place,
         place, ": has ", labelled ? "a" : "no",
         " \"label\", unlike the lines before; give one kind of lines"));
   }
-  if (labelled) {
+  if (line.contains("messages")) {
+    CHOIR_ASSIGN_OR_RETURN(Example example,
+                           EncodeChat(line, place, chat, model));
+    made.push_back(std::move(example));
+  } else if (labelled) {
     EvalData one;
     CHOIR_RETURN_IF_ERROR(AddLabelled(line, place, whole, model, labels, one));
     made = std::move(one.examples);
@@ -139,7 +176,8 @@ absl::Status AddLine(absl::string_view text, const std::string& place,
                                         model.max_positions()));
   } else {
     return absl::InvalidArgumentError(absl::StrCat(
-        place, ": needs \"text\", or \"prompt\" and \"response\""));
+        place,
+        ": needs \"text\", or \"prompt\" and \"response\", or \"messages\""));
   }
   if (!options.domain_field.empty()) {
     CHOIR_ASSIGN_OR_RETURN(const std::string domain,
@@ -155,13 +193,16 @@ absl::StatusOr<EvalData> ReadLines(const EvalOptions& options,
                                    const Labels& labels) {
   CHOIR_ASSIGN_OR_RETURN(const std::string bytes,
                          base::ReadFile(options.data, kMaxFileBytes));
+  const absl::StatusOr<ChatTemplate> chat = ChatTemplate::For(
+      model.tokenizer(),
+      options.chat_format.empty() ? "model" : options.chat_format);
   EvalData data;
   int number = 0;
   for (const absl::string_view line : absl::StrSplit(bytes, '\n')) {
     ++number;
     if (absl::StripAsciiWhitespace(line).empty()) continue;
     CHOIR_RETURN_IF_ERROR(AddLine(line, absl::StrCat(options.data, ":", number),
-                                  options, model, labels, data));
+                                  options, model, labels, chat, data));
   }
   return data;
 }

@@ -28,9 +28,11 @@ struct Labels {
 
 // Reads the one of --ids (JSON [[id, ...], ...]), --text (a text file) and
 // --data (JSON lines with "text", or with "prompt" and "response", of which the
-// response is predicted; with "text" and "label", if there is a head) that is
-// set. A label is one of the names, or, without names, an output's number.
-// Errors: INVALID_ARGUMENT with file and line; those of base/files.h.
+// response is predicted, or with "messages", of which what the assistant says
+// is, as a job's objective "sft" learns them; with "text" and "label", if there
+// is a head) that is set. A label is one of the names, or, without names, an
+// output's number. Errors: INVALID_ARGUMENT with file and line; those of
+// base/files.h.
 absl::StatusOr<EvalData> LoadEvalData(const EvalOptions& options,
                                       const LoadedModel& model,
                                       const Labels& labels);

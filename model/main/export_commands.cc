@@ -48,13 +48,18 @@ absl::StatusOr<std::string> ModelFolder(const ExportFlags& flags) {
                            base::ReadFile(path, base::JsonLimits().max_bytes));
     CHOIR_ASSIGN_OR_RETURN(const AdapterConfigFile file,
                            ParseAdapterConfig(text, path));
-    if (!file.base_model.empty() &&
-        base::FileExists(base::JoinPath(file.base_model, "config.json"))) {
-      return file.base_model;
+    if (!file.base_model.empty()) {
+      const std::string config = base::JoinPath(file.base_model, "config.json");
+      if (base::FileExists(config)) return file.base_model;
+      return absl::InvalidArgumentError(absl::StrCat(
+          path, " says that the base model is '", file.base_model,
+          "', but there is no ", config, "; give its folder with --model"));
     }
   }
   return absl::InvalidArgumentError(
-      "give --model: the base model's folder is not where the adapter says");
+      absl::StrCat(flags.adapter,
+                   " does not say where its base model is; give the base "
+                   "model's folder with --model"));
 }
 
 // Nothing that is there is ever written over, the inputs least of all.
