@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
+#include "privacy/crypto/secret.h"
 
 namespace choir::runner {
 namespace {
@@ -26,7 +27,10 @@ int Rank(absl::string_view phase) {
 }
 
 std::string DigestOf(const v1::SecureClientMessage& message) {
-  return base::Sha256Hex(message.SerializeAsString());
+  std::string text = message.SerializeAsString();
+  std::string digest = base::Sha256Hex(text);
+  crypto::Wipe(text);  // it may hold shares
+  return digest;
 }
 
 }  // namespace

@@ -76,9 +76,9 @@ class ServerSession {
 
   // A client's answer in the current phase; `payload` is the masked vector's
   // encoding with MaskedInput, which is added at once: bytes whose SHA-256, as
-  // a store of blobs has checked, is the one that the message announces. A repeated answer is
-  // accepted and changes nothing, also when its phase is over. A refusal is
-  // accepted in any phase: the client has dropped out.
+  // a store of blobs has checked, is the one that the message announces. A
+  // repeated answer is accepted and changes nothing, also when its phase is
+  // over. A refusal is accepted in any phase: the client has dropped out.
   // Errors: INVALID_ARGUMENT for a malformed one (the client may try again),
   //   FAILED_PRECONDITION for a late or early one, NOT_FOUND for a stranger.
   absl::Status Receive(absl::string_view client,
