@@ -8,6 +8,7 @@
 #include "model/adapter/peft_folder.h"
 #include "model/adapter/targets.h"
 #include "proto/codec/flat_update.h"
+#include "tests/unit/client/tiny_device.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace choir::client {
@@ -34,17 +35,6 @@ std::string Digest(const TaskResult& result) {
 class HeldExpertsTest : public testing::Test {
  protected:
   HeldExpertsTest() {
-    const std::string data = base::JoinPath(tests::NewTempDir(), "data.jsonl");
-    std::string lines;
-    for (int i = 0; i < 12; ++i) {
-      lines += R"({"text":"the apple is a fruit of the tree )" +
-               std::to_string(i) + "\"}\n";
-    }
-    EXPECT_TRUE(base::WriteFileAtomic(data, lines).ok());
-    options_.name = "device";
-    options_.device = model::DeviceKind::kCpu;
-    options_.data.path = data;
-    options_.holdout = 0.0;
     training_.objective = config::Objective::kCausalLm;
     training_.batch_size = 4;
     plan_.mutable_key()->set_job("job");
@@ -83,7 +73,7 @@ class HeldExpertsTest : public testing::Test {
   }
 
   std::string folder_;
-  ClientOptions options_;
+  ClientOptions options_ = tests::TinyDevice();
   config::TrainingOptions training_;
   codec::Layout layout_;
   v1::TaskPlan plan_;

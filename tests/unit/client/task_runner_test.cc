@@ -1,12 +1,12 @@
 // The runner with a real, tiny model: what the device's memory allows.
 #include "client/agent/task_runner.h"
 
-#include "base/files.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/peft_folder.h"
 #include "model/planner.h"
+#include "tests/unit/client/tiny_device.h"
 #include "tests/unit/model/tiny_model.h"
 
 namespace choir::client {
@@ -17,17 +17,6 @@ using ::testing::HasSubstr;
 class TaskRunnerTest : public testing::Test {
  protected:
   TaskRunnerTest() : folder_(tests::WriteTinyModel(tests::TinyConfig())) {
-    const std::string data = base::JoinPath(tests::NewTempDir(), "data.jsonl");
-    std::string lines;
-    for (int i = 0; i < 12; ++i) {
-      lines += R"({"text":"the apple is a fruit of the tree )" +
-               std::to_string(i) + "\"}\n";
-    }
-    EXPECT_TRUE(base::WriteFileAtomic(data, lines).ok());
-    options_.name = "device";
-    options_.device = model::DeviceKind::kCpu;
-    options_.data.path = data;
-    options_.holdout = 0.0;
     adapter_.rank = 4;
     adapter_.alpha = 8.0;
     adapter_.target_modules = model::LinearKinds(tests::TinyConfig());
@@ -64,7 +53,7 @@ class TaskRunnerTest : public testing::Test {
   }
 
   const std::string folder_;
-  ClientOptions options_;
+  ClientOptions options_ = tests::TinyDevice();
   config::AdapterOptions adapter_;
   config::TrainingOptions training_;
   v1::TaskPlan plan_;
