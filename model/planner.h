@@ -37,8 +37,8 @@ struct MemoryEstimate {
 };
 
 // For training on the CPU with these settings exactly (of a mixture with
-// config.moe.held, with those). An estimate from above:
-// real peaks are at or below it.
+// config.moe.held, with those). An estimate from above: real peaks are at or
+// below it.
 MemoryEstimate EstimateMemory(const ModelConfig& config,
                               const config::AdapterOptions& adapter,
                               const config::TrainingOptions& training,

@@ -76,9 +76,10 @@ class Trainer {
   // Of an adapter in bfloat16 the start is rounded (to nearest, ties to even),
   // the model sees rounded values in each step, the optimiser moves float32
   // ones, and the result is rounded; what LoFiT leaves untrained stays as
-  // given. Order of examples, dropout: from `seed` alone. Errors:
-  // INVALID_ARGUMENT for no examples or ids outside the vocabulary; ABORTED if
-  // the loss stops being finite.
+  // given.
+  // Order of examples, dropout: from `seed` alone.
+  // Errors: INVALID_ARGUMENT for no examples or ids outside the vocabulary;
+  // ABORTED if the loss stops being finite.
   virtual absl::StatusOr<TrainResult> Train(
       absl::Span<float> parameters, absl::Span<const Example> examples,
       const config::TrainingOptions& options, uint64_t seed,
