@@ -13,6 +13,7 @@
 #include "model/checkpoint/safetensors.h"
 #include "model/checkpoint/tensor_files.h"
 #include "model/torch/guard.h"
+#include "model/torch/span.h"
 
 namespace choir::model {
 namespace {
@@ -35,8 +36,7 @@ absl::StatusOr<at::Tensor> ToTensor(
                                                             : at::kBFloat16));
   } else {
     tensor = at::empty(view.shape, at::kFloat);
-    const absl::Status read = ReadFloatsInto(
-        view, absl::MakeSpan(tensor.data_ptr<float>(), tensor.numel()));
+    const absl::Status read = ReadFloatsInto(view, SpanOf(tensor));
     if (!read.ok()) {
       return absl::Status(read.code(),
                           absl::StrCat(file->source(), ": ", read.message()));

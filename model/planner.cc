@@ -11,6 +11,7 @@
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/targets.h"
 #include "model/checkpoint/families.h"
+#include "model/passes.h"
 
 namespace choir::model {
 namespace {
@@ -34,20 +35,19 @@ BlockFloats FloatsOf(const ModelConfig& c, int64_t layer) {
   BlockFloats floats;
   // Both sums of the residual stream; rotated queries and keys, values, the
   // attention's output. What is made again for the gradient is not kept:
-  // normed inputs of RMS norms, gated activations.
-  const bool again = c.norm == NormKind::kRms && !c.fused_qkv;
-  floats.kept = (again ? 2 : 4) * h + 2 * queries + 2 * keys +
-                static_cast<double>(c.num_heads) + 2;
+  // normed inputs and activations of the MLP.
+  floats.kept =
+      2 * h + 2 * queries + 2 * keys + static_cast<double>(c.num_heads) + 2;
   if (c.qk_norm != QkNorm::kNone) floats.kept += queries + keys;
   if (c.fused_qkv) floats.kept += queries + 2 * keys;
-  double mlp = 2 * static_cast<double>(c.intermediate_size);
+  double mlp = (c.gated_mlp ? 2 : 1) * static_cast<double>(c.intermediate_size);
   if (c.IsMoe(layer)) {
     const double k = static_cast<double>(c.moe.experts_per_token);
     mlp = k * (3 * static_cast<double>(c.moe.intermediate_size) + 3 * h) +
           4 * static_cast<double>(c.moe.num_experts) + h;
   }
   floats.kept += mlp;
-  floats.transient = 6 * h + std::max(1.5 * mlp, 2 * queries + 4 * keys);
+  floats.transient = 6 * h + std::max(mlp, 2 * queries + 4 * keys);
   return floats;
 }
 
@@ -341,9 +341,14 @@ MemoryEstimate EstimateMemory(const ModelConfig& config,
   const double length = static_cast<double>(
       std::min<int64_t>(training.max_sequence_length, config.max_positions));
   // A preference is two examples.
+  const double example =
+      length * (training.objective == config::Objective::kDpo ? 2.0 : 1.0);
+  const double most = std::floor(
+      static_cast<double>(MostTokensAtOnce(config, adapter, training.router)) /
+      example);
   const double tokens =
-      length * training.batch_size *
-      (training.objective == config::Objective::kDpo ? 2.0 : 1.0);
+      example *
+      std::min(static_cast<double>(training.batch_size), std::max(most, 1.0));
   double kept = 0.0;
   BlockFloats largest;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
@@ -359,10 +364,9 @@ MemoryEstimate EstimateMemory(const ModelConfig& config,
   MemoryEstimate estimate;
   estimate.process = kProcessBytes;
   estimate.weights = WeightsBytes(config, precision);
-  // Values and gradients twice (LibTorch's and the optimiser's), two moments,
-  // the caller's values and a copy.
+  // Values, gradients, two moments, the caller's values and a copy.
   estimate.adapter =
-      8.0 * 4.0 * static_cast<double>(AdapterParameters(config, adapter));
+      6.0 * 4.0 * static_cast<double>(AdapterParameters(config, adapter));
   estimate.activations = 4.0 * tokens * kept;
   const double merged =
       precision == WeightFormat::kFloat32

@@ -121,8 +121,9 @@ CHOIR_KERNEL void SwiGluBackward(const float* grad_out, const float* gate,
   for (int64_t i = 0; i < n; ++i) {
     const float s = Sigmoid(gate[i]);
     const float silu = gate[i] * s;
+    const float through = grad_out[i] * up[i] * (s + silu * (1.0f - s));
     grad_up[i] = grad_out[i] * silu;
-    grad_gate[i] = grad_out[i] * up[i] * (s + silu * (1.0f - s));
+    grad_gate[i] = through;
   }
 }
 

@@ -25,7 +25,7 @@ void AddRmsNormBackward(const float* grad_out, const float* grad_sum,
                         const float* inverse_rms, int64_t rows, int64_t columns,
                         float* grad_x, float* grad_weight);
 
-// out = silu(gate) * up.
+// out = silu(gate) * up. The gradients may be where gate and up are.
 void SwiGlu(const float* gate, const float* up, int64_t n, float* out);
 void SwiGluBackward(const float* grad_out, const float* gate, const float* up,
                     int64_t n, float* grad_gate, float* grad_up);

@@ -150,11 +150,17 @@ int64_t TotalUnits(const LossContext& context,
 
 int64_t TotalTokens(const LossContext& context,
                     absl::Span<const Example* const> examples) {
+  const config::Objective objective = context.options.objective;
+  const bool last_too =
+      context.whole_examples || objective == config::Objective::kClassification;
   int64_t tokens = 0;
   for (const Example* example : examples) {
+    if (LossUnits(objective, *example, context.max_length) == 0) continue;
     for (const auto* ids : {&example->ids, &example->rejected}) {
+      if (ids->empty()) continue;
       tokens += std::min<int64_t>(static_cast<int64_t>(ids->size()),
-                                  context.max_length);
+                                  context.max_length) -
+                (last_too ? 0 : 1);
     }
   }
   return tokens;

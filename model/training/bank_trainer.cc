@@ -12,6 +12,7 @@
 #include "model/objective/example_stream.h"
 #include "model/objective/losses.h"
 #include "model/objective/packing.h"
+#include "model/torch/span.h"
 #include "model/training/local_optimizer.h"
 #include "model/transformer/adapter_ops.h"
 #include "model/transformer/lora_runs.h"
@@ -26,7 +27,7 @@ struct Client {
         stream(given.examples.size(), given.seed),
         dropout_seed(base::DeriveSeed(given.seed, {"dropout"})),
         length(training, given.examples.size()) {
-    optimizer.Reset(given.parameters);
+    optimizer.Reset(given.parameters.size());
   }
 
   const BankMember& member;
@@ -34,7 +35,8 @@ struct Client {
   const uint64_t dropout_seed;
   const TrainingLength length;
   LocalOptimizer optimizer;
-  at::Tensor flat, flat_gradient;  // where the model is
+  at::Tensor values;               // what the optimiser moves, on the CPU
+  at::Tensor flat, flat_gradient;  // where the model is; `values` if there
   LoraBank bank;                   // views into flat
   TrainResult result;
   double loss_sum = 0.0;
@@ -72,8 +74,7 @@ class BankTraining {
   Pass Gather(absl::Span<Client* const> active, int step, size_t begin) const;
   absl::Status OnePass(Pass pass);
   absl::Status Step(absl::Span<Client* const> active, int step);
-  void Upload(Client& client) const;
-  void Download(Client& client) const;
+  absl::Status Optimize(Client& client) const;
 
   const Decoder& decoder_;
   const config::AdapterOptions& adapter_;
@@ -86,27 +87,24 @@ class BankTraining {
 void BankTraining::Add(const BankMember& member) {
   clients_.push_back(std::make_unique<Client>(member, training_));
   Client& client = *clients_.back();
-  const auto options =
-      at::TensorOptions().dtype(at::kFloat).device(decoder_.device());
-  client.flat = at::zeros({layout_.num_elements()}, options);
-  client.flat_gradient = at::zeros({layout_.num_elements()}, options);
+  client.values = at::empty({layout_.num_elements()}, at::kFloat);
+  std::copy(member.parameters.begin(), member.parameters.end(),
+            client.values.data_ptr<float>());
+  client.flat = client.values.to(decoder_.device());
+  client.flat_gradient = at::zeros_like(client.flat);
   client.bank = BindAdapter(decoder_.config(), adapter_, layout_, client.flat);
   GatherGradients(
       BindLora(decoder_.config(), layout_, client.flat_gradient, 1.0),
       client.bank);
 }
 
-void BankTraining::Upload(Client& client) const {
+absl::Status BankTraining::Optimize(Client& client) const {
   at::NoGradGuard no_grad;
-  client.flat.copy_(at::from_blob(client.optimizer.values.data(),
-                                  {layout_.num_elements()}, at::kFloat));
-  client.flat_gradient.zero_();
-}
-
-void BankTraining::Download(Client& client) const {
-  const at::Tensor host = client.flat_gradient.cpu();
-  std::memcpy(client.optimizer.gradient.data(), host.data_ptr<float>(),
-              client.optimizer.gradient.size() * sizeof(float));
+  const at::Tensor gradient = client.flat_gradient.cpu();
+  CHOIR_RETURN_IF_ERROR(client.optimizer.Step(training_, SpanOf(gradient),
+                                              SpanOf(client.values)));
+  if (!client.flat.is_cpu()) client.flat.copy_(client.values);
+  return absl::OkStatus();
 }
 
 void BankTraining::Choose(Client& client) {
@@ -192,7 +190,7 @@ absl::Status BankTraining::Step(absl::Span<Client* const> active, int step) {
   size_t most = 0;
   for (Client* client : active) {
     Choose(*client);
-    Upload(*client);
+    client->flat_gradient.zero_();
     most = std::max(most, client->chosen.size());
   }
   const size_t batch = static_cast<size_t>(training_.batch_size);
@@ -204,8 +202,7 @@ absl::Status BankTraining::Step(absl::Span<Client* const> active, int step) {
   for (Client* client : active) {
     if (client->units == 0) continue;
     client->result.tokens += static_cast<uint64_t>(client->units);
-    Download(*client);
-    CHOIR_RETURN_IF_ERROR(client->optimizer.Step(training_));
+    CHOIR_RETURN_IF_ERROR(Optimize(*client));
   }
   return absl::OkStatus();
 }
@@ -223,7 +220,7 @@ absl::Status BankTraining::Run(const ProgressFn& progress) {
     if (progress) CHOIR_RETURN_IF_ERROR(progress(step + 1, steps));
   }
   for (const auto& client : clients_) {
-    CHOIR_RETURN_IF_ERROR(client->optimizer.CheckValues());
+    CHOIR_RETURN_IF_ERROR(CheckFinite(SpanOf(client->values)));
   }
   return absl::OkStatus();
 }
@@ -235,8 +232,8 @@ std::vector<TrainResult> BankTraining::Finish() {
     if (result.tokens > 0) {
       result.mean_loss = client->loss_sum / static_cast<double>(result.tokens);
     }
-    std::copy(client->optimizer.values.begin(), client->optimizer.values.end(),
-              client->member.parameters.begin());
+    const absl::Span<const float> values = SpanOf(client->values);
+    std::copy(values.begin(), values.end(), client->member.parameters.begin());
     results.push_back(std::move(result));
   }
   return results;

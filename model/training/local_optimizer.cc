@@ -18,17 +18,16 @@ TrainingLength::TrainingLength(const config::TrainingOptions& options,
       runs_on ? options.local_steps : options.local_epochs * steps_per_epoch;
 }
 
-void LocalOptimizer::Reset(absl::Span<const float> start) {
-  values.assign(start.begin(), start.end());
-  gradient.assign(values.size(), 0.0f);
-  first_moment_.assign(values.size(), 0.0f);
-  second_moment_.assign(values.size(), 0.0f);
+void LocalOptimizer::Reset(size_t size) {
+  first_moment_.assign(size, 0.0f);
+  second_moment_.assign(size, 0.0f);
   steps_ = 0;
 }
 
-absl::Status LocalOptimizer::Step(const config::TrainingOptions& options) {
-  const double norm =
-      ClipGradient(absl::MakeSpan(gradient), options.max_grad_norm);
+absl::Status LocalOptimizer::Step(const config::TrainingOptions& options,
+                                  absl::Span<float> gradient,
+                                  absl::Span<float> values) {
+  const double norm = ClipGradient(gradient, options.max_grad_norm);
   if (!std::isfinite(norm)) {
     return absl::AbortedError(
         "the gradient is no longer a finite number; lower the learning rate");
@@ -38,16 +37,15 @@ absl::Status LocalOptimizer::Step(const config::TrainingOptions& options) {
     AdamWStep({options.learning_rate, options.beta1, options.beta2,
                options.epsilon, options.weight_decay},
               steps_, gradient, absl::MakeSpan(first_moment_),
-              absl::MakeSpan(second_moment_), absl::MakeSpan(values));
+              absl::MakeSpan(second_moment_), values);
   } else {
     SgdStep({options.learning_rate, options.momentum, options.weight_decay},
-            steps_, gradient, absl::MakeSpan(first_moment_),
-            absl::MakeSpan(values));
+            steps_, gradient, absl::MakeSpan(first_moment_), values);
   }
   return absl::OkStatus();
 }
 
-absl::Status LocalOptimizer::CheckValues() const {
+absl::Status CheckFinite(absl::Span<const float> values) {
   if (std::all_of(values.begin(), values.end(),
                   [](float value) { return std::isfinite(value); })) {
     return absl::OkStatus();

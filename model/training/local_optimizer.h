@@ -1,5 +1,5 @@
-// The local optimiser of one adapter in training: its values, their gradient
-// and what the optimiser remembers. No LibTorch.
+// The local optimiser of one adapter in training, on the CPU: how long it
+// trains, and what it remembers between steps. No LibTorch.
 #ifndef CHOIR_MODEL_TRAINING_LOCAL_OPTIMIZER_H_
 #define CHOIR_MODEL_TRAINING_LOCAL_OPTIMIZER_H_
 
@@ -23,21 +23,22 @@ struct TrainingLength {
 };
 
 // Threads: one at a time.
-struct LocalOptimizer {
-  std::vector<float> values, gradient;
-
-  // Begins at `start` with nothing remembered.
-  void Reset(absl::Span<const float> start);
-  // Clips `gradient` and takes one step with it.
-  // Errors: ABORTED if the gradient is not finite.
-  absl::Status Step(const config::TrainingOptions& options);
-  // ABORTED if a value is no longer finite.
-  absl::Status CheckValues() const;
+class LocalOptimizer {
+ public:
+  // Begins anew for adapters of `size` parameters, with nothing remembered.
+  void Reset(size_t size);
+  // Clips `gradient` and takes one step with it; both in place.
+  // Errors: ABORTED if the gradient is not finite; `values` are then unchanged.
+  absl::Status Step(const config::TrainingOptions& options,
+                    absl::Span<float> gradient, absl::Span<float> values);
 
  private:
   std::vector<float> first_moment_, second_moment_;
   int64_t steps_ = 0;
 };
+
+// ABORTED if a parameter that was trained is no longer finite.
+absl::Status CheckFinite(absl::Span<const float> values);
 
 }  // namespace choir::model
 

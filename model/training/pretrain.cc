@@ -23,6 +23,7 @@
 #include "model/generate.h"
 #include "model/kernels/optimizer.h"
 #include "model/torch/guard.h"
+#include "model/torch/span.h"
 #include "model/training/pretrain_data.h"
 #include "model/transformer/decoder.h"
 #include "proto/codec/layout.h"
@@ -75,9 +76,7 @@ class Pretrainer {
   void RoundWeights();
 
   int64_t context() const { return config_.max_positions; }
-  absl::Span<float> Values() const {
-    return absl::MakeSpan(values_.data_ptr<float>(), values_.numel());
-  }
+  absl::Span<float> Values() const { return SpanOf(values_); }
   double Seconds() const {
     return seconds_before_ + absl::ToDoubleSeconds(absl::Now() - start_);
   }
@@ -237,8 +236,7 @@ absl::StatusOr<double> Pretrainer::Step() {
 }
 
 void Pretrainer::Update(double rate) {
-  const absl::Span<float> gradient =
-      absl::MakeSpan(replicas_[0].gradient.data_ptr<float>(), values_.numel());
+  const absl::Span<float> gradient = SpanOf(replicas_[0].gradient);
   ClipGradient(gradient, options_.max_grad_norm);
   for (size_t i = 0; i < layout_.tensors().size(); ++i) {
     const codec::TensorSpec& spec = layout_.tensors()[i];

@@ -2,21 +2,14 @@
 
 #include <algorithm>
 
+#include "model/passes.h"
+
 namespace choir::model {
-namespace {
-
-double AuxLoss(const MoeConfig& moe, const config::RouterOptions& options) {
-  if (options.aux_loss >= 0.0) return options.aux_loss;
-  return moe.aux_loss ? moe.aux_loss_coefficient : 0.0;
-}
-
-}  // namespace
-
 RouterTraining::RouterTraining(const ModelConfig& config,
                                const config::RouterOptions& options)
     : moe_(config.moe),
       options_(options),
-      aux_loss_(AuxLoss(config.moe, options)),
+      aux_loss_(AuxLossWeight(config.moe, options)),
       held_(config.moe.HeldExperts()) {
   if (moe_.num_experts == 0) return;
   log_.keep_logits = aux_loss_ > 0.0 || options_.z_loss > 0.0;

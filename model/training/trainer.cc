@@ -16,8 +16,10 @@
 #include "model/objective/example_stream.h"
 #include "model/objective/losses.h"
 #include "model/objective/sparsity.h"
+#include "model/passes.h"
 #include "model/quantize/float_formats.h"
 #include "model/torch/guard.h"
+#include "model/torch/span.h"
 #include "model/training/bank_trainer.h"
 #include "model/training/device_optimizer.h"
 #include "model/training/local_optimizer.h"
@@ -112,6 +114,9 @@ class LoraTrainer final : public Trainer {
     forward.lean = true;
     return forward;
   }
+  // How many of `examples`, from the first on, go through the model at once.
+  size_t AtOnce(const LossContext& context,
+                absl::Span<const Example* const> examples) const;
   // Sum of the losses of one step of `units`; its gradient is left in
   // gradient_.
   absl::StatusOr<double> Step(absl::Span<const Example* const> examples,
@@ -163,8 +168,9 @@ class LoraTrainer final : public Trainer {
   const config::AdapterOptions adapter_;
   const codec::Layout layout_;
   at::Tensor flat_, flat_gradient_;  // where the model is
-  // What the optimiser there moves: flat_ itself, or what flat_ is rounded of.
-  at::Tensor masters_;
+  // What the optimiser moves, where it works: flat_ itself, or what flat_ is a
+  // copy of, rounded or on another device.
+  at::Tensor values_;
   LoraBank bank_;     // views into flat_
   at::Tensor score_;  // view into flat_, or undefined
   LofitState lofit_;
@@ -212,7 +218,7 @@ void LoraTrainer::Upload(absl::Span<const float> parameters) {
   if (flat_.is_cpu()) {
     std::memcpy(flat_.data_ptr<float>(), parameters.data(),
                 parameters.size() * sizeof(float));
-    Round(absl::MakeSpan(flat_.data_ptr<float>(), parameters.size()));
+    Round(SpanOf(flat_));
     return;
   }
   const at::Tensor host =
@@ -228,6 +234,22 @@ void LoraTrainer::PrepareKind(absl::Span<const float> parameters) {
   SetLofitState(config, lofit_, bank_);
 }
 
+size_t LoraTrainer::AtOnce(const LossContext& context,
+                           absl::Span<const Example* const> examples) const {
+  const size_t pass = std::min(examples.size(),
+                               static_cast<size_t>(context.options.batch_size));
+  if (!flat_.is_cpu()) return pass;
+  const int64_t most = MostTokensAtOnce(base_->decoder().config(), adapter_,
+                                        context.options.router);
+  size_t n = 1;
+  int64_t tokens = TotalTokens(context, examples.first(1));
+  for (; n < pass; ++n) {
+    tokens += TotalTokens(context, examples.subspan(n, 1));
+    if (tokens > most) break;
+  }
+  return n;
+}
+
 absl::StatusOr<double> LoraTrainer::Step(
     absl::Span<const Example* const> examples,
     const config::TrainingOptions& options, int64_t units,
@@ -237,9 +259,10 @@ absl::StatusOr<double> LoraTrainer::Step(
   const uint64_t dropout_seed = forward.dropout_seed;
   flat_gradient_.zero_();
   double loss = 0.0;
-  const size_t batch_size = static_cast<size_t>(options.batch_size);
-  for (size_t i = 0; i < examples.size(); i += batch_size) {
-    const auto part_examples = examples.subspan(i, batch_size);
+  size_t end = 0;
+  for (size_t i = 0; i < examples.size(); i = end) {
+    end = i + AtOnce(context, examples.subspan(i));
+    const auto part_examples = examples.subspan(i, end - i);
     const int64_t part_units = TotalUnits(context, part_examples);
     if (part_units == 0) continue;
     forward.dropout_seed = dropout_seed + i * 1000003;
@@ -257,44 +280,44 @@ absl::StatusOr<double> LoraTrainer::Step(
     }
     loss += value;
   }
-  if (on_device()) return loss * static_cast<double>(units);
-  std::vector<float>& gradient = optimizer_.gradient;
-  const at::Tensor host = flat_gradient_.cpu();
-  std::memcpy(gradient.data(), host.data_ptr<float>(),
-              gradient.size() * sizeof(float));
-  lofit_training_.AddPenalty(lofit_, optimizer_.values,
-                             absl::MakeSpan(gradient));
   return loss * static_cast<double>(units);
 }
 
 absl::Status LoraTrainer::Optimize(const config::TrainingOptions& options) {
-  if (!on_device()) return optimizer_.Step(options);
-  CHOIR_RETURN_IF_ERROR(
-      device_optimizer_.Step(options, flat_gradient_, masters_));
-  if (rounds()) flat_.copy_(masters_.to(at::kBFloat16));
+  at::NoGradGuard no_grad;
+  if (on_device()) {
+    CHOIR_RETURN_IF_ERROR(
+        device_optimizer_.Step(options, flat_gradient_, values_));
+  } else {
+    const at::Tensor gradient = flat_gradient_.cpu();
+    lofit_training_.AddPenalty(lofit_, SpanOf(values_), SpanOf(gradient));
+    CHOIR_RETURN_IF_ERROR(
+        optimizer_.Step(options, SpanOf(gradient), SpanOf(values_)));
+  }
+  if (!values_.is_same(flat_)) {
+    flat_.copy_(rounds() ? values_.to(at::kBFloat16) : values_);
+  }
   return absl::OkStatus();
 }
 
 void LoraTrainer::Begin(absl::Span<const float> parameters) {
   PrepareKind(parameters);
-  optimizer_.Reset(parameters);
-  Round(absl::MakeSpan(optimizer_.values));
   Upload(parameters);
-  if (!on_device()) return;
-  masters_ = rounds() ? flat_.clone() : flat_;
-  device_optimizer_.Reset(masters_);
+  values_ = on_device() ? flat_ : flat_.cpu();
+  if (rounds()) values_ = values_.clone();
+  if (on_device()) {
+    device_optimizer_.Reset(values_);
+  } else {
+    optimizer_.Reset(parameters.size());
+  }
 }
 
 absl::Status LoraTrainer::Finish(absl::Span<float> parameters) {
-  std::vector<float>& values = optimizer_.values;
-  if (on_device()) {
-    const at::Tensor host = flat_.cpu();
-    std::memcpy(values.data(), host.data_ptr<float>(),
-                values.size() * sizeof(float));
-  }
-  Round(absl::MakeSpan(values));
-  CHOIR_RETURN_IF_ERROR(optimizer_.CheckValues());
-  lofit_training_.KeepUntrained(lofit_, parameters, absl::MakeSpan(values));
+  const at::Tensor host = values_.cpu();
+  const absl::Span<float> values = SpanOf(host);
+  Round(values);
+  CHOIR_RETURN_IF_ERROR(CheckFinite(values));
+  lofit_training_.KeepUntrained(lofit_, parameters, values);
   std::copy(values.begin(), values.end(), parameters.begin());
   return absl::OkStatus();
 }
@@ -342,7 +365,6 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
     result.examples_seen += n;
     ++result.steps;
     if (units > 0) {
-      if (!on_device()) Upload(optimizer_.values);
       forward.dropout_seed =
           dropout_seed + static_cast<uint64_t>(step) * 0x51ed2701;
       if (sparsity) {

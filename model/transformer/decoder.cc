@@ -51,6 +51,10 @@ at::Tensor PositionsOf(const SequenceStarts& starts, at::Device device) {
   return positions.to(device);
 }
 
+bool IsLean(const ForwardOptions& options, const at::Tensor& x) {
+  return options.lean && UseFused(options.kernels, x);
+}
+
 int64_t Longest(const SequenceStarts& starts) {
   int64_t longest = 1;
   for (size_t i = 0; i + 1 < starts.size(); ++i) {
@@ -144,37 +148,17 @@ std::pair<at::Tensor, at::Tensor> Decoder::AddNorm(const Stream& in,
                               config_.norm_eps)};
 }
 
-std::vector<at::Tensor> Decoder::ForgetNormed(const at::Tensor& sum,
-                                              const at::Tensor& normed,
-                                              const NormWeights& norm,
-                                              std::vector<at::Tensor> outputs,
-                                              const Pass& pass) const {
-  if (!pass.options.lean || config_.norm != NormKind::kRms ||
-      !UseFused(pass.options.kernels, normed)) {
-    return outputs;
-  }
-  const auto remake = [sum = sum.detach(), weight = norm.weight.detach(),
-                       epsilon = config_.norm_eps](const at::Tensor& into) {
-    const at::Tensor inverse = at::empty({sum.size(0)}, at::kFloat);
-    AddRmsNorm(sum.data_ptr<float>(), nullptr, weight.data_ptr<float>(),
-               sum.size(0), sum.size(1), static_cast<float>(epsilon), nullptr,
-               into.data_ptr<float>(), inverse.data_ptr<float>());
-  };
-  return ForgetUntilBackward(normed, remake, outputs);
-}
-
-at::Tensor Decoder::ForgetGated(const at::Tensor& gate, const at::Tensor& up,
-                                const at::Tensor& activation, at::Tensor output,
-                                const Pass& pass) const {
-  if (!pass.options.lean || !UseFused(pass.options.kernels, activation)) {
-    return output;
-  }
-  const auto remake = [gate = gate.detach(),
-                       up = up.detach()](const at::Tensor& into) {
-    SwiGlu(gate.data_ptr<float>(), up.data_ptr<float>(), gate.numel(),
-           into.data_ptr<float>());
-  };
-  return ForgetUntilBackward(activation, remake, {output})[0];
+at::Tensor Decoder::ForgetNormed(const at::Tensor& normed,
+                                 const at::Tensor& sum, const NormWeights& norm,
+                                 const at::Tensor& output,
+                                 const Pass& pass) const {
+  if (!IsLean(pass.options, normed)) return output;
+  return ForgetUntilBackward(
+      normed,
+      [this, sum = sum.detach(), &norm, kernels = pass.options.kernels] {
+        return AddNorm({sum, at::Tensor()}, norm, kernels).second;
+      },
+      output);
 }
 
 at::Tensor Decoder::Attention(size_t b, const at::Tensor& sum,
@@ -189,8 +173,7 @@ at::Tensor Decoder::Attention(size_t b, const at::Tensor& sum,
                                {queries, keys, keys}, 1);
     for (at::Tensor& part : qkv) part = part.contiguous();
   } else {
-    qkv = ForgetNormed(sum, normed, block.input_norm,
-                       Apply(b, 0, 3, normed, 0, pass), pass);
+    qkv = Apply(b, 0, 3, normed, 0, pass);
   }
   const Kernels kernels = pass.options.kernels;
   if (block.q_norm.defined()) {
@@ -204,7 +187,8 @@ at::Tensor Decoder::Attention(size_t b, const at::Tensor& sum,
   }
   const double factor = config_.ScoreFactor(static_cast<int64_t>(b));
   if (factor != 1.0) qkv[0] = qkv[0] * factor;
-  return pass.attend(b, qkv[0], qkv[1], qkv[2]);
+  return ForgetNormed(normed, sum, block.input_norm,
+                      pass.attend(b, qkv[0], qkv[1], qkv[2]), pass);
 }
 
 at::Tensor Decoder::Mlp(size_t b, const at::Tensor& sum,
@@ -230,15 +214,24 @@ at::Tensor Decoder::Mlp(size_t b, const at::Tensor& sum,
   }
   const absl::Span<const LinearUse> all = uses;
   const std::vector<at::Tensor> in =
-      ForgetNormed(sum, normed, weights_.blocks[b].post_norm,
-                   ApplyUses(b, all.first(inputs), normed, 2, pass), pass);
-  const at::Tensor activation = config_.gated_mlp
-                                    ? SwiGlu(options.kernels, in[0], in[1])
-                                    : Activate(config_.activation, in[0]);
+      ApplyUses(b, all.first(inputs), normed, 2, pass);
+  const auto activate = [this, kernels = options.kernels](
+                            const at::Tensor& gate, const at::Tensor& up) {
+    return config_.gated_mlp ? SwiGlu(kernels, gate, up)
+                             : Activate(config_.activation, gate);
+  };
+  const at::Tensor activation =
+      ForgetNormed(normed, sum, weights_.blocks[b].post_norm,
+                   activate(in.front(), in.back()), pass);
   if (options.activity != nullptr) options.activity->Add(b, activation);
   const at::Tensor out = ApplyUses(b, all.last(1), activation, 3, pass)[0];
-  if (!config_.gated_mlp) return out;
-  return ForgetGated(in[0], in[1], activation, out, pass);
+  if (!IsLean(options, activation)) return out;
+  return ForgetUntilBackward(
+      activation,
+      [activate, gate = in.front().detach(), up = in.back().detach()] {
+        return activate(gate, up);
+      },
+      out);
 }
 
 at::Tensor Decoder::Experts(size_t b, const at::Tensor& normed,

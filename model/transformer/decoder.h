@@ -90,9 +90,9 @@ struct ForwardOptions {
   // What the pointers above point at must then live until the gradients have
   // been computed.
   bool checkpointing = false;
-  // Make normed inputs and gated activations again for the gradient instead
-  // of keeping them: about a third less is kept for about a twentieth more
-  // time. Fused kernels only; elsewhere they are kept.
+  // Make normed inputs and activations of the MLP again for the gradient
+  // instead of keeping them: about a third less is kept for about a twentieth
+  // more time. Fused kernels only; elsewhere they are kept.
   bool lean = false;
 };
 
@@ -150,16 +150,12 @@ class Decoder {
   Stream Block(size_t b, Stream in, const Pass& pass) const;
   Stream CheckpointedBlock(size_t b, Stream in,
                            const std::shared_ptr<const Pass>& pass) const;
-  // Let what was made from the residual stream's `sum`, or from gate and up,
-  // be made again for the gradient instead of being kept (options.lean).
-  std::vector<at::Tensor> ForgetNormed(const at::Tensor& sum,
-                                       const at::Tensor& normed,
-                                       const NormWeights& norm,
-                                       std::vector<at::Tensor> outputs,
-                                       const Pass& pass) const;
-  at::Tensor ForgetGated(const at::Tensor& gate, const at::Tensor& up,
-                         const at::Tensor& activation, at::Tensor output,
-                         const Pass& pass) const;
+  // Lets `normed`, which `output` was computed from, be made again from the
+  // residual stream's `sum` for the gradient instead of being kept, if
+  // options.lean.
+  at::Tensor ForgetNormed(const at::Tensor& normed, const at::Tensor& sum,
+                          const NormWeights& norm, const at::Tensor& output,
+                          const Pass& pass) const;
   at::Tensor Attention(size_t b, const at::Tensor& sum,
                        const at::Tensor& normed, const Pass& pass) const;
   at::Tensor Mlp(size_t b, const at::Tensor& sum, const at::Tensor& normed,

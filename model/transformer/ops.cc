@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "absl/types/optional.h"
+#include "base/check.h"
 #include "model/kernels/blas.h"
 #include "model/kernels/cpu_kernels.h"
 #include "model/kernels/quantized_matmul.h"
@@ -275,16 +276,18 @@ class SwiGluFn : public Function<SwiGluFn> {
     const at::Tensor out = NewFloats(gate.sizes());
     SwiGlu(Data(gate), Data(up), gate.numel(), Mutable(out));
     ctx->save_for_backward({gate, up});
+    ctx->saved_data["spent"] = false;
     return out;
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const variable_list saved = ctx->get_saved_variables();
+    // Nobody else keeps gate and up: their memory becomes the gradients'.
+    variable_list saved = ctx->get_saved_variables();
+    CHOIR_CHECK(!ctx->saved_data["spent"].toBool());
+    ctx->saved_data["spent"] = true;
     const at::Tensor grad = grads[0].contiguous();
-    const at::Tensor grad_gate = NewFloats(grad.sizes());
-    const at::Tensor grad_up = NewFloats(grad.sizes());
     SwiGluBackward(Data(grad), Data(saved[0]), Data(saved[1]), grad.numel(),
-                   Mutable(grad_gate), Mutable(grad_up));
-    return {grad_gate, grad_up};
+                   Mutable(saved[0]), Mutable(saved[1]));
+    return {saved[0].detach(), saved[1].detach()};
   }
 };
 

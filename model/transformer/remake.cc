@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "base/check.h"
+
 namespace choir::model {
 namespace {
 
@@ -13,55 +15,55 @@ using torch::autograd::variable_list;
 
 struct Forgotten : torch::CustomClassHolder {
   at::Tensor made;
-  std::function<void(const at::Tensor&)> remake;
+  std::function<at::Tensor()> remake;
 };
+
+c10::StorageImpl* StorageOf(const at::Tensor& tensor) {
+  return tensor.storage().unsafeGetStorageImpl();
+}
+
+at::DataPtr TakeMemory(const at::Tensor& tensor) {
+  return StorageOf(tensor)->set_data_ptr(at::DataPtr(nullptr, tensor.device()));
+}
 
 class ForgetFn : public Function<ForgetFn> {
  public:
   // The identity; what matters is when its backward runs.
-  static variable_list forward(AutogradContext* ctx, at::TensorList outputs,
-                               c10::intrusive_ptr<Forgotten> forgotten) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& output,
+                            c10::intrusive_ptr<Forgotten> forgotten) {
     ctx->saved_data["forgotten"] = c10::IValue::make_capsule(forgotten);
-    return outputs.vec();
+    return output;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto forgotten = c10::static_intrusive_pointer_cast<Forgotten>(
         ctx->saved_data["forgotten"].toCapsule());
-    if (forgotten->made.defined()) {
-      c10::StorageImpl* storage =
-          forgotten->made.storage().unsafeGetStorageImpl();
-      storage->set_data_ptr(storage->allocator()->allocate(storage->nbytes()));
-      forgotten->remake(forgotten->made);
+    if (forgotten->remake != nullptr) {
+      at::NoGradGuard no_grad;
+      const at::Tensor again = forgotten->remake();
+      CHOIR_CHECK(again.sizes() == forgotten->made.sizes() &&
+                  again.is_contiguous());
+      StorageOf(forgotten->made)->set_data_ptr(TakeMemory(again));
       // This node outlives the pass; the memory belongs to those that use it.
       forgotten->made = at::Tensor();
       forgotten->remake = nullptr;
     }
-    grads.emplace_back();  // nothing for what was forgotten
-    return grads;
+    return {grads[0], at::Tensor()};
   }
 };
 
 }  // namespace
 
-std::vector<at::Tensor> ForgetUntilBackward(
-    const at::Tensor& made, std::function<void(const at::Tensor&)> remake,
-    const std::vector<at::Tensor>& outputs) {
-  bool gradient = false;
-  for (const at::Tensor& output : outputs) gradient |= output.requires_grad();
-  if (!at::GradMode::is_enabled() || !gradient) return outputs;
+at::Tensor ForgetUntilBackward(const at::Tensor& made,
+                               std::function<at::Tensor()> remake,
+                               const at::Tensor& output) {
+  if (!at::GradMode::is_enabled() || !output.requires_grad()) return output;
+  CHOIR_CHECK(made.is_contiguous() && made.storage_offset() == 0);
   auto forgotten = c10::make_intrusive<Forgotten>();
   forgotten->made = made.detach();
   forgotten->remake = std::move(remake);
-  c10::StorageImpl* storage = made.storage().unsafeGetStorageImpl();
-  // A storage that could not be allocated anew keeps its memory.
-  if (storage->allocator() == nullptr || made.storage_offset() != 0 ||
-      !made.is_contiguous()) {
-    return outputs;
-  }
-  const at::TensorList list(outputs);
-  std::vector<at::Tensor> result = ForgetFn::apply(list, forgotten);
-  storage->set_data_ptr(at::DataPtr(nullptr, made.device()));
+  const at::Tensor result = ForgetFn::apply(output, forgotten);
+  TakeMemory(made);
   return result;
 }
 

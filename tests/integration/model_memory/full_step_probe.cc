@@ -1,6 +1,5 @@
 // One step of full fine-tuning with AdamW, in the shape of a model folder's
-// config.json, and the peak of resident memory in MiB, before it (libraries,
-// nothing else) and at last:
+// config.json, and the peak of resident memory in MiB:
 //   model_full_step_probe FOLDER BATCH TOKENS
 #include <cstdlib>
 #include <iostream>
@@ -33,7 +32,6 @@ PackedBatch RandomBatch(int batch, int tokens, int64_t vocabulary) {
 }
 
 int Main(const std::string& folder, int batch_size, int tokens) {
-  const uint64_t before = PeakResidentBytes();
   ConfigureCompute(1);
   const auto config = LoadModelConfig(base::JoinPath(folder, "config.json"));
   CHOIR_CHECK(config.ok());
@@ -69,7 +67,7 @@ int Main(const std::string& folder, int batch_size, int tokens) {
               absl::MakeSpan(m), absl::MakeSpan(v),
               absl::MakeSpan(values.data_ptr<float>(), n));
   }
-  std::cout << (before >> 20) << " " << (PeakResidentBytes() >> 20) << "\n";
+  std::cout << (PeakResidentBytes() >> 20) << "\n";
   return 0;
 }
 

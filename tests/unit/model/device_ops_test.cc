@@ -237,18 +237,24 @@ TEST_F(DeviceOpsTest, OptimizerEqualsThatOfTheCpu) {
     options.learning_rate = 0.01;
     at::Tensor values = Random({100});
     LocalOptimizer local;
-    local.Reset({values.data_ptr<float>(), 100});
+    const at::Tensor local_values = values.clone();
+    local.Reset(100);
     DeviceOptimizer device;
     device.Reset(values);
     for (int step = 0; step < 5; ++step) {
       // Above the norm to clip at, and below.
       at::Tensor gradient = Random({100}, step % 2 == 0 ? 1.0 : 0.01);
-      std::copy_n(gradient.data_ptr<float>(), 100, local.gradient.begin());
-      ASSERT_TRUE(local.Step(options).ok());
+      const at::Tensor same = gradient.clone();
+      ASSERT_TRUE(local
+                      .Step(options, {same.data_ptr<float>(), 100},
+                            {local_values.data_ptr<float>(), 100})
+                      .ok());
       ASSERT_TRUE(device.Step(options, gradient, values).ok());
     }
     for (int i = 0; i < 100; ++i) {
-      EXPECT_NEAR(values.data_ptr<float>()[i], local.values[i], 2e-6) << i;
+      EXPECT_NEAR(values.data_ptr<float>()[i],
+                  local_values.data_ptr<float>()[i], 2e-6)
+          << i;
     }
     at::Tensor bad = at::full({100}, NAN);
     EXPECT_EQ(device.Step(options, bad, values).code(),

@@ -149,6 +149,33 @@ TEST_F(TrainerTest, AccumulatedBatchesEqualOneLargeBatch) {
   for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-6) << i;
 }
 
+// 64 examples of 32 tokens are twice what goes through a CPU at once.
+TEST_F(TrainerTest, LongPassesAreSplitUnlessDropoutIsDrawnForThem) {
+  const auto examples =
+      tests::RandomExamples(64, 37, tests::TinyConfig().vocab_size, 1);
+  const auto run = [&](double dropout, int batch_size) {
+    const auto trainer = NewTrainer(dropout);
+    std::vector<float> values = InitialAdapter(trainer->layout(), 5);
+    config::TrainingOptions options = Options(1);
+    options.optimizer = config::OptimizerKind::kSgd;
+    options.max_sequence_length = 33;
+    options.batch_size = batch_size;
+    options.gradient_accumulation = 64 / batch_size;
+    EXPECT_TRUE(
+        trainer->Train(absl::MakeSpan(values), examples, options, 1, nullptr)
+            .ok());
+    return values;
+  };
+  const std::vector<float> split = run(0.0, 64);
+  EXPECT_EQ(split, run(0.0, 32));
+  const std::vector<float> smaller = run(0.0, 16);
+  EXPECT_NE(split, smaller);  // rounded differently, and no more
+  for (size_t i = 0; i < split.size(); ++i) {
+    EXPECT_NEAR(split[i], smaller[i], 1e-6) << i;
+  }
+  EXPECT_NE(run(0.3, 64), run(0.3, 32));
+}
+
 TEST_F(TrainerTest, EpochsEndWithASmallerBatchAndStepsRunOn) {
   const auto trainer = NewTrainer();
   const auto examples = Examples(10);

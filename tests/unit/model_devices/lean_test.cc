@@ -68,13 +68,13 @@ TEST(LeanTest, MemoryIsGivenBackUntilTheGradientNeedsIt) {
   const at::Tensor w = at::ones({4}, at::kFloat).set_requires_grad(true);
   const at::Tensor y = made * w;  // keeps `made` for the gradient of w
   int remade = 0;
-  const at::Tensor out =
-      ForgetUntilBackward(made,
-                          [&remade](const at::Tensor& into) {
-                            ++remade;
-                            std::fill_n(into.data_ptr<float>(), 4, 3.0f);
-                          },
-                          {y})[0];
+  const at::Tensor out = ForgetUntilBackward(
+      made,
+      [&remade] {
+        ++remade;
+        return at::full({4}, 3.0f);
+      },
+      y);
   EXPECT_EQ(made.storage().data(), nullptr);
   EXPECT_EQ(out.sum().item<float>(), 12.0f);
   torch::autograd::backward({out.sum()}, {});

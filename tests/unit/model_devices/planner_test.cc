@@ -76,6 +76,18 @@ TEST(PlannerTest, ThePassShrinksBeforeThePrecisionFalls) {
   EXPECT_FALSE(plan->changes.empty());
 }
 
+TEST(PlannerTest, LongPassesAreCountedAsTheyAreSplit) {
+  PlanRequest request = Request(1 << 20);
+  const auto total = [&request](int batch_size) {
+    request.training.batch_size = batch_size;
+    return PlanMemory(Config(), request)->estimate.total();
+  };
+  EXPECT_EQ(total(8), total(2));  // of 512 tokens
+  EXPECT_GT(total(2), total(1));
+  request.adapter.dropout = 0.1;
+  EXPECT_GT(total(8), total(2));
+}
+
 TEST(PlannerTest, AFederationsAdapterKeepsItsShape) {
   PlanRequest request = Request(1);
   request.may_shrink_adapter = false;
