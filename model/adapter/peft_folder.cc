@@ -22,9 +22,15 @@ constexpr int64_t kMostElements = int64_t{1} << 32;
 
 absl::StatusOr<AdapterConfigFile> ReadConfig(const std::string& directory) {
   const std::string path = base::JoinPath(directory, kAdapterConfigName);
-  CHOIR_ASSIGN_OR_RETURN(const std::string text,
-                         base::ReadFile(path, base::JsonLimits().max_bytes));
-  return ParseAdapterConfig(text, path);
+  const absl::StatusOr<std::string> text =
+      base::ReadFile(path, base::JsonLimits().max_bytes);
+  if (absl::IsNotFound(text.status())) {
+    return absl::NotFoundError(absl::StrCat(
+        text.status().message(), "; give the folder of a PEFT adapter, with ",
+        kAdapterConfigName, " and ", kAdapterModelName));
+  }
+  CHOIR_RETURN_IF_ERROR(text.status());
+  return ParseAdapterConfig(*text, path);
 }
 
 absl::Status Misfit(const std::string& directory, const absl::Status& why) {

@@ -72,6 +72,15 @@ TEST(AdapterDtypesTest, TensorsAreStoredInTheTypeAsked) {
   EXPECT_EQ(bytes, 2 * adapter.layout.num_elements());
 }
 
+TEST(AdapterDtypesTest, AFolderThatIsNotThereIsNamedWithTheRemedy) {
+  const absl::Status missing =
+      ReadPeftFolder("/nowhere", tests::SmallConfig(Family::kLlama)).status();
+  EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(missing.message()),
+              testing::AllOf(HasSubstr("/nowhere/adapter_config.json"),
+                             HasSubstr("the folder of a PEFT adapter")));
+}
+
 TEST(AdapterDtypesTest, ValuesThatHalfPrecisionLacksAreRefused) {
   PeftAdapter adapter = RandomAdapter(AdapterKind::kLora);
   adapter.values[3] = 1e5f;
