@@ -295,6 +295,12 @@ absl::StatusOr<Parameters> ChooseParameters(
         const GraphParameters graph,
         SearchGraph(n, corrupt, assumptions.corrupt_fraction(),
                     assumptions.dropout_fraction(), assumptions.adversary()));
+    if (graph.degree > kMaxDegree) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          n, " clients would have to share with ", graph.degree,
+          " others each; messages have room for ", kMaxDegree,
+          "; take smaller cohorts or groups, or assume less"));
+    }
     parameters.num_clients = n;
     parameters.degree = graph.degree;
     parameters.threshold = graph.threshold;

@@ -19,6 +19,8 @@ namespace choir::secagg {
 inline constexpr int kMinCohort = 3;
 // Below, everybody shares with everybody; from here on, with `degree` others.
 inline constexpr int kMinGraphCohort = 64;
+// The shares that a client hands out travel in one message of 512 KiB at most.
+inline constexpr int kMaxDegree = 5000;
 
 struct Parameters {
   int num_clients = 0;  // n

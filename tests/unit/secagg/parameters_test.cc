@@ -393,6 +393,18 @@ TEST(ChooseParametersTest, SaysWhatIsTooSmall) {
               testing::HasSubstr("take a larger cohort"));
 }
 
+TEST(ChooseParametersTest, RefusesMoreNeighboursThanAMessageHolds) {
+  v1::SecureAssumptions assumptions;
+  assumptions.set_adversary(v1::SecureAssumptions::SEMI_MALICIOUS);
+  assumptions.set_corrupt_fraction(0.3);
+  assumptions.set_dropout_fraction(0.3);
+  EXPECT_TRUE(ChooseParameters(9000, assumptions).ok());
+  const absl::Status refused = ChooseParameters(20000, assumptions).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.message()),
+              testing::HasSubstr("room for 5000"));
+}
+
 TEST(DescribeTest, NamesEverything) {
   const auto assumptions = Assume(kSemiMalicious, .1, .2, 8);
   const auto parameters = ChooseParameters(48, assumptions);
