@@ -48,6 +48,7 @@ bool Agent::Done(uint64_t max_rounds) const {
 
 absl::StatusOr<AgentSummary> Agent::Run(uint64_t max_rounds) {
   absl::Status status = enrolment_.EnsureEnrolled();
+  if (status.ok()) status = WithdrawUnmasked();
   while (status.ok() && !Done(max_rounds)) {
     if (state_->pending().has_value()) {
       base::LogInfo(Label(state_->pending()->key()),

@@ -94,8 +94,12 @@ class Agent {
   absl::Status UploadUpdate(const v1::ReportRequest& report);
   absl::Status UploadBlob(const v1::TaskKey& key, const v1::BlobRef& blob,
                           const BlobReader& read);
-  // Why a training task cannot be done at all; empty if it can.
+  // Why a task cannot be done at all, or is not to be by this client's policy;
+  // empty if it can.
   std::string Obstacle(const v1::TaskPlan& plan) const;
+  // Puts a failure in the place of pending work that, by a policy set since,
+  // must not leave the device.
+  absl::Status WithdrawUnmasked();
   absl::Status ReportFailure(const v1::TaskKey& key, absl::string_view reason);
   // Hands a trained update over in secret (secure_task.cc).
   absl::Status DoSecure(const v1::TaskPlan& plan, const TaskResult& trained,

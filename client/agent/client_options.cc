@@ -86,6 +86,9 @@ v1::ClientConfig WithDefaults(v1::ClientConfig config) {
   }
   if (!secure.has_one_sum_per_model()) secure.set_one_sum_per_model(false);
   if (!secure.has_min_corrupt_fraction()) secure.set_min_corrupt_fraction(0.0);
+  if (!secure.has_open_evaluation()) {
+    secure.set_open_evaluation(!secure.required());
+  }
   return config;
 }
 
@@ -144,6 +147,7 @@ absl::StatusOr<ClientOptions> ResolveClient(const v1::ClientConfig& given) {
   options.secure.one_sum_per_model = secure.one_sum_per_model();
   options.secure.min_corrupt_fraction = secure.min_corrupt_fraction();
   options.secure.crl = secure.crl();
+  options.secure.open_evaluation = secure.open_evaluation();
   options.threads = static_cast<int>(threads);
   options.cache_bytes = static_cast<uint64_t>(config.cache_mib()) << 20;
   return options;

@@ -142,7 +142,12 @@ absl::Status Agent::Deliver() {
       backoff_.Reset();
       const bool failed = state_->pending()->has_failure() ||
                           response->verdict() == v1::ReportResponse::REFUSED;
+      const bool declined =
+          state_->pending()->key().kind() == v1::TASK_KIND_EVALUATE &&
+          !options_.secure.evaluates();
       CHOIR_RETURN_IF_ERROR(ForgetPending());
+      // The next round waits for this client, and nothing has gone wrong.
+      if (declined) return absl::OkStatus();
       // What went wrong now would go wrong in the next round at once.
       if (failed) deps_.sleeper.Sleep(task_backoff_.Next());
       if (!failed) task_backoff_.Reset();

@@ -25,6 +25,11 @@ constexpr absl::Duration kMinRetry = absl::Milliseconds(10);
 constexpr int kMaxDamaged = 3;
 constexpr absl::Duration kMaxRetry = absl::Seconds(10);
 
+constexpr absl::string_view kNoEvaluation =
+    "this client does not evaluate: the results would travel unmasked "
+    "(secure_aggregation.required or open_evaluation in client.toml); set "
+    "evaluation.every = 0 in the job, or open_evaluation = true here";
+
 std::string SessionText(const v1::TaskPlan& plan) {
   return absl::BytesToHexString(plan.secure_session().session_id());
 }
@@ -32,6 +37,9 @@ std::string SessionText(const v1::TaskPlan& plan) {
 }  // namespace
 
 std::string Agent::Obstacle(const v1::TaskPlan& plan) const {
+  if (plan.key().kind() == v1::TASK_KIND_EVALUATE) {
+    return options_.secure.evaluates() ? "" : std::string(kNoEvaluation);
+  }
   if (plan.key().kind() != v1::TASK_KIND_TRAIN) return "";
   if (!plan.has_secure_session()) {
     return options_.secure.required
@@ -58,6 +66,25 @@ absl::Status Agent::ReportFailure(const v1::TaskKey& key,
       state_->SavePending(MakeFailureReport(key, reason), "");
   if (!saved.ok()) return Pause(Label(key), saved);
   return Deliver();
+}
+
+absl::Status Agent::WithdrawUnmasked() {
+  if (!state_->pending().has_value()) return absl::OkStatus();
+  const v1::ReportRequest& pending = *state_->pending();
+  const bool update = pending.has_train() && options_.secure.required;
+  const bool evaluation =
+      pending.has_evaluation() && !options_.secure.evaluates();
+  if (!update && !evaluation) return absl::OkStatus();
+  const v1::ReportRequest failure = MakeFailureReport(
+      pending.key(), update ? "finished before this client was told to hand "
+                              "updates over only in secret"
+                            : kNoEvaluation);
+  absl::Status saved = state_->SavePending(failure, "");
+  while (!saved.ok() && !deps_.sleeper.stopping()) {
+    CHOIR_RETURN_IF_ERROR(Pause("state folder", saved));
+    saved = state_->SavePending(failure, "");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Agent::ReadPeers() {
@@ -208,6 +235,7 @@ void Agent::CountEnd(const v1::TaskKey& key,
                      const v1::SecureServerMessage& message) {
   if (message.has_done()) {
     ++summary_.rounds;
+    task_backoff_.Reset();
     base::LogInfo(Label(key), ": accepted, in a secret sum");
     return;
   }

@@ -68,7 +68,8 @@ LocalTaskRunner::LocalTaskRunner(const ClientOptions& options,
   capabilities_.set_memory_mib(
       memory_mib_ > 0 ? static_cast<uint64_t>(memory_mib_) : MemoryMib());
   capabilities_.set_trains(!data_.train.empty());
-  capabilities_.set_evaluates(!data_.heldout.empty());
+  capabilities_.set_evaluates(options.secure.evaluates() &&
+                              !data_.heldout.empty());
 }
 
 absl::StatusOr<LocalTaskRunner::FittedPlan> LocalTaskRunner::Fit(
@@ -117,6 +118,22 @@ absl::StatusOr<LocalTaskRunner::FittedPlan> LocalTaskRunner::Fit(
   return fitted;
 }
 
+absl::Status LocalTaskRunner::CheckData(const config::TrainingOptions& training,
+                                        bool secure) const {
+  absl::Status fits;
+  for (const auto* examples : {&data_.train, &data_.heldout}) {
+    fits.Update(CheckExamples(*examples, training));
+    fits.Update(CheckConversations(base_->tokenizer(), *examples, training));
+  }
+  if (fits.ok() || !secure) return fits;
+  // The reason is reported: it must not say how many examples there are, which
+  // travels masked.
+  base::LogWarning(fits.message());
+  return absl::Status(fits.code(),
+                      "examples here do not suit the job's training.objective "
+                      "or chat_format; this device's log says more");
+}
+
 absl::Status LocalTaskRunner::Prepare(const FittedPlan& fitted,
                                       const std::string& model_folder,
                                       absl::string_view model_digest) {
@@ -154,11 +171,7 @@ absl::Status LocalTaskRunner::Prepare(const FittedPlan& fitted,
       static_cast<int>(training.objective), " ", training.max_sequence_length,
       " ", training.chat_format, " ", absl::StrJoin(training.labels, "\n"));
   if (encoding_ != encoding) {
-    for (const auto* examples : {&data_.train, &data_.heldout}) {
-      CHOIR_RETURN_IF_ERROR(CheckExamples(*examples, training));
-      CHOIR_RETURN_IF_ERROR(
-          CheckConversations(base_->tokenizer(), *examples, training));
-    }
+    CHOIR_RETURN_IF_ERROR(CheckData(training, plan.has_secure_session()));
     encoded_.train = EncodeExamples(base_->tokenizer(), data_.train, training);
     encoded_.heldout =
         EncodeExamples(base_->tokenizer(), data_.heldout, training);

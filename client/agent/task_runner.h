@@ -67,6 +67,10 @@ class LocalTaskRunner final : public TaskRunner {
   };
   absl::StatusOr<FittedPlan> Fit(const v1::TaskPlan& plan,
                                  const std::string& model_folder) const;
+  // Whether the job can learn from the examples. Of a `secure` round's task the
+  // error says nothing about them.
+  absl::Status CheckData(const config::TrainingOptions& training,
+                         bool secure) const;
   absl::Status Prepare(const FittedPlan& fitted,
                        const std::string& model_folder,
                        absl::string_view model_digest);

@@ -7,13 +7,14 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "choir/v1/coordinator.pb.h"
 #include "client/session/participation.h"
 #include "privacy/secagg/client_session.h"
 
 namespace choir::client {
 
-// What a client asks for before it hands an update over.
+// What a client asks for before it hands anything over.
 struct SecurePolicy {
   // Only secure rounds.
   bool required = false;
@@ -25,6 +26,11 @@ struct SecurePolicy {
   double min_corrupt_fraction = 0.0;
   // Path of a revocation list; empty: none.
   std::string crl;
+  // No value: as without `required`.
+  absl::optional<bool> open_evaluation;
+
+  // Whether this client evaluates at all: results travel unmasked.
+  bool evaluates() const { return open_evaluation.value_or(!required); }
 };
 
 // The session in which `trained` (of RunTask() for this plan) is handed over.

@@ -95,12 +95,13 @@ absl::StatusOr<RoundsOptions> ResolveRounds(const v1::RoundsConfig& config) {
   return options;
 }
 
+// Reports are not masked: a secure job has them only if it asks for them.
 absl::StatusOr<EvaluationOptions> ResolveEvaluation(
-    const v1::EvaluationConfig& config) {
+    const v1::EvaluationConfig& config, bool secure) {
   EvaluationOptions options;
-  CHOIR_ASSIGN_OR_RETURN(options.every,
-                         Count(config.has_every(), config.every(), 1,
-                               "evaluation.every", 0, 10000000));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.every, Count(config.has_every(), config.every(), secure ? 0 : 1,
+                           "evaluation.every", 0, 10000000));
   CHOIR_ASSIGN_OR_RETURN(options.cohort_size,
                          Count(config.has_cohort_size(), config.cohort_size(),
                                0, "evaluation.cohort_size", 0, 10000000));
@@ -199,8 +200,10 @@ absl::StatusOr<JobOptions> ResolveJob(const v1::JobConfig& config) {
         "aggregation.server_momentum", options.aggregation.server_momentum,
         "0 with adapter.kind \"lofit\", whose heads are chosen once,");
   }
-  CHOIR_ASSIGN_OR_RETURN(options.evaluation,
-                         ResolveEvaluation(config.evaluation()));
+  CHOIR_ASSIGN_OR_RETURN(
+      options.evaluation,
+      ResolveEvaluation(config.evaluation(),
+                        config.secure_aggregation().enabled()));
   CHOIR_ASSIGN_OR_RETURN(options.secure_aggregation,
                          ResolveSecureAggregation(config.secure_aggregation()));
   CHOIR_RETURN_IF_ERROR(FitSecureAggregation(config, options));

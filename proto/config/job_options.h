@@ -164,7 +164,7 @@ struct AggregationOptions {
 };
 
 struct EvaluationOptions {
-  int every = 1;        // 0: never
+  int every = 1;        // 0: never, the default of secure jobs
   int cohort_size = 0;  // 0: every available client
 };
 
@@ -208,6 +208,9 @@ struct JobOptions {
 // INVALID_ARGUMENT names the field by its path ("rounds.cohort_size"), its
 // value and the limit.
 absl::StatusOr<JobOptions> ResolveJob(const v1::JobConfig& config);
+// What the coordinator sees of single clients in a secure job; empty if
+// nothing that is worth a warning, and of other jobs.
+std::string OpenEvaluationWarning(const JobOptions& options);
 absl::StatusOr<AdapterOptions> ResolveAdapter(const v1::AdapterConfig& config);
 absl::StatusOr<TrainingOptions> ResolveTraining(
     const v1::TrainingConfig& config);

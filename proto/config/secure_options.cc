@@ -263,6 +263,18 @@ absl::Status FitSecureAggregation(const v1::JobConfig& config,
   return CheckModulus(options);
 }
 
+std::string OpenEvaluationWarning(const JobOptions& options) {
+  if (!options.secure_aggregation.enabled || options.evaluation.every == 0) {
+    return "";
+  }
+  return absl::StrCat(
+      "'job.evaluation.every' is ", options.evaluation.every,
+      ": evaluations are not masked by secure aggregation, so that the "
+      "coordinator sees each client's held-out loss and tokens; devices with "
+      "secure_aggregation.required decline them unless they set "
+      "open_evaluation; 0 leaves them out");
+}
+
 v1::SecureAggregationConfig ToProto(const SecureAggregationOptions& options) {
   v1::SecureAggregationConfig config;
   config.set_enabled(options.enabled);

@@ -32,12 +32,13 @@ struct Plan {
 };
 
 std::string Job(const Plan& plan, const std::string& name, bool secure) {
-  return MicroJob(name, plan.rounds, plan.agents,
-                  absl::StrCat("max_lost_in_a_row = 100000\n",
-                               "[secure_aggregation]\nenabled = ",
-                               secure ? "true" : "false",
-                               "\nmin_clients = 3\nphase_deadline = \"10s\"\n",
-                               secure ? plan.settings : ""));
+  return MicroJob(
+      name, plan.rounds, plan.agents,
+      absl::StrCat("max_lost_in_a_row = 100000\n",
+                   "[evaluation]\nevery = 1\n[secure_aggregation]\nenabled = ",
+                   secure ? "true" : "false",
+                   "\nmin_clients = 3\nphase_deadline = \"10s\"\n",
+                   secure ? plan.settings : ""));
 }
 
 struct Story {

@@ -389,6 +389,98 @@ TEST(SecureAgentTest, KeepsItsOwnPolicy) {
   EXPECT_EQ(world.runner.runs, 0);
 }
 
+v1::TaskPlan EvaluationOf(const World& world, uint32_t version) {
+  v1::TaskPlan plan = world.plan;
+  plan.mutable_key()->set_round(version);
+  plan.mutable_key()->set_kind(v1::TASK_KIND_EVALUATE);
+  plan.clear_secure_session();
+  plan.clear_secure_aggregation();
+  return plan;
+}
+
+struct EvaluationPolicy {
+  bool required = false;
+  absl::optional<bool> open;
+  bool evaluates = false;
+};
+
+// The results of evaluations are never masked, whatever the plan says.
+TEST(SecureAgentTest, EvaluatesOnlyIfItsPolicyAllowsIt) {
+  const std::vector<EvaluationPolicy> policies = {
+      {true, absl::nullopt, false}, {true, false, false}, {true, true, true},
+      {false, absl::nullopt, true}, {false, true, true},  {false, false, false},
+  };
+  for (size_t i = 0; i < policies.size(); ++i) {
+    for (const bool says_secure : {false, true}) {
+      const std::string where = absl::StrCat("policy ", i, " ", says_secure);
+      World world;
+      world.options.secure.required = policies[i].required;
+      world.options.secure.open_evaluation = policies[i].open;
+      v1::TaskPlan evaluation = EvaluationOf(world, 0);
+      if (says_secure) {
+        *evaluation.mutable_secure_session() = world.plan.secure_session();
+        *evaluation.mutable_secure_aggregation() =
+            world.plan.secure_aggregation();
+      }
+      world.coordinator.plans.push_front(evaluation);
+      FakeSleeper sleeper(world.clock);
+      sleeper.stop_when = [&world] { return world.Over(); };
+      const auto summary = world.Live(sleeper);
+      ASSERT_TRUE(summary.ok()) << where << summary.status();
+      // The round that follows is none the worse for it.
+      world.ExpectSum(where);
+      EXPECT_EQ(world.runner.runs, policies[i].evaluates ? 2 : 1) << where;
+      EXPECT_EQ(summary->evaluations, policies[i].evaluates ? 1u : 0u) << where;
+      ASSERT_EQ(world.coordinator.accepted.size(), 1u) << where;
+      const v1::ReportRequest& report = world.coordinator.accepted[0];
+      EXPECT_EQ(report.has_evaluation(), policies[i].evaluates) << where;
+      if (policies[i].evaluates) continue;
+      EXPECT_THAT(report.failure().reason(),
+                  testing::AllOf(testing::HasSubstr("does not evaluate"),
+                                 testing::HasSubstr("open_evaluation")))
+          << where;
+      // It is back before the next round begins: no wait as after a failure.
+      EXPECT_THAT(sleeper.slept(),
+                  testing::Each(testing::Lt(absl::Milliseconds(250))))
+          << where;
+    }
+  }
+}
+
+// Finished under another policy, not yet delivered when the agent stopped.
+TEST(SecureAgentTest, WithdrawsUnmaskedWorkThatAPolicySetSinceForbids) {
+  for (const bool required : {false, true}) {
+    for (const v1::TaskKind kind :
+         {v1::TASK_KIND_TRAIN, v1::TASK_KIND_EVALUATE}) {
+      World world;
+      v1::TaskPlan open = EvaluationOf(world, 1);
+      open.mutable_key()->set_kind(kind);
+      world.coordinator.plans = {open};
+      FakeSleeper first(world.clock);
+      world.coordinator.fault = [&first](const std::string& call,
+                                         const std::string& when) {
+        if (call != "Report") return absl::OkStatus();
+        first.stop = true;
+        return absl::UnavailableError("killed");
+      };
+      ASSERT_TRUE(world.Live(first).ok());
+      ASSERT_EQ(world.runner.runs, 1);
+      ASSERT_TRUE(world.coordinator.accepted.empty());
+
+      world.coordinator.fault = nullptr;
+      world.options.secure.required = required;
+      FakeSleeper second(world.clock);
+      second.stop_when = [&world] {
+        return !world.coordinator.accepted.empty();
+      };
+      ASSERT_TRUE(world.Live(second).ok());
+      EXPECT_EQ(world.runner.runs, 1);
+      ASSERT_EQ(world.coordinator.accepted.size(), 1u);
+      EXPECT_EQ(world.coordinator.accepted[0].has_failure(), required) << kind;
+    }
+  }
+}
+
 TEST(SecureAgentTest, RefusesPeersThatItsOwnListRevokes) {
   for (const bool revoked : {true, false}) {
     World world;

@@ -64,6 +64,31 @@ TEST(ClientOptionsTest, TakesThePolicyOfSecureRounds) {
   EXPECT_EQ(ResolveClient(config)->secure.min_corrupt_fraction, 0.2);
 }
 
+TEST(ClientOptionsTest, WhoHandsOverInSecretAloneDoesNotEvaluate) {
+  const auto evaluates = [](absl::optional<bool> required,
+                            absl::optional<bool> open) {
+    v1::ClientConfig config = GoodConfig();
+    v1::SecurePolicyConfig& secure = *config.mutable_secure_aggregation();
+    if (required.has_value()) secure.set_required(*required);
+    if (open.has_value()) secure.set_open_evaluation(*open);
+    const bool shown =
+        WithDefaults(config).secure_aggregation().open_evaluation();
+    EXPECT_EQ(ResolveClient(config)->secure.evaluates(), shown);
+    return shown;
+  };
+  EXPECT_TRUE(evaluates(absl::nullopt, absl::nullopt));
+  EXPECT_TRUE(evaluates(false, absl::nullopt));
+  EXPECT_FALSE(evaluates(true, absl::nullopt));
+  EXPECT_TRUE(evaluates(true, true));
+  EXPECT_FALSE(evaluates(true, false));
+  EXPECT_FALSE(evaluates(false, false));
+  // What code sets without a file is no laxer.
+  SecurePolicy policy;
+  EXPECT_TRUE(policy.evaluates());
+  policy.required = true;
+  EXPECT_FALSE(policy.evaluates());
+}
+
 TEST(ClientOptionsTest, ListsTheExpertsToHoldOnce) {
   v1::ClientConfig config = GoodConfig();
   EXPECT_TRUE(ResolveClient(config)->experts.empty());

@@ -84,6 +84,33 @@ TEST_F(TaskRunnerTest, LessMemoryTakesTheSameSteps) {
   EXPECT_NEAR(little.train().mean_loss(), plenty.train().mean_loss(), 0.2);
 }
 
+// In a secure round the number of examples is nobody's business.
+TEST_F(TaskRunnerTest, DataThatDoNotFitAreCountedInOpenRoundsAlone) {
+  plan_.mutable_training()->set_objective("dpo");
+  const std::string open = Run().failure().reason();
+  EXPECT_THAT(open, HasSubstr("of 12 examples"));
+  plan_.mutable_secure_session();
+  const std::string secure = Run().failure().reason();
+  EXPECT_THAT(secure, HasSubstr("training.objective"));
+  EXPECT_THAT(secure, testing::Not(testing::ContainsRegex("[0-9]")));
+}
+
+TEST_F(TaskRunnerTest, SaysWhetherTheDeviceEvaluates) {
+  const auto evaluates = [this] {
+    const auto runner = LocalTaskRunner::Create(options_, clock_);
+    EXPECT_TRUE(runner.ok()) << runner.status();
+    return (*runner)->capabilities().evaluates();
+  };
+  options_.holdout = 0.5;
+  EXPECT_TRUE(evaluates());
+  options_.secure.required = true;
+  EXPECT_FALSE(evaluates());
+  options_.secure.open_evaluation = true;
+  EXPECT_TRUE(evaluates());
+  options_.holdout = 0.0;
+  EXPECT_FALSE(evaluates());
+}
+
 TEST_F(TaskRunnerTest, HoldsTheBaseInThePrecisionOfTheDevice) {
   const double stored = Run().train().mean_loss();
   options_.precision = model::WeightFormat::kInt8;

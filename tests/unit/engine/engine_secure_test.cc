@@ -1,5 +1,6 @@
 // Rounds that are summed in secret: phases, deadlines, groups, lost attempts.
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -79,6 +80,55 @@ TEST(EngineSecureTest, ACuriousCoordinatorNeedsNoConfirmation) {
   ASSERT_TRUE(world.RunToEnd(ClientNames(3)));
   EXPECT_THAT(Phases(world), ElementsAre("advertise_keys", "share_keys",
                                          "masked_input", "unmask"));
+}
+
+// Devices may decline to evaluate, which no mask protects.
+TEST(EngineSecureTest, AJobGoesOnWhoeverDeclinesToEvaluate) {
+  for (const size_t evaluators : {0u, 1u}) {
+    config::JobOptions options = SecureJob(2, 3, 3);
+    options.evaluation.every = 1;
+    FakeWorld world(options);
+    const std::vector<std::string> clients = ClientNames(3);
+    for (uint32_t version = 0; version <= 2; ++version) {
+      world.ArriveAll(clients);
+      ASSERT_TRUE(Last(world).has_evaluation_started()) << version;
+      for (size_t i = 0; i < clients.size(); ++i) {
+        if (i < evaluators) {
+          ASSERT_TRUE(world.DoTask(clients[i]));
+          continue;
+        }
+        const v1::TaskKey key = world.tasks().at(clients[i]).key();
+        ASSERT_EQ(key.kind(), v1::TASK_KIND_EVALUATE);
+        const v1::ReportResponse answer =
+            world.Post(TaskFailed{clients[i], key, "does not evaluate"});
+        EXPECT_EQ(answer.verdict(), v1::ReportResponse::ACCEPTED);
+      }
+      if (version == 2) break;
+      world.ArriveAll(clients);
+      for (int phase = 0; phase < 5; ++phase) EachSpeaks(world, clients);
+      ASSERT_TRUE(Last(world).has_round_committed()) << version;
+    }
+    ASSERT_TRUE(world.finished());
+    EXPECT_EQ(world.engine().progress().result.state(), v1::JobFinished::DONE);
+    // No deadline had to pass.
+    EXPECT_EQ(world.now(), absl::UnixEpoch());
+    int finished = 0;
+    int declined = 0;
+    for (const v1::JournalRecord& record : world.journal()) {
+      if (record.has_client_lost()) {
+        EXPECT_EQ(record.client_lost().reason(), "does not evaluate");
+        ++declined;
+      }
+      if (!record.has_evaluation_finished()) continue;
+      ++finished;
+      EXPECT_EQ(record.evaluation_finished().clients(), evaluators);
+      EXPECT_EQ(record.evaluation_finished().tokens(), 10 * evaluators);
+    }
+    EXPECT_EQ(finished, 3);
+    EXPECT_EQ(declined, static_cast<int>(3 * (3 - evaluators)));
+    EXPECT_EQ(std::isnan(world.engine().progress().heldout_loss),
+              evaluators == 0);
+  }
 }
 
 TEST(EngineSecureTest, TheRecordSaysWhoAnsweredAndWhoDidNot) {

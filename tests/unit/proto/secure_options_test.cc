@@ -64,6 +64,36 @@ TEST(SecureOptionsTest, AJobWithoutItHasNoTable) {
   EXPECT_FALSE(ToProto(*options).has_secure_aggregation());
 }
 
+TEST(SecureOptionsTest, OpenEvaluationIsToBeAskedFor) {
+  const auto every = [](const std::vector<std::string>& overrides) {
+    const auto options = Resolve(overrides);
+    EXPECT_TRUE(options.ok()) << options.status();
+    // The journal has the resolved job: resolved again it is the same.
+    EXPECT_EQ(ResolveJob(ToProto(*options))->evaluation.every,
+              options->evaluation.every);
+    return options->evaluation.every;
+  };
+  EXPECT_EQ(every({"secure_aggregation.enabled=false"}), 1);
+  EXPECT_EQ(every({}), 0);
+  EXPECT_EQ(every({"evaluation.cohort_size=5"}), 0);
+  EXPECT_EQ(every({"evaluation.every=2"}), 2);
+  EXPECT_EQ(every({"secure_aggregation.enabled=false", "evaluation.every=0"}),
+            0);
+}
+
+TEST(SecureOptionsTest, WarnsOfOpenEvaluation) {
+  const auto warning = [](const std::vector<std::string>& overrides) {
+    const auto options = Resolve(overrides);
+    EXPECT_TRUE(options.ok()) << options.status();
+    return OpenEvaluationWarning(*options);
+  };
+  EXPECT_EQ(warning({}), "");
+  EXPECT_EQ(warning({"secure_aggregation.enabled=false"}), "");
+  EXPECT_THAT(warning({"evaluation.every=2"}),
+              testing::AllOf(HasSubstr("'job.evaluation.every' is 2"),
+                             HasSubstr("open_evaluation")));
+}
+
 TEST(SecureOptionsTest, PoissonCohortsNeedAsManyAsTheGroupsDo) {
   const auto options =
       Resolve({"rounds={count=1, selection=\"poisson\", sampling_rate=0.5}",
