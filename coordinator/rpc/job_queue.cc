@@ -1,8 +1,11 @@
 // Jobs of the job loop: submitting, starting, stopping, and what clients report
 // of their tasks.
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "coordinator/rpc/grpc_status.h"
@@ -10,6 +13,7 @@
 #include "coordinator/rpc/refusal_log.h"
 #include "coordinator/runner/update_sum.h"
 #include "model/adapter/targets.h"
+#include "proto/config/job_options.h"
 
 namespace choir::rpc {
 namespace {
@@ -160,15 +164,17 @@ absl::StatusOr<v1::SubmitJobResponse> JobLoop::Submit(
   CHOIR_RETURN_IF_ERROR(runner::CheckSecureJob(options));
   // The journal names the layers that are adapted. A base that cannot be read
   // is no reason to refuse: until the job's turn comes it may still arrive.
-  v1::SubmitJobResponse response;
+  std::vector<std::string> warnings;
   absl::StatusOr<config::JobOptions> named = model::WithTargets(options);
   if (named.ok()) {
     options = *std::move(named);
   } else {
-    response.set_warning(absl::StrCat(
+    warnings.push_back(absl::StrCat(
         "the job will fail unless its base is there when its turn comes: ",
         named.status().message()));
   }
+  const std::string open = config::OpenEvaluationWarning(options);
+  if (!open.empty()) warnings.push_back(open);
   if (jobs_.Contains(options.name)) {
     return absl::AlreadyExistsError(
         absl::StrCat("a job \"", options.name,
@@ -180,6 +186,11 @@ absl::StatusOr<v1::SubmitJobResponse> JobLoop::Submit(
   record.mutable_job_submitted()->set_submitted_by(by);
   CHOIR_RETURN_IF_ERROR(Record({record}));
   idle_ = false;
+  v1::SubmitJobResponse response;
+  response.set_warning(absl::StrJoin(warnings, "; "));
+  for (const std::string& warning : warnings) {
+    base::LogWarning("job ", options.name, ": ", warning);
+  }
   response.set_job(options.name);
   response.set_queue_position(jobs_.Ahead(options.name));
   return response;

@@ -10,8 +10,10 @@
 namespace choir::rpc {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
 
 class LoopTest : public ServerTest {
  protected:
@@ -191,6 +193,32 @@ TEST_F(LoopTest, AJobWhoseBaseIsNotThereIsQueuedWithAWarning) {
   EXPECT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(response.job(), "early");
   EXPECT_THAT(response.warning(), HasSubstr("/models/none/config.json"));
+  EXPECT_THAT(response.warning(), Not(HasSubstr("evaluation")));
+}
+
+TEST_F(LoopTest, ASecureJobThatEvaluatesInTheOpenIsQueuedWithAWarning) {
+  for (const bool evaluates : {false, true}) {
+    v1::SubmitJobRequest request;
+    v1::JobConfig& job = *request.mutable_job();
+    job.set_name(evaluates ? "evaluates" : "does-not");
+    job.mutable_model()->set_base("/models/none");
+    job.mutable_rounds()->set_count(1);
+    job.mutable_rounds()->set_cohort_size(8);
+    job.mutable_secure_aggregation()->set_enabled(true);
+    if (evaluates) job.mutable_evaluation()->set_every(1);
+    v1::SubmitJobResponse response;
+    const grpc::Status status =
+        AdminStub(operator_)->SubmitJob(Context().get(), request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    const auto warns =
+        AllOf(HasSubstr("/models/none/config.json"),
+              HasSubstr("evaluations are not masked by secure aggregation"));
+    if (evaluates) {
+      EXPECT_THAT(response.warning(), warns);
+    } else {
+      EXPECT_THAT(response.warning(), Not(HasSubstr("evaluation")));
+    }
+  }
 }
 
 }  // namespace
