@@ -104,6 +104,7 @@ std::vector<int32_t> ConfigReader::TokenIds(const char* key) {
   const json& value = document_[key];
   const json list = value.is_array() ? value : json::array({value});
   for (const json& id : list) {
+    if (id.is_number_integer() && id.get<int64_t>() == -1) continue;
     if (!id.is_number_unsigned() || id.get<uint64_t>() > kLargestSize) {
       Complain(key, absl::StrCat("is ", Short(value), ", not a token id"));
       return {};

@@ -37,7 +37,7 @@ class ConfigReader {
   double NotNegative(const char* key, double fallback);
   bool Flag(const char* key, bool fallback);
   std::string Text(const char* key, const char* fallback);
-  // One id or a list of ids.
+  // One id or a list of ids; -1, which says that there is none, is left out.
   std::vector<int32_t> TokenIds(const char* key);
   // A list of whole numbers below `limit`.
   std::vector<int64_t> Indices(const char* key, int64_t limit);

@@ -483,7 +483,7 @@ absl::Status ApplyGenerationConfig(absl::string_view json_text,
     return absl::InvalidArgumentError(
         absl::StrCat(source, ": ", absl::StrJoin(reader.problems(), "; ")));
   }
-  if (!eos.empty()) config.eos_token_ids = eos;
+  if (reader.Has("eos_token_id")) config.eos_token_ids = eos;
   return absl::OkStatus();
 }
 

@@ -178,11 +178,6 @@ void FoldedLayer::ChangeBias(absl::Span<float> bias) const {
 absl::StatusOr<std::vector<FoldedLayer>> FoldedLayers(
     const ModelConfig& config, const PeftAdapter& adapter) {
   const config::AdapterOptions options = WithTargets(config, adapter.options);
-  if (options.num_labels > 0) {
-    return absl::InvalidArgumentError(
-        "a classification head has no place in a merged language model; keep "
-        "base and adapter apart");
-  }
   const TensorLookup lookup(adapter);
   LofitState lofit;
   if (options.kind == AdapterKind::kLofit) {

@@ -58,7 +58,8 @@ class FoldedLayer {
   std::vector<float> bias_change_;     // LoFiT: W offsets_
 };
 
-// Every layer that the adapter changes.
+// Every linear layer that the adapter changes. A classification head, which
+// replaces the base's, is none.
 absl::StatusOr<std::vector<FoldedLayer>> FoldedLayers(
     const ModelConfig& config, const PeftAdapter& adapter);
 

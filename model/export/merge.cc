@@ -27,6 +27,7 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr char kConfigName[] = "config.json";
+constexpr char kScoreName[] = "score.weight";
 constexpr char kIndexName[] = "model.safetensors.index.json";
 constexpr char kRemedy[] = "merge into the checkpoint that was not quantised";
 constexpr size_t kLargestJson = 64u << 20;
@@ -61,6 +62,7 @@ class Merger {
   absl::Status Open();
   // Biases that the merged model has and the base does not.
   absl::Status PlanNewBiases();
+  absl::Status PlanHead(const PeftAdapter& adapter);
   absl::Status PlanTensors();
   absl::Status WriteShard(const SafetensorsFile& file);
   absl::Status WriteTensor(const TensorView& tensor, SafetensorsWriter& writer);
@@ -82,6 +84,9 @@ class Merger {
   ordered_json config_json_;
   std::optional<TensorFiles> files_;
   std::vector<FoldedLayer> layers_;
+  // The adapter's classification head and the tensor that it replaces, if any.
+  std::vector<float> head_;
+  std::string head_name_;
   std::map<std::string, Plan> plans_;  // by the name in the file
   // By the weight beside which they are written.
   std::map<std::string, LinearSpec> new_biases_;
@@ -116,7 +121,38 @@ absl::Status Merger::Open() {
   CHOIR_RETURN_IF_ERROR(files_->CheckNonePacked(kRemedy));
   CHOIR_ASSIGN_OR_RETURN(layers_, FoldedLayers(config_, adapter));
   CHOIR_RETURN_IF_ERROR(PlanNewBiases());
+  CHOIR_RETURN_IF_ERROR(PlanHead(adapter));
   return PlanTensors();
+}
+
+absl::Status Merger::PlanHead(const PeftAdapter& adapter) {
+  const int64_t labels = adapter.options.num_labels;
+  if (labels == 0) return absl::OkStatus();
+  if (config_.num_labels == 0) {
+    return absl::InvalidArgumentError(
+        "a classification head has no place in a merged language model; keep "
+        "base and adapter apart");
+  }
+  if (config_.num_labels != labels) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the adapter's classification head has ", labels,
+        " labels, but that of ", options_.model, " has ", config_.num_labels,
+        " (id2label or num_labels in config.json); merge into a base with as "
+        "many, or keep base and adapter apart"));
+  }
+  const TensorFiles::Found found = files_->Find(kScoreName);
+  if (found.view == nullptr || !IsFloat(found.view->dtype)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor '", kScoreName, "' of the base is quantised; ", kRemedy));
+  }
+  head_name_ = found.view->name;
+  const std::vector<codec::TensorSpec>& tensors = adapter.layout.tensors();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].name != ScoreName()) continue;
+    const auto begin = adapter.values.begin() + adapter.layout.offset(i);
+    head_.assign(begin, begin + tensors[i].num_elements());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Merger::PlanNewBiases() {
@@ -217,18 +253,21 @@ absl::Status Merger::WriteTensor(const TensorView& tensor,
   const auto found = plans_.find(tensor.name);
   const Plan plan = found == plans_.end() ? Plan() : found->second;
   const DType dtype = Target(tensor.dtype);
+  const bool is_head = !head_name_.empty() && tensor.name == head_name_;
   const bool unchanged =
       plan.layer == nullptr || (plan.is_bias ? !plan.layer->changes_bias()
                                              : !plan.layer->changes_weight());
   CHOIR_RETURN_IF_ERROR(writer.Begin(tensor.name, dtype, tensor.shape));
-  if (unchanged && dtype == tensor.dtype) {
+  if (is_head) {
+    CHOIR_RETURN_IF_ERROR(writer.Append(FloatsToBytes(head_, dtype)));
+  } else if (unchanged && dtype == tensor.dtype) {
     CHOIR_RETURN_IF_ERROR(writer.Append(tensor.bytes));
     base::ReleasePages(tensor.bytes);
   } else {
     CHOIR_RETURN_IF_ERROR(
         WriteRows(tensor, unchanged ? Plan() : plan, dtype, writer));
   }
-  if (!unchanged) ++report_.merged;
+  if (is_head || !unchanged) ++report_.merged;
   return Count(static_cast<uint64_t>(tensor.num_elements()) *
                static_cast<uint64_t>(DTypeBytes(dtype)));
 }

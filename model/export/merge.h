@@ -35,12 +35,14 @@ struct MergeReport {
 // (W + s B A) for DoRA, rows or columns scaled for (IA)^3, all in float32, then
 // rounded to the tensor's dtype; LoFiT's offsets v become W v in the attention
 // output's bias. A Llama without biases gets them (attention_bias in
-// config.json).
+// config.json). An adapter's classification head takes the place of the one of
+// a base that is a classifier of as many labels.
 //
 // Memory: one tensor and its product at a time.
 // Errors: INVALID_ARGUMENT for an adapter that does not fit, a LoFiT adapter on
-//   a family whose attention output can have no bias, a quantised base, or an
-//   `out` that is one of the inputs; ALREADY_EXISTS if `out` has a
+//   a family whose attention output can have no bias, a classification head on
+//   a base without one or with another number of labels, a quantised base, or
+//   an `out` that is one of the inputs; ALREADY_EXISTS if `out` has a
 //   config.json; those of base/files.h. On an error, `out` has no config.json
 //   and so is no model.
 absl::StatusOr<MergeReport> MergeAdapter(const MergeOptions& options);

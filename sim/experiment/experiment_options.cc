@@ -143,9 +143,9 @@ absl::StatusOr<ExperimentOptions> ResolveExperiment(
                       "0: only choir-client plans its memory");
   }
   if (device.experts_size() > 0) {
-    return OutOfRange("simulation.device.experts", device.experts(0),
-                      "left out: only choir-client holds a part of the "
-                      "experts");
+    return absl::InvalidArgumentError(
+        "simulation.device.experts is set, but only choir-client holds a part "
+        "of the experts; leave it out");
   }
   return options;
 }

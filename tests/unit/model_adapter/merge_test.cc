@@ -271,5 +271,62 @@ TEST(MergeFilesTest, NeverOverwrites) {
             absl::StatusCode::kInvalidArgument);
 }
 
+// A base that classifies into `base_labels` (0: a language model) and an
+// adapter whose head has `adapter_labels`.
+MergeOptions HeadOptions(Family family, int64_t base_labels, int adapter_labels,
+                         PeftAdapter* adapter) {
+  ModelConfig config = SmallConfig(family);
+  config.num_labels = base_labels;
+  if (base_labels > 0) config.tie_word_embeddings = true;
+  config::AdapterOptions options = SmallOptions(family, AdapterKind::kLora);
+  options.num_labels = adapter_labels;
+  *adapter = RandomAdapter(config, options, 5);
+  MergeOptions merge;
+  merge.model = tests::WriteCheckpoint(config, DType::kF32, 2);
+  merge.adapter = tests::NewTempDir();
+  merge.out = merge.adapter + "/out";
+  CHOIR_CHECK(WritePeftFolder(merge.adapter, adapter->options, adapter->layout,
+                              adapter->values, "s")
+                  .ok());
+  return merge;
+}
+
+TEST(MergeHeadTest, AnAdaptersHeadReplacesThatOfAClassifier) {
+  for (const Family family : {Family::kLlama, Family::kGpt2}) {
+    PeftAdapter adapter;
+    const MergeOptions merge = HeadOptions(family, 3, 3, &adapter);
+    const auto report = MergeAdapter(merge);
+    ASSERT_TRUE(report.ok()) << report.status();
+    const absl::Span<const float> head = ValuesOf(adapter, ScoreName());
+    ASSERT_EQ(head.size(), 3u * 16u);
+    const auto after = ReadAll(merge.out);
+    EXPECT_EQ(after.at("score.weight"),
+              std::vector<float>(head.begin(), head.end()));
+    EXPECT_NE(ReadAll(merge.model).at("score.weight"),
+              after.at("score.weight"));
+    const auto layers =
+        AdaptedLayers(SmallConfig(family), adapter.options).value();
+    EXPECT_GE(report->merged, layers.size() + 1);
+    const auto config = LoadModelConfig(merge.out + "/config.json");
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->num_labels, 3);
+  }
+}
+
+TEST(MergeHeadTest, HeadsOfOtherBasesAreRefused) {
+  PeftAdapter adapter;
+  const auto refusal = [&](int64_t base_labels) {
+    const absl::Status status =
+        MergeAdapter(HeadOptions(Family::kLlama, base_labels, 2, &adapter))
+            .status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    return std::string(status.message());
+  };
+  EXPECT_THAT(refusal(0), HasSubstr("merged language model"));
+  EXPECT_THAT(refusal(3),
+              testing::AllOf(HasSubstr("has 2 labels"), HasSubstr("has 3"),
+                             HasSubstr("config.json")));
+}
+
 }  // namespace
 }  // namespace choir::model

@@ -323,6 +323,9 @@ TEST(FamiliesTest, GenerationConfigSaysWhatEndsAText) {
   EXPECT_THAT(config.eos_token_ids, ElementsAre(5, 7));
   EXPECT_FALSE(
       ApplyGenerationConfig(R"({"eos_token_id": "x"})", "g", config).ok());
+  ASSERT_TRUE(
+      ApplyGenerationConfig(R"({"eos_token_id": -1})", "g", config).ok());
+  EXPECT_TRUE(config.eos_token_ids.empty());
 
   const std::string folder = ::testing::TempDir() + "/generation_config";
   ASSERT_TRUE(base::MakeDirectories(folder).ok());

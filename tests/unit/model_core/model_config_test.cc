@@ -221,6 +221,27 @@ TEST(ModelConfigTest, WritesWhatItReads) {
   EXPECT_EQ(second->rope_scaling.factor, 8.0);
 }
 
+TEST(ModelConfigTest, MinusOneIsNoToken) {
+  json config = Good();
+  config["bos_token_id"] = config["eos_token_id"] = -1;
+  config["pad_token_id"] = -1;
+  auto parsed = ParseModelConfig(config.dump(), "c");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->bos_token_id, -1);
+  EXPECT_TRUE(parsed->eos_token_ids.empty());
+  config["eos_token_id"] = {-1, 7};
+  parsed = ParseModelConfig(config.dump(), "c");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_THAT(parsed->eos_token_ids, testing::ElementsAre(7));
+  for (const json& bad : {json(-2), json(-1.0), json("-1")}) {
+    config["eos_token_id"] = bad;
+    EXPECT_THAT(
+        std::string(ParseModelConfig(config.dump(), "c").status().message()),
+        testing::HasSubstr("eos_token_id"))
+        << bad;
+  }
+}
+
 TEST(ModelConfigTest, CountsTheParametersOfTheGoldenModels) {
   CHOIR_SKIP_WITHOUT_GOLDEN("stories260k, llama");
   for (const char* name : {"stories260k", "arch/llama"}) {

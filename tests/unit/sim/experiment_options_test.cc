@@ -91,6 +91,12 @@ TEST(ExperimentOptionsTest, RefusesValuesOutOfRangeNamingTheField) {
   }
 }
 
+TEST(ExperimentOptionsTest, APartOfTheExpertsIsRefusedWithoutANumber) {
+  EXPECT_EQ(Resolve({"simulation.device.experts=[0,1]"}).status().message(),
+            "simulation.device.experts is set, but only choir-client holds a "
+            "part of the experts; leave it out");
+}
+
 TEST(ExperimentOptionsTest, OnlyWorkersAndThreadsMayChangeOnResume) {
   const auto options = Resolve({});
   ASSERT_TRUE(options.ok());
