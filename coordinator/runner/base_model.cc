@@ -15,6 +15,7 @@
 #include "model/checkpoint/base_folder.h"
 #include "model/checkpoint/model_config.h"
 #include "model/checkpoint/side_files.h"
+#include "model/objective/training_fit.h"
 
 namespace choir::runner {
 namespace {
@@ -90,6 +91,7 @@ absl::StatusOr<v1::JobStarted> ImportBaseModel(
         "token; set training.objective to \"classification\" or take another "
         "base");
   }
+  CHOIR_RETURN_IF_ERROR(model::CheckJobFits(options));
   CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout,
                          model::AdapterLayout(*config, options.adapter));
   v1::JobStarted facts;

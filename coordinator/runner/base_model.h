@@ -15,9 +15,9 @@ namespace choir::runner {
 // needs, and makes version 0 of the adapter. Repeating it costs a look.
 //
 // Errors: INVALID_ARGUMENT naming the folder or file: no folder, no
-// config.json, tokenizer or *.safetensors, a file that cannot be parsed, target
-// modules that the model does not have. Those of the store
-// (RESOURCE_EXHAUSTED).
+// config.json, tokenizer or *.safetensors, a file that cannot be parsed; what
+// model::CheckJobFits() refuses: target modules that the model does not have,
+// training that it cannot take. Those of the store (RESOURCE_EXHAUSTED).
 absl::StatusOr<v1::JobStarted> ImportBaseModel(
     const config::JobOptions& options, store::BlobStore& blobs);
 

@@ -75,30 +75,13 @@ std::vector<int64_t> DrawChannels(absl::Span<const float> importance,
   return drawn;
 }
 
-absl::Status CheckSparsity(const Decoder& decoder,
-                           const config::AdapterOptions& adapter) {
-  if (decoder.config().moe.num_experts > 0) {
-    return absl::InvalidArgumentError(
-        "training.sparsity leaves out channels of dense feed-forward layers, "
-        "but this model has experts; set training.sparsity.max_rate to 0");
-  }
-  if (adapter.kind != config::AdapterKind::kLora &&
-      adapter.kind != config::AdapterKind::kFrozenA) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "training.sparsity needs adapter.kind \"lora\" or \"frozen_a\", not \"",
-        config::AdapterKindName(adapter.kind),
-        "\"; change it or set training.sparsity.max_rate to 0"));
-  }
-  for (size_t b = 0; b < decoder.weights().blocks.size(); ++b) {
-    for (const Linear& linear : MlpLayers(decoder, b)) {
-      if (linear.weight.defined()) continue;
-      return absl::InvalidArgumentError(
-          "training.sparsity needs base weights in float32 or bfloat16, not "
-          "quantised ones; load the model so or set "
-          "training.sparsity.max_rate to 0");
+bool IsPacked(const Decoder& decoder) {
+  for (const BlockWeights& block : decoder.weights().blocks) {
+    for (const Linear& linear : block.linear) {
+      if (linear.packed != nullptr) return true;
     }
   }
-  return absl::OkStatus();
+  return false;
 }
 
 SparsityPlan::SparsityPlan(const Decoder& decoder,

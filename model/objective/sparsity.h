@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "model/transformer/decoder.h"
 #include "proto/config/job_options.h"
 
@@ -31,10 +31,9 @@ int64_t KeptChannels(int64_t channels, double rate);
 std::vector<int64_t> DrawChannels(absl::Span<const float> importance,
                                   int64_t count, uint64_t seed);
 
-// INVALID_ARGUMENT unless the model has dense, unquantised feed-forward layers
-// and the adapter a kind whose tensors can be taken channel by channel.
-absl::Status CheckSparsity(const Decoder& decoder,
-                           const config::AdapterOptions& adapter);
+// Whether a linear layer of a block is packed, so that no channel of it can be
+// left out (training_fit.h).
+bool IsPacked(const Decoder& decoder);
 
 struct SparsityReport {
   double dense_flops = 0.0;  // of the same steps with every channel

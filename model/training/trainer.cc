@@ -16,6 +16,7 @@
 #include "model/objective/example_stream.h"
 #include "model/objective/losses.h"
 #include "model/objective/sparsity.h"
+#include "model/objective/training_fit.h"
 #include "model/passes.h"
 #include "model/quantize/float_formats.h"
 #include "model/torch/guard.h"
@@ -98,6 +99,9 @@ class LoraTrainer final : public Trainer {
  private:
   absl::Status Check(size_t num_parameters, absl::Span<const Example> examples,
                      const config::TrainingOptions& options) const;
+  absl::Status CheckToTrain(size_t num_parameters,
+                            absl::Span<const Example> examples,
+                            const config::TrainingOptions& options) const;
   int MaxLength(const config::TrainingOptions& options) const {
     return std::min(options.max_sequence_length, base_->max_positions());
   }
@@ -198,6 +202,15 @@ absl::Status LoraTrainer::Check(size_t num_parameters,
         "set training.objective to \"classification\" or take another base");
   }
   return CheckForLoss(examples, Context(options));
+}
+
+absl::Status LoraTrainer::CheckToTrain(
+    size_t num_parameters, absl::Span<const Example> examples,
+    const config::TrainingOptions& options) const {
+  CHOIR_RETURN_IF_ERROR(Check(num_parameters, examples, options));
+  const Decoder& decoder = base_->decoder();
+  return CheckTrainingFits(decoder.config(), IsPacked(decoder), adapter_,
+                           options);
 }
 
 void LoraTrainer::BindScore() {
@@ -336,7 +349,7 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
     absl::Span<float> parameters, absl::Span<const Example> examples,
     const config::TrainingOptions& options, uint64_t seed,
     const ProgressFn& progress) {
-  CHOIR_RETURN_IF_ERROR(Check(parameters.size(), examples, options));
+  CHOIR_RETURN_IF_ERROR(CheckToTrain(parameters.size(), examples, options));
   Begin(parameters);
   const TrainingLength length(options, examples.size());
   const int steps = length.steps;
@@ -346,7 +359,6 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
   forward.dropout = adapter_.dropout;
   std::unique_ptr<SparsityPlan> sparsity;
   if (options.sparsity.max_rate > 0.0) {
-    CHOIR_RETURN_IF_ERROR(CheckSparsity(base_->decoder(), adapter_));
     sparsity = std::make_unique<SparsityPlan>(base_->decoder(),
                                               options.sparsity, steps, seed);
   }
@@ -391,7 +403,7 @@ absl::StatusOr<std::vector<TrainResult>> LoraTrainer::TrainBankImpl(
     const config::TrainingOptions& options, const ProgressFn& progress) {
   for (const BankMember& member : members) {
     CHOIR_RETURN_IF_ERROR(
-        Check(member.parameters.size(), member.examples, options));
+        CheckToTrain(member.parameters.size(), member.examples, options));
   }
   if (members.size() > 1) {
     const absl::Status shared = CheckSharedPass(*base_, adapter_, options);

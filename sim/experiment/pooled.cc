@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/peft_folder.h"
+#include "model/objective/training_fit.h"
 #include "nlohmann/json.hpp"
 #include "sim/experiment/population.h"
 #include "sim/experiment/simulation.h"
@@ -101,6 +102,7 @@ absl::StatusOr<PooledResult> TrainPooled(const ExperimentOptions& options,
     return absl::InvalidArgumentError(
         "no held-out examples to measure on; raise clients.data.holdout");
   }
+  CHOIR_RETURN_IF_ERROR(model::CheckJobFits(options.job, options.precision));
   CHOIR_ASSIGN_OR_RETURN(
       const std::shared_ptr<const model::BaseModel> base,
       model::BaseModel::Load(options.job.base_model, HowToLoad(options)));

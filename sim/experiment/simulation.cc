@@ -12,6 +12,7 @@
 #include "model/adapter/peft_folder.h"
 #include "model/adapter/targets.h"
 #include "model/checkpoint/model_config.h"
+#include "model/objective/training_fit.h"
 #include "proto/config/toml_config.h"
 #include "sim/experiment/simulation_loop.h"
 
@@ -143,6 +144,7 @@ absl::StatusOr<RunResult> RunExperiment(const ExperimentOptions& given,
   CHOIR_RETURN_IF_ERROR(parts.population->Check(options.job.training));
   CHOIR_RETURN_IF_ERROR(FitToPopulation(*parts.population, options.job));
   CHOIR_ASSIGN_OR_RETURN(options.job, model::WithTargets(options.job));
+  CHOIR_RETURN_IF_ERROR(model::CheckJobFits(options.job, options.precision));
   parts.base = run.base;
   if (parts.base == nullptr) {
     CHOIR_ASSIGN_OR_RETURN(

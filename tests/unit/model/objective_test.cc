@@ -8,6 +8,8 @@
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/peft_folder.h"
 #include "model/compute.h"
+#include "model/export/merge.h"
+#include "model/loaded_adapter.h"
 #include "model/loaded_model.h"
 #include "model/objective/encode.h"
 #include "model/objective/losses.h"
@@ -312,6 +314,49 @@ TEST_F(ObjectiveTest, ClassificationLearnsAHeadThatThePeftFolderKeeps) {
       base::ReadFile(base::JoinPath(folder, "adapter_config.json")).value();
   EXPECT_THAT(json, HasSubstr("SEQ_CLS"));
   EXPECT_THAT(json, HasSubstr("score"));
+}
+
+TEST_F(ObjectiveTest, AMergedClassifierGivesTheLogitsOfBaseAndAdapter) {
+  ModelConfig config = tests::TinyConfig();
+  config.num_labels = 3;
+  MergeOptions merge;
+  merge.model = tests::WriteTinyModel(config);
+  merge.adapter = tests::NewTempDir();
+  merge.out = base::JoinPath(merge.adapter, "merged");
+  const codec::Layout layout = AdapterLayout(config, Adapter(3)).value();
+  base::SimRandom random(12);
+  std::vector<float> values(layout.num_elements());
+  for (float& v : values) v = static_cast<float>(random.Normal() * 0.1);
+  ASSERT_TRUE(
+      WriteTrainedAdapter(merge.adapter, config, Adapter(3), values, "").ok());
+  const auto merged_report = MergeAdapter(merge);
+  ASSERT_TRUE(merged_report.ok()) << merged_report.status();
+  const auto base =
+      LoadedModel::LoadFolder(merge.model, DeviceKind::kCpu, true);
+  const auto merged =
+      LoadedModel::LoadFolder(merge.out, DeviceKind::kCpu, true);
+  ASSERT_TRUE(base.ok() && merged.ok()) << merged.status();
+
+  const config::TrainingOptions options =
+      Options(config::Objective::kClassification);
+  const std::vector<Example> texts = Labelled(8);
+  const auto logits = [&](const LoadedModel& model, const at::Tensor& score,
+                          const ForwardOptions& forward) {
+    return ClassLogits({model.decoder(), options, kMaxLength, score, false},
+                       forward, Pointers(texts));
+  };
+  const PeftAdapter adapter = ReadPeftFolder(merge.adapter, config).value();
+  const LoraBank bank = BindForUse(adapter, (*base)->decoder());
+  ForwardOptions forward;
+  forward.lora = &bank;
+  const at::Tensor pair =
+      logits(**base, ScoreOf(adapter, (*base)->decoder()), forward);
+  const at::Tensor alone =
+      logits(**merged, (*merged)->decoder().weights().score, {});
+  const at::Tensor before =
+      logits(**base, (*base)->decoder().weights().score, {});
+  EXPECT_LT((pair - alone).abs().max().item<double>(), 1e-5);
+  EXPECT_GT((pair - before).abs().max().item<double>(), 1e-2);
 }
 
 TEST_F(ObjectiveTest, ClassificationReadsTheLastTokenAlone) {

@@ -198,13 +198,41 @@ TEST_F(SparsityTest, TrainingLowersTheLossAndReportsWhatItSaved) {
   EXPECT_LT(losses[1], before - 0.8 * (before - losses[0]));
 }
 
-TEST_F(SparsityTest, RefusesAdaptersThatHaveNoChannels) {
-  config::AdapterOptions adapter = Adapter();
-  EXPECT_TRUE(CheckSparsity(base_->decoder(), adapter).ok());
-  adapter.kind = config::AdapterKind::kDora;
-  const absl::Status status = CheckSparsity(base_->decoder(), adapter);
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("dora"));
+TEST_F(SparsityTest, TrainersRefuseWhatTheyCannotLeaveOut) {
+  const std::vector<Example> examples =
+      tests::RandomExamples(4, 20, base_->decoder().config().vocab_size, 1);
+  const auto refusal = [&](const std::shared_ptr<const LoadedModel>& base,
+                           const config::AdapterOptions& adapter,
+                           const config::TrainingOptions& options) {
+    const auto trainer = Trainer::Create(base, adapter).value();
+    std::vector<float> values = InitialAdapter(trainer->layout(), 5);
+    const absl::Status status =
+        trainer->Train(absl::MakeSpan(values), examples, options, 1, nullptr)
+            .status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    return std::string(status.message());
+  };
+  config::AdapterOptions dora = Adapter();
+  dora.kind = config::AdapterKind::kDora;
+  EXPECT_THAT(refusal(base_, dora, Options(0.5)), ::testing::HasSubstr("dora"));
+
+  ModelConfig config = tests::TinyConfig();
+  config.intermediate_size = 64;
+  for (const WeightFormat format :
+       {WeightFormat::kBf16, WeightFormat::kInt8, WeightFormat::kNf4}) {
+    LoadOptions load;
+    load.device = DeviceKind::kCpu;
+    load.precision = format;
+    const auto packed =
+        LoadedModel::LoadFolder(tests::WriteTinyModel(config), load, true);
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    EXPECT_THAT(refusal(*packed, Adapter(), Options(0.5)),
+                ::testing::HasSubstr("packed"));
+  }
+  config::TrainingOptions router = Options(0.0);
+  router.router.z_loss = 0.1;
+  EXPECT_THAT(refusal(base_, Adapter(), router),
+              ::testing::HasSubstr("training.router.z_loss is 0.1"));
 }
 
 }  // namespace
