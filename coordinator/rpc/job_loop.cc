@@ -73,7 +73,7 @@ void JobLoop::Start() {
 bool JobLoop::Post(std::function<void()> work) {
   base::MutexLock lock(&mu_);
   if (stopping_) return false;
-  work_.push_back(std::move(work));
+  work_.push_back({std::move(work), clock_.Now()});
   return true;
 }
 
@@ -90,7 +90,7 @@ void JobLoop::Stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-bool JobLoop::Next(std::function<void()>* work) {
+bool JobLoop::Next(Work* work) {
   const absl::Duration sleep = std::clamp(NextTimer() - clock_.Now(),
                                           absl::ZeroDuration(), kLongestSleep);
   base::MutexLock lock(&mu_);
@@ -99,7 +99,7 @@ bool JobLoop::Next(std::function<void()>* work) {
   };
   mu_.AwaitWithTimeout(absl::Condition(&ready), sleep);
   woken_ = false;
-  *work = nullptr;
+  *work = Work();
   if (!work_.empty()) {
     *work = std::move(work_.front());
     work_.pop_front();
@@ -109,11 +109,15 @@ bool JobLoop::Next(std::function<void()>* work) {
 }
 
 void JobLoop::Run() {
+  arrived_ = clock_.Now();
   AdvanceJobs();
-  std::function<void()> work;
+  Work work;
   while (Next(&work)) {
-    if (work != nullptr) work();
-    work = nullptr;
+    if (work.run != nullptr) {
+      arrived_ = work.arrived;
+      work.run();
+    }
+    work = Work();
     FireTimers();
     AdvanceJobs();
   }
@@ -158,11 +162,17 @@ void JobLoop::FirePeerTimers(absl::Time now) {
   }
 }
 
+absl::Time JobLoop::WorkedOffUntil() {
+  base::MutexLock lock(&mu_);
+  return work_.empty() ? clock_.Now() : work_.front().arrived;
+}
+
 void JobLoop::FireTimers() {
-  const absl::Time now = clock_.Now();
+  const absl::Time now = WorkedOffUntil();
+  arrived_ = now;
   FirePeerTimers(now);
   FireExchangeTimers(now);
-  if (runner_ == nullptr || (troubled_ && now < retry_at_)) return;
+  if (runner_ == nullptr || (troubled_ && clock_.Now() < retry_at_)) return;
   const absl::Time due =
       runner_->next_wakeup().value_or(absl::InfiniteFuture());
   if (now >= due || troubled_) NoteTrouble(runner_->Poll());
@@ -197,6 +207,7 @@ void JobLoop::OnRecord(const v1::JournalRecord& record) {
   absl::Status applied = registry_.Apply(record);
   if (applied.ok()) applied = jobs_.Apply(record);
   if (!applied.ok()) base::LogError("bug: ", applied.message());
+  DropLate(record);
   LogProgress(record);
 }
 
@@ -249,7 +260,7 @@ void JobLoop::Dismiss(const std::string& client, const absl::Status& reason) {
     PostToRunner(
         engine::TaskFailed{client, *task, std::string(reason.message()), false})
         .IgnoreError();
-    board_.Done(client, *task);
+    Drop(board_.Done(client, *task));
   }
   AnswerExchange(client, reason);
   auto peer = peers_.find(client);
@@ -271,7 +282,7 @@ void JobLoop::Leave(const std::string& client) {
 }
 
 void JobLoop::OnTask(const std::string& client, v1::TaskPlan plan) {
-  board_.Give(client, plan);
+  Drop(board_.Give(client, plan));
   auto peer = peers_.find(client);
   // A client that is away gets its task when it checks in: the engine says it
   // again then.
@@ -304,6 +315,7 @@ v1::Capabilities JobLoop::CapabilitiesOf(const std::string& client) const {
 }
 
 absl::StatusOr<v1::ReportResponse> JobLoop::PostToRunner(engine::Event event) {
+  runner_->ArrivedAt(arrived_);
   absl::StatusOr<v1::ReportResponse> response = runner_->Post(std::move(event));
   if (!response.ok() && !absl::IsInvalidArgument(response.status())) {
     NoteTrouble(response.status());

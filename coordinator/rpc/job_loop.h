@@ -14,6 +14,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -67,6 +68,11 @@ class JobLoop {
   JobLoop(const JobLoop&) = delete;
   JobLoop& operator=(const JobLoop&) = delete;
 
+  // What drops the unfinished upload of a client whose task takes nothing any
+  // more; before Start().
+  void set_abandon_upload(std::function<void(const std::string&)> abandon) {
+    abandon_upload_ = std::move(abandon);
+  }
   void Start();
   // False once the loop is stopping: `work` is then not run.
   bool Post(std::function<void()> work);
@@ -133,15 +139,28 @@ class JobLoop {
     absl::Time until;  // when to send it away
   };
 
+  struct Work {
+    std::function<void()> run;
+    absl::Time arrived;
+  };
+
   void Run();
   // Waits for work or the next timer; empty for a timer, false to end.
-  bool Next(std::function<void()>* work);
+  bool Next(Work* work);
+  // Up to when all that has arrived is worked off: timers are due by this time,
+  // so that nobody who was in time is late for having queued.
+  absl::Time WorkedOffUntil();
   absl::Time NextTimer() const;
   void FireTimers();
   void FirePeerTimers(absl::Time now);
   void StartNextJob();
   void AdvanceJobs();
   void RemoveUnreported();
+  // Whether it was an update, or masked vector, that can go.
+  bool RemoveUpdate(const std::string& digest, bool only_masked);
+  // Masked vectors that nobody will add any more.
+  void Drop(const WorkBoard::Remains& remains);
+  void DropLate(const v1::JournalRecord& record);
   void OnTask(const std::string& client, v1::TaskPlan plan);
   void OnRecord(const v1::JournalRecord& record);
   void OnSecure(const std::string& client, const v1::TaskKey& key,
@@ -166,8 +185,11 @@ class JobLoop {
   WorkBoard& board_;
   const base::Clock& clock_;
 
+  std::function<void(const std::string&)> abandon_upload_;
   std::unique_ptr<runner::JobRunner> runner_;
   std::string running_job_;
+  // When what is worked off now arrived.
+  absl::Time arrived_ = absl::InfinitePast();
   std::map<std::string, Peer> peers_;
   // Who waits for the next message of a secure round, by client.
   std::map<std::string, Exchange> exchanges_;
@@ -180,7 +202,7 @@ class JobLoop {
   std::atomic<bool> idle_{false};
 
   base::Mutex mu_;
-  std::deque<std::function<void()>> work_ ABSL_GUARDED_BY(mu_);
+  std::deque<Work> work_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   bool woken_ ABSL_GUARDED_BY(mu_) = false;
   std::thread thread_;

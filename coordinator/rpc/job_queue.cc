@@ -13,6 +13,7 @@
 #include "coordinator/rpc/refusal_log.h"
 #include "coordinator/runner/update_sum.h"
 #include "model/adapter/targets.h"
+#include "model/objective/training_fit.h"
 #include "proto/config/job_options.h"
 
 namespace choir::rpc {
@@ -62,7 +63,7 @@ absl::StatusOr<v1::ReportResponse> JobLoop::Report(
   CHOIR_ASSIGN_OR_RETURN(engine::Event event, EventOf(client, request));
   CHOIR_ASSIGN_OR_RETURN(v1::ReportResponse response,
                          PostToRunner(std::move(event)));
-  board_.Done(client, request.key());
+  Drop(board_.Done(client, request.key()));
   if (request.has_train()) board_.Reported(request.train().update().digest());
   return response;
 }
@@ -86,7 +87,7 @@ void JobLoop::StartNextJob() {
   }
   base::LogInfo("job ", next->name(), ": starting");
   running_job_ = next->name();
-  board_.Clear();
+  Drop(board_.Clear());
   runner::RunnerHooks hooks;
   hooks.send_task = [this](const std::string& client, v1::TaskPlan plan) {
     OnTask(client, std::move(plan));
@@ -125,15 +126,40 @@ void JobLoop::StartNextJob() {
 void JobLoop::RemoveUnreported() {
   for (const std::string& digest : board_.TakeUnreported()) {
     // Masked vectors are kept by nobody.
-    const bool remove = options_.keep_updates
-                            ? runner::IsMaskedBlob(store_.blobs(), digest)
-                            : runner::IsUpdateBlob(store_.blobs(), digest);
-    if (!remove || jobs_.IsModelBlob(digest)) continue;
-    const absl::Status removed = store_.blobs().Remove(digest);
-    if (!removed.ok()) {
-      base::LogWarning("cannot remove update ", digest, ": ",
-                       removed.message());
-    }
+    RemoveUpdate(digest, options_.keep_updates);
+  }
+}
+
+bool JobLoop::RemoveUpdate(const std::string& digest, bool only_masked) {
+  const bool remove = only_masked
+                          ? runner::IsMaskedBlob(store_.blobs(), digest)
+                          : runner::IsUpdateBlob(store_.blobs(), digest);
+  if (!remove || jobs_.IsModelBlob(digest)) return false;
+  const absl::Status removed = store_.blobs().Remove(digest);
+  if (!removed.ok()) {
+    base::LogWarning("cannot remove update ", digest, ": ", removed.message());
+  }
+  return removed.ok();
+}
+
+void JobLoop::Drop(const WorkBoard::Remains& remains) {
+  if (abandon_upload_ != nullptr) {
+    for (const std::string& client : remains.clients) abandon_upload_(client);
+  }
+  for (const std::string& digest : remains.payloads) {
+    if (RemoveUpdate(digest, true)) board_.Reported(digest);
+  }
+}
+
+// What was not added by now never will be.
+void JobLoop::DropLate(const v1::JournalRecord& record) {
+  if (record.has_secure_phase_closed() &&
+      record.secure_phase_closed().phase() == engine::kMaskedInput) {
+    const v1::TaskKey& key = record.secure_phase_closed().key();
+    Drop(board_.Close(key.job(), key.round(), key.attempt()));
+  } else if (record.has_round_lost()) {
+    const v1::RoundLost& lost = record.round_lost();
+    Drop(board_.Close(lost.job(), lost.round(), lost.attempt()));
   }
 }
 
@@ -144,7 +170,7 @@ void JobLoop::AdvanceJobs() {
       AnswerAllExchanges(absl::AbortedError("the job is over"));
       runner_.reset();
       running_job_.clear();
-      board_.Clear();
+      Drop(board_.Clear());
       RemoveUnreported();
     }
     if (runner_ != nullptr || (troubled_ && clock_.Now() < retry_at_)) break;
@@ -168,6 +194,7 @@ absl::StatusOr<v1::SubmitJobResponse> JobLoop::Submit(
   absl::StatusOr<config::JobOptions> named = model::WithTargets(options);
   if (named.ok()) {
     options = *std::move(named);
+    CHOIR_RETURN_IF_ERROR(model::CheckJobFits(options));
   } else {
     warnings.push_back(absl::StrCat(
         "the job will fail unless its base is there when its turn comes: ",

@@ -29,18 +29,26 @@ void JobLoop::SecureExchange(const std::string& client,
         absl::StrCat("job \"", PrintableText(request.key().job()),
                      "\" is not running; check in again")));
   }
-  // Whoever names another's vector could have it added in its own name.
-  const bool masked = request.message().has_masked();
   const std::string& payload = request.message().masked().digest();
+  // Any other spelling of a digest is refused by the runner.
+  const bool masked =
+      request.message().has_masked() && store::IsDigestText(payload);
+  // Whoever names another's vector could have it added in its own name.
   if (masked && !board_.HasPayload(client, request.key(), payload)) {
     return answer(absl::NotFoundError(
         "you have not uploaded this masked vector for your task"));
   }
+  // Before it is taken: if it is uploaded again meanwhile, that is noted.
+  if (masked) board_.Reported(payload);
+  runner_->ArrivedAt(arrived_);
   absl::StatusOr<absl::optional<v1::SecureServerMessage>> said =
       runner_->PostSecure(client, request);
   if (absl::IsUnavailable(said.status())) NoteTrouble(said.status());
-  // The runner has removed it, or will.
-  if (masked && said.ok()) board_.Reported(payload);
+  // What was not taken stays until its phase or task ends; that may be now.
+  if (masked && !said.ok() &&
+      !board_.Uploaded(client, request.key(), payload)) {
+    RemoveUpdate(payload, true);
+  }
   if (said.ok() && !said->has_value()) {
     Exchange& waiting = exchanges_[client];
     waiting.key = request.key();
@@ -53,7 +61,7 @@ void JobLoop::SecureExchange(const std::string& client,
   absl::StatusOr<v1::SecureServerMessage> message =
       said.ok() ? absl::StatusOr<v1::SecureServerMessage>(*std::move(*said))
                 : said.status();
-  if (Ends(message)) board_.Done(client, request.key());
+  if (Ends(message)) Drop(board_.Done(client, request.key()));
   if (!message.ok()) return answer(message.status());
   v1::SecureExchangeResponse response;
   *response.mutable_message() = *std::move(message);
@@ -62,7 +70,7 @@ void JobLoop::SecureExchange(const std::string& client,
 
 void JobLoop::OnSecure(const std::string& client, const v1::TaskKey& key,
                        const absl::StatusOr<v1::SecureServerMessage>& answer) {
-  if (Ends(answer)) board_.Done(client, key);
+  if (Ends(answer)) Drop(board_.Done(client, key));
   const auto waiting = exchanges_.find(client);
   if (waiting == exchanges_.end() ||
       !codec::SameTask(waiting->second.key, key)) {

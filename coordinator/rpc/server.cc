@@ -101,6 +101,8 @@ class ServerImpl final : public CoordinatorServer {
         std::move(options_.enrolment), registry_, *loop_, clock_, random_);
     uploads_ = std::make_unique<Uploads>(options_.transfers, store_.blobs(),
                                          board_, *gate_);
+    loop_->set_abandon_upload(
+        [this](const std::string& client) { uploads_->Abandon(client); });
     const uint64_t chunk = options_.transfers.chunk_bytes;
     agents_ = std::make_unique<AgentService>(
         *gate_, *loop_, *enrolment_, *uploads_, board_, store_.blobs(), chunk);
@@ -162,12 +164,12 @@ class ServerImpl final : public CoordinatorServer {
         // Its session went with the process before.
         CHOIR_RETURN_IF_ERROR(store_.blobs().Remove(digest));
       } else if (runner::IsUpdateBlob(store_.blobs(), digest)) {
-        board_.Uploaded(digest);
+        board_.Unclaimed(digest);
       }
     }
     accepted_.clear();
     last_round_.clear();
-    return absl::OkStatus();
+    return runner::RemoveMaskedIncoming(store_.blobs());
   }
 
   void BoundConnections() {

@@ -90,6 +90,10 @@ class Uploads {
   absl::StatusOr<uint64_t> ReceivedBytes(
       const PeerIdentity& peer, const v1::UploadStatusRequest& request);
 
+  // Drops what has arrived in part from the client, and stops the stream that
+  // brings it. To be called after its task was closed on the board.
+  void Abandon(const std::string& client);
+
   // For the reactor.
   absl::Status Check(const PeerIdentity& peer, const v1::TaskKey& key,
                      const v1::BlobRef& blob);
@@ -97,7 +101,14 @@ class Uploads {
                           const v1::UploadChunk& chunk);
   std::shared_ptr<UploadSlot> Slot(const PeerIdentity& peer,
                                    const v1::BlobRef& blob);
-  absl::StatusOr<uint64_t> Finish(UploadSlot& slot, uint64_t turn);
+  // UploadSlot::Begin(); ABORTED if the task ended meanwhile.
+  absl::StatusOr<uint64_t> Begin(const PeerIdentity& peer,
+                                 const v1::TaskKey& key, UploadSlot& slot);
+  // UploadSlot::Finish(); ABORTED for a masked vector whose task ended
+  // meanwhile: it is removed.
+  absl::StatusOr<uint64_t> Finish(const PeerIdentity& peer,
+                                  const v1::TaskKey& key, UploadSlot& slot,
+                                  uint64_t turn);
   base::ThreadPool& pool() { return pool_; }
 
  private:

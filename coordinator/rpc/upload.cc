@@ -7,6 +7,7 @@
 #include "choir/v1/coordinator.grpc.pb.h"
 #include "coordinator/rpc/grpc_status.h"
 #include "coordinator/rpc/transfers.h"
+#include "coordinator/runner/update_sum.h"
 
 namespace choir::rpc {
 namespace {
@@ -39,8 +40,9 @@ class UploadStream final : public MessageStream {
     if (slot_ == nullptr) {
       CHOIR_RETURN_IF_ERROR(
           uploads_.Check(peer(), chunk_.key(), chunk_.blob()));
+      key_ = chunk_.key();
       slot_ = uploads_.Slot(peer(), chunk_.blob());
-      CHOIR_ASSIGN_OR_RETURN(turn_, slot_->Begin());
+      CHOIR_ASSIGN_OR_RETURN(turn_, uploads_.Begin(peer(), key_, *slot_));
     }
     CHOIR_RETURN_IF_ERROR(uploads_.CheckChunk(peer(), chunk_));
     if (chunk_.data().empty()) return absl::OkStatus();
@@ -57,7 +59,8 @@ class UploadStream final : public MessageStream {
   }
 
   void Answer() {
-    const absl::StatusOr<uint64_t> received = uploads_.Finish(*slot_, turn_);
+    const absl::StatusOr<uint64_t> received =
+        uploads_.Finish(peer(), key_, *slot_, turn_);
     if (absl::IsDataLoss(received.status())) {
       Refuse(received.status());
       return;
@@ -76,6 +79,7 @@ class UploadStream final : public MessageStream {
 
   Uploads& uploads_;
   v1::UploadChunk chunk_;
+  v1::TaskKey key_;                   // of the first chunk
   std::shared_ptr<UploadSlot> slot_;  // shared with the table of slots
   uint64_t turn_ = 0;
   grpc::ByteBuffer outgoing_;
@@ -230,20 +234,58 @@ void Uploads::AddTo(Front& front) {
             });
 }
 
-absl::StatusOr<uint64_t> Uploads::Finish(UploadSlot& slot, uint64_t turn) {
-  absl::StatusOr<uint64_t> received = slot.Finish(turn);
-  if (received.ok() && *received == slot.blob().size()) {
-    board_.Uploaded(slot.blob().digest());
+void Uploads::Abandon(const std::string& client) {
+  std::shared_ptr<UploadSlot> slot;
+  {
+    base::MutexLock lock(&mu_);
+    const auto found = slots_.find(client);
+    if (found == slots_.end()) return;
+    slot = found->second.second;
   }
-  return received;
+  slot->Abandon();
+}
+
+absl::StatusOr<uint64_t> Uploads::Begin(const PeerIdentity& peer,
+                                        const v1::TaskKey& key,
+                                        UploadSlot& slot) {
+  CHOIR_ASSIGN_OR_RETURN(const uint64_t turn, slot.Begin());
+  // It may have been closed since Check(), before there was a slot to abandon.
+  const absl::Status open = board_.CheckUpload(peer.name, key);
+  if (open.ok()) return turn;
+  slot.Abandon();
+  return open;
+}
+
+absl::StatusOr<uint64_t> Uploads::Finish(const PeerIdentity& peer,
+                                         const v1::TaskKey& key,
+                                         UploadSlot& slot, uint64_t turn) {
+  const absl::StatusOr<uint64_t> received = slot.Finish(turn);
+  const std::string& digest = slot.blob().digest();
+  if (!received.ok() || *received < slot.blob().size() ||
+      board_.Uploaded(peer.name, key, digest)) {
+    return received;
+  }
+  // Whoever ended the task did not see this payload.
+  if (!runner::IsMaskedBlob(blobs_, digest)) {
+    board_.Unclaimed(digest);
+    return received;
+  }
+  const absl::Status removed = blobs_.Remove(digest);
+  if (!removed.ok()) {
+    base::LogWarning("cannot remove masked vector ", digest, ": ",
+                     removed.message());
+  }
+  return absl::AbortedError(
+      absl::StrCat("masked vectors are taken no more for ", TaskText(key)));
 }
 
 absl::StatusOr<uint64_t> Uploads::ReceivedBytes(
     const PeerIdentity& peer, const v1::UploadStatusRequest& request) {
   CHOIR_RETURN_IF_ERROR(Check(peer, request.key(), request.blob()));
   std::shared_ptr<UploadSlot> slot = Slot(peer, request.blob());
-  CHOIR_ASSIGN_OR_RETURN(const uint64_t turn, slot->Begin());
-  absl::StatusOr<uint64_t> received = Finish(*slot, turn);
+  CHOIR_ASSIGN_OR_RETURN(const uint64_t turn,
+                         Begin(peer, request.key(), *slot));
+  absl::StatusOr<uint64_t> received = Finish(peer, request.key(), *slot, turn);
   // Bytes that are not those announced are gone: begin again.
   if (absl::IsDataLoss(received.status())) return 0;
   return received;

@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/log.h"
-#include "base/sha256.h"
 #include "base/status_macros.h"
 #include "coordinator/runner/base_model.h"
 #include "coordinator/runner/job_runner_impl.h"
@@ -177,8 +176,7 @@ absl::StatusOr<absl::optional<std::string>> JobRunnerImpl::CheckUpdate(
                               " bytes; this job's updates have ", expected));
   }
   // A digest has one spelling in the journal: auditors compare texts.
-  const auto digest = base::DigestFromHex(blob.digest());
-  if (!digest.ok() || base::ToHex(*digest) != blob.digest()) {
+  if (!store::IsDigestText(blob.digest())) {
     return Fault(
         "update is not named by 64 lower-case hexadecimal digits (SHA-256)");
   }
@@ -226,7 +224,7 @@ absl::StatusOr<v1::ReportResponse> JobRunnerImpl::Post(engine::Event event) {
       }
     }
   }
-  engine::Outcome outcome = engine_->Handle(event, clock_.Now());
+  engine::Outcome outcome = engine_->Handle(event, Arrived());
   const v1::ReportResponse response = outcome.response;
   LogAnswer(event, response);
   if (const auto* update = std::get_if<engine::UpdateReceived>(&event)) {
@@ -258,6 +256,10 @@ absl::Status JobRunnerImpl::Poll() {
   timer_.reset();
   Enqueue(engine_->Handle(fired, now));
   return Drain();
+}
+
+absl::Time JobRunnerImpl::Arrived() const {
+  return std::min(clock_.Now(), arrived_);
 }
 
 void JobRunnerImpl::Enqueue(engine::Outcome outcome) {

@@ -83,15 +83,21 @@ class JobRunner {
   // has been uploaded into the blob store before; it is added to the sum at
   // once and the blob removed. The answer, if there is one already; if not,
   // hooks.send_secure will bring it. To be repeated until there is an answer:
-  // repeating changes nothing.
+  // repeating changes nothing. A masked vector that comes too late, or was
+  // added before, is removed.
   //
   // Errors: ABORTED if the attempt is over for this client, or goes on without
   //   it; INVALID_ARGUMENT or PERMISSION_DENIED for a message that is broken
-  //   or not its own; FAILED_PRECONDITION for one that is not its turn;
-  //   NOT_FOUND for a masked vector that was not uploaded; UNAVAILABLE as for
-  //   Post().
+  //   or not its own, or whose digest is not in its one spelling
+  //   (store::IsDigestText()); FAILED_PRECONDITION for one that is not its
+  //   turn; NOT_FOUND for a masked vector that was not uploaded; UNAVAILABLE as
+  //   for Post().
   virtual absl::StatusOr<absl::optional<v1::SecureServerMessage>> PostSecure(
       const std::string& client, const v1::SecureExchangeRequest& request);
+
+  // What is posted from now on arrived at `at`: deadlines are measured by that
+  // time, not by when its turn came, as long as it is not in the future.
+  virtual void ArrivedAt(absl::Time) {}
 
   // When Poll() wants to be called next, if at all.
   virtual absl::optional<absl::Time> next_wakeup() const = 0;

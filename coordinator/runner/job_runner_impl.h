@@ -35,6 +35,7 @@ class JobRunnerImpl final : public JobRunner {
   absl::StatusOr<absl::optional<v1::SecureServerMessage>> PostSecure(
       const std::string& client,
       const v1::SecureExchangeRequest& request) override;
+  void ArrivedAt(absl::Time at) override { arrived_ = at; }
   absl::optional<absl::Time> next_wakeup() const override;
   absl::Status Poll() override;
   engine::Progress progress() const override { return engine_->progress(); }
@@ -59,6 +60,8 @@ class JobRunnerImpl final : public JobRunner {
       const v1::TrainReport& report) const;
 
   void Enqueue(engine::Outcome outcome);
+  // When what is being handled arrived.
+  absl::Time Arrived() const;
   // Makes the records durable, then acts; what the actions lead to, too.
   // UNAVAILABLE if something could not be written: the rest is kept.
   absl::Status Drain();
@@ -86,6 +89,13 @@ class JobRunnerImpl final : public JobRunner {
   // The round that `key` names, made from the engine's session if it is new;
   // null if it is over.
   SecureRound* SecureRoundOf(const v1::TaskKey& key);
+  // The message itself; PostSecure() looks after its vector.
+  absl::StatusOr<absl::optional<v1::SecureServerMessage>> HearSecure(
+      const std::string& client, const v1::SecureExchangeRequest& request);
+  // If the blob is one: it is of no use any more.
+  void RemoveMasked(const std::string& digest);
+  // Those that were refused.
+  void RemoveMaskedStrays();
   // `round` is null if it is over.
   absl::Status RefuseSession(SecureRound* round, const std::string& client,
                              const v1::SecureExchangeRequest& request);
@@ -116,6 +126,7 @@ class JobRunnerImpl final : public JobRunner {
   std::vector<v1::JournalRecord> records_;
   std::deque<engine::Action> actions_;
   absl::Time retry_at_ = absl::InfiniteFuture();
+  absl::Time arrived_ = absl::InfiniteFuture();
 
   // Updates that came too late or were refused; removed with their round.
   std::set<std::string> strays_;

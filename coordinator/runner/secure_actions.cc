@@ -8,7 +8,6 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/secure_random.h"
-#include "base/sha256.h"
 #include "base/status_macros.h"
 #include "coordinator/aggregate/group_rule.h"
 #include "coordinator/runner/job_runner_impl.h"
@@ -104,10 +103,27 @@ absl::StatusOr<Answer> JobRunnerImpl::PostSecure(
   if (!engine_->options().secure_aggregation.enabled) {
     return JobRunner::PostSecure(client, request);
   }
+  const bool masked = request.message().has_masked();
+  const std::string& digest = request.message().masked().digest();
+  if (masked && !store::IsDigestText(digest)) {
+    return absl::InvalidArgumentError(
+        "masked vector is not named by 64 lower-case hexadecimal digits "
+        "(SHA-256)");
+  }
+  asking_ = client;
+  const absl::Cleanup done = [this] { asking_.clear(); };
+  absl::StatusOr<Answer> answer = HearSecure(client, request);
+  // In the sum, or too late for it.
+  if (masked && (answer.ok() || absl::IsAborted(answer.status()))) {
+    RemoveMasked(digest);
+  }
+  return answer;
+}
+
+absl::StatusOr<Answer> JobRunnerImpl::HearSecure(
+    const std::string& client, const v1::SecureExchangeRequest& request) {
   SecureRound* round = SecureRoundOf(request.key());
   if (request.message().has_refusal()) {
-    asking_ = client;
-    const absl::Cleanup done = [this] { asking_.clear(); };
     CHOIR_RETURN_IF_ERROR(RefuseSession(round, client, request));
     return absl::AbortedError("the client has left the session");
   }
@@ -116,8 +132,6 @@ absl::StatusOr<Answer> JobRunnerImpl::PostSecure(
         absl::StrCat("round ", request.key().round(), ", attempt ",
                      request.key().attempt(), " is over; check in again"));
   }
-  asking_ = client;
-  const absl::Cleanup done = [this] { asking_.clear(); };
   const absl::string_view phase = PhaseOf(request.message());
   if (phase.empty()) {
     return absl::InvalidArgumentError("an empty message of the protocol");
@@ -150,8 +164,23 @@ absl::Status JobRunnerImpl::RefuseSession(
     round->Refused(client, request.message());
   }
   Enqueue(engine_->Handle(engine::SecureRefused{client, request.key(), text},
-                          clock_.Now()));
+                          Arrived()));
   return Drain();
+}
+
+void JobRunnerImpl::RemoveMasked(const std::string& digest) {
+  // A client may name any blob of the store.
+  if (IsMaskedBlob(store_.blobs(), digest)) {
+    RemoveBlobs({digest}).IgnoreError();  // logged there
+  }
+}
+
+void JobRunnerImpl::RemoveMaskedStrays() {
+  for (auto it = strays_.begin(); it != strays_.end();) {
+    const bool masked = IsMaskedBlob(store_.blobs(), *it);
+    if (masked) RemoveMasked(*it);
+    it = masked ? strays_.erase(it) : std::next(it);
+  }
 }
 
 absl::Status JobRunnerImpl::TakeSecure(
@@ -173,7 +202,7 @@ absl::Status JobRunnerImpl::TakeSecure(
   event.key = request.key();
   event.phase = phase;
   event.bytes = message.ByteSizeLong();
-  event.digest = base::Sha256Hex(message.SerializeAsString());
+  event.digest = DigestOf(message);
   event.bytes_downloaded = request.bytes_downloaded();
   const bool masked = message.has_masked();
   if (masked) {
@@ -194,9 +223,8 @@ absl::Status JobRunnerImpl::TakeSecure(
       absl::StatusOr<std::string> bytes =
           store_.blobs().Read(message.masked().digest());
       if (absl::IsNotFound(bytes.status())) {
-        return absl::NotFoundError(
-            absl::StrCat("masked vector ", Printable(message.masked().digest()),
-                         " was not uploaded"));
+        return absl::NotFoundError(absl::StrCat(
+            "masked vector ", message.masked().digest(), " was not uploaded"));
       }
       CHOIR_RETURN_IF_ERROR(bytes.status());
       payload = *std::move(bytes);
@@ -204,13 +232,13 @@ absl::Status JobRunnerImpl::TakeSecure(
     const absl::Status taken = round.Receive(client, message, payload);
     if (masked && taken.ok()) {
       // It is in the sum; nobody shall ever see it by itself.
-      RemoveBlobs({message.masked().digest()}).IgnoreError();
+      RemoveMasked(message.masked().digest());
     } else if (masked && strays_.size() < kMaxStrays) {
       strays_.insert(message.masked().digest());
     }
     CHOIR_RETURN_IF_ERROR(taken);
   }
-  Enqueue(engine_->Handle(event, clock_.Now()));
+  Enqueue(engine_->Handle(event, Arrived()));
   return absl::OkStatus();
 }
 
@@ -220,6 +248,8 @@ absl::Status JobRunnerImpl::PerformClose(
   CHOIR_CHECK(round != nullptr);
   engine::SecurePhaseAdvanced advanced{action.key, action.phase,
                                        round->Close(action, pool_)};
+  if (action.phase == engine::kMaskedInput) RemoveMaskedStrays();
+  // The next phase begins now, whenever what ended this one arrived.
   Enqueue(engine_->Handle(advanced, clock_.Now()));
   return absl::OkStatus();
 }
@@ -247,6 +277,7 @@ absl::Status JobRunnerImpl::PerformOpen(const engine::OpenSecurePhase& action) {
 }
 
 void JobRunnerImpl::PerformAbort(const engine::AbortSecure& action) {
+  RemoveMaskedStrays();
   if (secure_ == nullptr || !Names(secure_->session(), action.key)) return;
   secure_->End(absl::StrCat("the attempt is over: ", action.reason));
   for (const auto& [client, phase] : secure_->participants()) {

@@ -26,14 +26,14 @@ int Rank(absl::string_view phase) {
   return -1;
 }
 
+}  // namespace
+
 std::string DigestOf(const v1::SecureClientMessage& message) {
   std::string text = message.SerializeAsString();
   std::string digest = base::Sha256Hex(text);
-  crypto::Wipe(text);  // it may hold shares
+  crypto::Wipe(text);
   return digest;
 }
-
-}  // namespace
 
 absl::string_view PhaseOf(const v1::SecureClientMessage& message) {
   switch (message.message_case()) {

@@ -36,6 +36,10 @@ struct GroupSum {
 // names it; "" for a refusal and for none.
 absl::string_view PhaseOf(const v1::SecureClientMessage& message);
 
+// SHA-256 of the message. What it is computed from is wiped: the message may
+// hold shares.
+std::string DigestOf(const v1::SecureClientMessage& message);
+
 v1::SecureAssumptions AssumptionsOf(
     const config::SecureAggregationOptions& options);
 

@@ -59,6 +59,13 @@ bool IsMaskedBlob(const store::BlobStore& blobs, absl::string_view digest) {
   return BeginsWith(blobs, digest, secagg::kMaskedVectorMagic);
 }
 
+absl::Status RemoveMaskedIncoming(store::BlobStore& blobs) {
+  return blobs
+      .RemoveIncoming(absl::string_view(secagg::kMaskedVectorMagic,
+                                        sizeof(secagg::kMaskedVectorMagic)))
+      .status();
+}
+
 absl::StatusOr<IntegerSum> SumUpdates(
     const std::vector<engine::WeightedUpdate>& updates,
     const codec::Layout& layout, const config::AggregationOptions& options,

@@ -35,6 +35,9 @@ absl::StatusOr<aggregate::IntegerSum> SumUpdates(
 // Masked vectors of secure aggregation are updates too.
 bool IsUpdateBlob(const store::BlobStore& blobs, absl::string_view digest);
 bool IsMaskedBlob(const store::BlobStore& blobs, absl::string_view digest);
+// Drops masked vectors that have come in part, of sessions that went with the
+// process before.
+absl::Status RemoveMaskedIncoming(store::BlobStore& blobs);
 
 }  // namespace choir::runner
 

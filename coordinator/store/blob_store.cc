@@ -49,6 +49,7 @@ class FileBlobStore final : public BlobStore {
   absl::Status Remove(absl::string_view digest) override;
   absl::StatusOr<int> RemoveStaleIncoming(absl::Duration max_age,
                                           const base::Clock& clock) override;
+  absl::StatusOr<int> RemoveIncoming(absl::string_view magic) override;
   absl::StatusOr<std::vector<std::string>> List() const override;
 
  private:
@@ -221,6 +222,29 @@ absl::StatusOr<int> FileBlobStore::RemoveStaleIncoming(
   return removed;
 }
 
+absl::StatusOr<int> FileBlobStore::RemoveIncoming(absl::string_view magic) {
+  CHOIR_ASSIGN_OR_RETURN(const auto names, base::ListDirectory(incoming()));
+  int removed = 0;
+  for (const std::string& name : names) {
+    if (absl::StartsWith(name, kTemporaryPrefix) || slots_.InUse(name)) {
+      continue;
+    }
+    const std::string path = base::JoinPath(incoming(), name);
+    const auto file = base::RandomAccessFile::Open(path);
+    if (!file.ok()) continue;
+    std::string first(std::min<uint64_t>(magic.size(), (*file)->size()), '\0');
+    if (first.empty() || !(*file)->ReadAt(0, first.size(), first.data()).ok() ||
+        !absl::StartsWith(magic, first)) {
+      continue;
+    }
+    if (unlink(path.c_str()) != 0) {
+      return base::ErrnoStatus(errno, absl::StrCat("remove ", path));
+    }
+    ++removed;
+  }
+  return removed;
+}
+
 absl::StatusOr<std::vector<std::string>> FileBlobStore::List() const {
   const std::string blobs = absl::StrCat(root_, "/blobs");
   CHOIR_ASSIGN_OR_RETURN(const auto folders, base::ListDirectory(blobs));
@@ -230,8 +254,7 @@ absl::StatusOr<std::vector<std::string>> FileBlobStore::List() const {
     if (!names.ok()) continue;  // a stray file
     for (const std::string& name : *names) {
       const std::string digest = absl::StrCat(folder, name);
-      const auto checked = CheckDigest(digest);
-      if (folder.size() == 2 && checked.ok() && *checked == digest) {
+      if (folder.size() == 2 && IsDigestText(digest)) {
         digests.push_back(digest);
       }
     }
@@ -240,6 +263,11 @@ absl::StatusOr<std::vector<std::string>> FileBlobStore::List() const {
 }
 
 }  // namespace
+
+bool IsDigestText(absl::string_view text) {
+  const auto checked = CheckDigest(text);
+  return checked.ok() && *checked == text;
+}
 
 absl::StatusOr<std::unique_ptr<BlobStore>> BlobStore::Open(
     const std::string& root, base::Durability durability) {

@@ -21,6 +21,11 @@
 
 namespace choir::store {
 
+// Whether `text` is a digest in its one spelling: 64 lower-case hexadecimal
+// digits. Blobs are found under others, too; the journal has this one, because
+// auditors compare texts.
+bool IsDigestText(absl::string_view text);
+
 // A blob while it arrives. What was appended survives a restart.
 // Threads: one thread at a time per object.
 class IncomingBlob {
@@ -67,6 +72,9 @@ class BlobStore {
   // open. Returns how many.
   virtual absl::StatusOr<int> RemoveStaleIncoming(absl::Duration max_age,
                                                   const base::Clock& clock) = 0;
+  // Drops uploads that nobody has open whose first bytes are `magic`, as far as
+  // they have come. Returns how many.
+  virtual absl::StatusOr<int> RemoveIncoming(absl::string_view magic) = 0;
   // Digests of all complete blobs, sorted.
   virtual absl::StatusOr<std::vector<std::string>> List() const = 0;
 };

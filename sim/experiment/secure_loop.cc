@@ -82,6 +82,7 @@ absl::Status SimulationLoop::Say(const std::string& client,
     if (!step.payload.empty()) {
       CHOIR_RETURN_IF_ERROR(store_.blobs().Put(step.payload).status());
     }
+    secagg::WipeShares(*party.request.mutable_message());
     *party.request.mutable_message() = std::move(step.message);
     const absl::StatusOr<absl::optional<v1::SecureServerMessage>> answer =
         runner_->PostSecure(client, party.request);

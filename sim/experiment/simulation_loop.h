@@ -65,6 +65,11 @@ class SimulationLoop {
 
   // A client in a secure round; without a session once it has dropped out.
   struct Party {
+    Party() = default;
+    Party(Party&&) = default;
+    Party& operator=(Party&&) = default;
+    ~Party() { secagg::WipeShares(*request.mutable_message()); }
+
     absl::optional<secagg::ClientSession> session;
     absl::optional<int> silent_from;
     v1::SecureExchangeRequest request;

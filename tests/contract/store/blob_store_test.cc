@@ -8,6 +8,7 @@
 #include <fstream>
 #include <thread>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/files.h"
@@ -211,6 +212,29 @@ TEST_P(BlobStoreTest, StaleUploadsAreRemovedAndOpenOnesKept) {
   EXPECT_EQ((*store_->Receive(RefOf("left"), "c"))->received_bytes(), 0u);
   ASSERT_TRUE((*open)->Append("en").ok());
   EXPECT_TRUE((*open)->Commit().ok());
+}
+
+TEST_P(BlobStoreTest, UploadsOfOneKindAreRemovedWhateverHasCome) {
+  for (const char* begun : {"CHV1 mask", "CHV1", "CH", "CHU1 upd", "CHX"}) {
+    auto left = store_->Receive(RefOf(absl::StrCat(begun, " and more")), "c");
+    ASSERT_TRUE((*left)->Append(begun).ok());
+  }
+  auto open = store_->Receive(RefOf("CHV1 open"), "c");
+  ASSERT_TRUE((*open)->Append("CHV1").ok());
+  EXPECT_EQ(*store_->RemoveIncoming("CHV1"), 3);
+  EXPECT_EQ(*store_->RemoveIncoming("CHV1"), 0);
+  EXPECT_EQ(IncomingFiles(), 3u);
+  ASSERT_TRUE((*open)->Append(" open").ok());
+  EXPECT_TRUE((*open)->Commit().ok());
+}
+
+TEST_P(BlobStoreTest, ADigestHasOneSpelling) {
+  const std::string digest = RefOf("x").digest();
+  EXPECT_TRUE(IsDigestText(digest));
+  EXPECT_FALSE(IsDigestText(absl::AsciiStrToUpper(digest)));
+  EXPECT_FALSE(IsDigestText(absl::StrCat("sha256:", digest)));
+  EXPECT_FALSE(IsDigestText(digest.substr(1)));
+  EXPECT_FALSE(IsDigestText(""));
 }
 
 TEST_P(BlobStoreTest, HalfWrittenBlobsOfACrashAreRemoved) {

@@ -29,6 +29,11 @@ struct FakeJobs {
   std::vector<v1::SecureExchangeRequest> secure;
   std::function<absl::StatusOr<absl::optional<v1::SecureServerMessage>>()>
       say_secure;
+  // When to poll; how many messages had been said when that was done; when
+  // the last of what was posted arrived.
+  absl::optional<absl::Time> wakeup;
+  absl::optional<size_t> polled_after;
+  absl::Time arrived_at;
   runner::RunnerHooks hooks;
 };
 
@@ -73,10 +78,15 @@ class FakeRunner final : public runner::JobRunner {
     if (jobs_.say_secure) return jobs_.say_secure();
     return absl::optional<v1::SecureServerMessage>();
   }
+  void ArrivedAt(absl::Time at) override { jobs_.arrived_at = at; }
   absl::optional<absl::Time> next_wakeup() const override {
-    return absl::nullopt;
+    return jobs_.wakeup;
   }
-  absl::Status Poll() override { return absl::OkStatus(); }
+  absl::Status Poll() override {
+    jobs_.wakeup.reset();
+    jobs_.polled_after = jobs_.secure.size();
+    return absl::OkStatus();
+  }
   engine::Progress progress() const override {
     engine::Progress progress;
     progress.waiting_for = "the test";

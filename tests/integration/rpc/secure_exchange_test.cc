@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 
 #include <future>
+#include <latch>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/sha256.h"
@@ -14,6 +16,7 @@ namespace choir::rpc {
 namespace {
 
 using testing::Contains;
+using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
@@ -127,6 +130,52 @@ TEST_F(SecureExchangeTest, OnlyItsOwnMaskedVectorCanBeNamed) {
   EXPECT_EQ(Exchange(request_).status.error_code(),
             grpc::StatusCode::NOT_FOUND);
   EXPECT_THAT(jobs_.secure, IsEmpty());
+}
+
+// The runner refuses them: they are no names of anything.
+TEST_F(SecureExchangeTest, OtherSpellingsOfADigestReachTheRunner) {
+  OnLoop([this] {
+    jobs_.say_secure = [] {
+      return absl::InvalidArgumentError("not 64 lower-case digits");
+    };
+  });
+  v1::MaskedInput& masked = *request_.mutable_message()->mutable_masked();
+  masked.set_digest(absl::StrCat("sha256:", base::Sha256Hex("x")));
+  EXPECT_EQ(Exchange(request_).status.error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(Refusals(), Contains(HasSubstr("not 64 lower-case digits")));
+}
+
+// Two messages wait while the loop is busy, one from before the deadline and
+// one from after it: the deadline fires between them.
+TEST_F(SecureExchangeTest, ADeadlineWaitsForWhoWasInTime) {
+  const absl::Time deadline = clock_.Now() + absl::Seconds(60);
+  JobLoop& loop = server_->loop();
+  std::latch busy{1};
+  std::latch go{1};
+  loop.Post([&] {
+    jobs_.wakeup = deadline;
+    busy.count_down();
+    go.wait();
+  });
+  busy.wait();
+  std::vector<absl::Time> arrived;
+  const auto post = [&](uint64_t call) {
+    loop.Post([&, call] {
+      loop.SecureExchange("anna", request_, call, [](const auto&) {});
+      arrived.push_back(jobs_.arrived_at);
+    });
+  };
+  post(1);
+  clock_.Advance(absl::Seconds(61));
+  post(2);
+  go.count_down();
+  OnLoop([&] {
+    ASSERT_TRUE(jobs_.polled_after.has_value());
+    EXPECT_EQ(*jobs_.polled_after, 1u);
+    EXPECT_THAT(arrived, ElementsAre(deadline - absl::Seconds(60),
+                                     deadline + absl::Seconds(1)));
+  });
 }
 
 TEST_F(SecureExchangeTest, BrokenMessagesAreAudited) {

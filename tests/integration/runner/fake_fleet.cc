@@ -146,6 +146,9 @@ class FaultyStore::FaultyBlobs final : public store::BlobStore {
                                           const base::Clock& clock) override {
     return real().RemoveStaleIncoming(max_age, clock);
   }
+  absl::StatusOr<int> RemoveIncoming(absl::string_view magic) override {
+    return real().RemoveIncoming(magic);
+  }
   absl::StatusOr<std::vector<std::string>> List() const override {
     return real().List();
   }

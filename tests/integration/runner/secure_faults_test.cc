@@ -343,5 +343,80 @@ TEST_F(SecureFaultsTest, AMaskedVectorHasToBeUploaded) {
   EXPECT_EQ(asked, 1);
 }
 
+// A vector that comes when its phase is over, one that the session refuses, and
+// one of an attempt that is over are gone at once or with their phase.
+TEST_F(SecureFaultsTest, VectorsThatAreNotSummedGoWithTheirPhase) {
+  config::JobOptions job = Job(1, 6, 5);
+  auto fleet = Fleet(job);
+  v1::SecureExchangeRequest late;
+  std::string vector;
+  fleet->vanishes = [](const std::string& client, const v1::TaskKey&,
+                       absl::string_view phase) {
+    return client == "c104" && phase == engine::kMaskedInput;
+  };
+  fleet->tamper = [&](const std::string& client,
+                      v1::SecureExchangeRequest& request,
+                      std::string& payload) {
+    if (client != "c102" || !request.message().has_masked()) return;
+    late = request;
+    vector = payload;
+    // Of the right size, and not of this session.
+    std::string wrong = payload;
+    wrong[4] ^= 1;
+    v1::SecureExchangeRequest refused = request;
+    v1::MaskedInput& masked = *refused.mutable_message()->mutable_masked();
+    masked.set_digest(store_->blobs().Put(wrong)->digest());
+    EXPECT_TRUE(absl::IsInvalidArgument(
+        fleet->runner().PostSecure(client, refused).status()));
+    EXPECT_EQ(MaskedBlobs(), 1);
+  };
+  while (PhasesClosed(*fleet) < 3) ASSERT_TRUE(fleet->Turn().ok());
+  ASSERT_FALSE(vector.empty());
+  EXPECT_EQ(MaskedBlobs(), 0);
+  const auto post = [&](const std::string& client) {
+    EXPECT_TRUE(store_->blobs().Put(vector).ok());
+    const absl::Status status =
+        fleet->runner().PostSecure(client, late).status();
+    EXPECT_EQ(MaskedBlobs(), 0) << client;
+    return status;
+  };
+  EXPECT_TRUE(post("c102").ok()) << "it is in the sum";
+  EXPECT_TRUE(absl::IsAborted(post("c104"))) << "too late";
+  ASSERT_TRUE(fleet->Run().ok());
+  const v1::RoundCommitted round = Committed(*fleet).at(0);
+  EXPECT_THAT(round.survivors(), SizeIs(5));
+  EXPECT_EQ(Aggregate(round), fleet->PlainSum(1, SurvivorsOf(round)).Encode());
+  EXPECT_TRUE(absl::IsAborted(post("c102"))) << "the round is over";
+  // What is no masked vector stays, whoever names it.
+  late.mutable_message()->mutable_masked()->set_digest(
+      round.aggregate().digest());
+  EXPECT_FALSE(fleet->runner().PostSecure("c102", late).ok());
+  EXPECT_TRUE(store_->blobs().Contains(round.aggregate().digest()));
+}
+
+// Vectors that had arrived in time are summed, however long it takes: their
+// phase's time is over when the first is added.
+TEST_F(SecureFaultsTest, WhoWasInTimeIsNotLateForHavingQueued) {
+  config::JobOptions job = Job(1, 5, 5);
+  auto fleet = Fleet(job);
+  bool waited = false;
+  fleet->tamper = [&](const std::string&, v1::SecureExchangeRequest& request,
+                      std::string&) {
+    if (!request.message().has_masked()) {
+      fleet->runner().ArrivedAt(absl::InfiniteFuture());
+    } else if (!waited) {
+      waited = true;
+      fleet->runner().ArrivedAt(clock_.Now());
+      clock_.Advance(job.secure_aggregation.phase_deadline + absl::Seconds(1));
+    }
+  };
+  const absl::Status ran = fleet->Run();
+  ASSERT_TRUE(ran.ok()) << ran;
+  EXPECT_TRUE(waited);
+  const v1::RoundCommitted round = Committed(*fleet).at(0);
+  EXPECT_EQ(round.attempt(), 1u);
+  EXPECT_THAT(round.survivors(), SizeIs(5));
+}
+
 }  // namespace
 }  // namespace choir::runner

@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "base/sha256.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
 #include "coordinator/runner/base_model.h"
@@ -184,10 +183,6 @@ absl::Status SecureFleet::Deliver(const std::string& name) {
       client.answer = answer.status();
     } else if (answer->has_value()) {
       client.answer = **answer;
-    }
-    // An upload of what was taken before is removed like any unwanted one.
-    if (!payload.empty()) {
-      CHOIR_RETURN_IF_ERROR(store_.blobs().Remove(base::Sha256Hex(payload)));
     }
   }
   return absl::OkStatus();
