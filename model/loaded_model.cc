@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/files.h"
 #include "base/status_macros.h"
+#include "model/checkpoint/base_folder.h"
 #include "model/checkpoint/model_config.h"
 #include "model/checkpoint/packed_checkpoint.h"
 #include "model/checkpoint/quantize_checkpoint.h"
@@ -139,12 +140,7 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadFolder(
   CHOIR_RETURN_IF_ERROR(HoldExperts(options.experts, config));
   std::unique_ptr<const Tokenizer> tokenizer;
   if (with_tokenizer) {
-    CHOIR_ASSIGN_OR_RETURN(tokenizer, Tokenizer::LoadFolder(directory));
-    if (tokenizer->vocab_size() > config.vocab_size) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          directory, ": the tokenizer has ", tokenizer->vocab_size(),
-          " tokens, but the model only ", config.vocab_size, " (vocab_size)"));
-    }
+    CHOIR_ASSIGN_OR_RETURN(tokenizer, LoadTokenizerFor(config, directory));
   }
   CHOIR_ASSIGN_OR_RETURN(const TensorFiles files,
                          TensorFiles::Open(directory, config));

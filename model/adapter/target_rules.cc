@@ -6,6 +6,7 @@
 #include <optional>
 #include <set>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -201,6 +202,33 @@ int64_t LayerNumber(const std::string& module,
   return -1;
 }
 
+// The names that are layers of this model. As with PEFT, others may stand
+// beside them, unless they name a part that this model has and that is never
+// adapted here: its tensors would be lost.
+absl::StatusOr<std::vector<std::string>> NamesHere(
+    const ModelConfig& config, const std::vector<std::string>& names) {
+  static constexpr const char* kNeverAdapted[] = {"lm_head", "embed_tokens",
+                                                  "wte", "wpe", "score"};
+  const std::vector<LinearSpec> layers = LinearLayers(config);
+  std::vector<std::string> here;
+  for (const std::string& name : names) {
+    const std::string last = name.substr(name.rfind('.') + 1);
+    if (std::any_of(layers.begin(), layers.end(), [&](const LinearSpec& spec) {
+          return TargetMatches(name, spec.module);
+        })) {
+      here.push_back(name);
+    } else if (absl::c_linear_search(kNeverAdapted, last) ||
+               (last == "gate" && config.moe.num_experts > 0)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "target_modules names '", name,
+          "'; embeddings, heads and routers are not adapted here, only ",
+          absl::StrJoin(LinearKinds(config), ", "),
+          ": train the adapter without it, or merge it with PEFT first"));
+    }
+  }
+  return here;
+}
+
 absl::StatusOr<std::vector<LinearSpec>> Selected(
     const ModelConfig& config, const TargetRules& rules,
     const AdapterOptions& options) {
@@ -208,8 +236,8 @@ absl::StatusOr<std::vector<LinearSpec>> Selected(
                          NameMatcher::Make("target_modules", rules.targets));
   CHOIR_ASSIGN_OR_RETURN(const NameMatcher excluded,
                          NameMatcher::Make("exclude_modules", rules.excluded));
-  if (!rules.targets.names.empty()) {
-    // Unknown names are errors, listing the known ones.
+  if (!options.target_modules.empty()) {
+    // What else is wrong with the options.
     CHOIR_RETURN_IF_ERROR(AdaptedLayers(config, options).status());
   }
   std::vector<LinearSpec> selected;
@@ -330,13 +358,18 @@ TargetRules ReadTargetRules(const ordered_json& document, Problems& problems) {
 absl::Status ApplyTargetRules(const ModelConfig& config,
                               const TargetRules& rules,
                               AdapterOptions& options) {
-  options.target_modules = rules.targets.names;
+  CHOIR_ASSIGN_OR_RETURN(options.target_modules,
+                         NamesHere(config, rules.targets.names));
   CHOIR_ASSIGN_OR_RETURN(const std::vector<LinearSpec> selected,
                          Selected(config, rules, options));
   if (selected.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "target_modules and the rules beside it leave none of this model's "
-        "layers; known modules: ",
+        "target_modules",
+        rules.targets.names.empty()
+            ? ""
+            : absl::StrCat(" (", absl::StrJoin(rules.targets.names, ", "), ")"),
+        " and the rules beside it leave none of this model's layers; known "
+        "modules: ",
         absl::StrJoin(LinearKinds(config), ", ")));
   }
   const bool names_say_it = !rules.all_linear &&

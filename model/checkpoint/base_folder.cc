@@ -9,24 +9,22 @@
 #include "model/tokenizer/tokenizer.h"
 
 namespace choir::model {
-namespace {
 
-absl::Status CheckTokenizer(const std::string& folder,
-                            const ModelConfig& config) {
-  CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<const Tokenizer> tokenizer,
+absl::StatusOr<std::unique_ptr<const Tokenizer>> LoadTokenizerFor(
+    const ModelConfig& config, const std::string& folder) {
+  CHOIR_ASSIGN_OR_RETURN(std::unique_ptr<const Tokenizer> tokenizer,
                          Tokenizer::LoadFolder(folder));
-  if (tokenizer->vocab_size() <= config.vocab_size) return absl::OkStatus();
+  if (tokenizer->own_vocab_size() <= config.vocab_size) return tokenizer;
   return absl::InvalidArgumentError(absl::StrCat(
-      folder, ": the tokenizer has ", tokenizer->vocab_size(),
-      " tokens, but the model only ", config.vocab_size, " (vocab_size)"));
+      folder, ": the tokenizer has ", tokenizer->own_vocab_size(),
+      " tokens, but the model only ", config.vocab_size,
+      " (vocab_size); take the tokenizer that the model was trained with"));
 }
-
-}  // namespace
 
 absl::StatusOr<ModelConfig> CheckBaseFolder(const std::string& folder) {
   CHOIR_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(base::JoinPath(
                                                  folder, "config.json")));
-  CHOIR_RETURN_IF_ERROR(CheckTokenizer(folder, config));
+  CHOIR_RETURN_IF_ERROR(LoadTokenizerFor(config, folder).status());
   CHOIR_RETURN_IF_ERROR(TensorFiles::Open(folder, config).status());
   return config;
 }

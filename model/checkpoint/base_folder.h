@@ -2,10 +2,12 @@
 #ifndef CHOIR_MODEL_CHECKPOINT_BASE_FOLDER_H_
 #define CHOIR_MODEL_CHECKPOINT_BASE_FOLDER_H_
 
+#include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "model/checkpoint/model_config.h"
+#include "model/tokenizer/tokenizer.h"
 
 namespace choir::model {
 
@@ -16,6 +18,11 @@ namespace choir::model {
 // Errors: INVALID_ARGUMENT naming the file and what is wrong with it; those of
 //   base/files.h for a file that cannot be read.
 absl::StatusOr<ModelConfig> CheckBaseFolder(const std::string& folder);
+
+// The tokenizer of `folder`. Added tokens may be beyond the model's vocabulary
+// (then they must not occur), others not: INVALID_ARGUMENT.
+absl::StatusOr<std::unique_ptr<const Tokenizer>> LoadTokenizerFor(
+    const ModelConfig& config, const std::string& folder);
 
 }  // namespace choir::model
 

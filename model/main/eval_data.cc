@@ -20,6 +20,13 @@
 namespace choir::model {
 namespace {
 
+absl::Status OutsideVocabulary(absl::string_view source, int64_t id,
+                               const ModelConfig& config) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(source, ": token id ", id, " is outside the vocabulary of ",
+                   config.vocab_size));
+}
+
 constexpr uint64_t kMaxFileBytes = 1u << 30;
 
 absl::StatusOr<std::vector<std::vector<int32_t>>> ReadIds(
@@ -40,9 +47,7 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> ReadIds(
       if (!id.is_number_integer()) return wrong("has something not a number");
       const int64_t value = id.get<int64_t>();
       if (value < 0 || value >= config.vocab_size) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(path, ": token id ", value,
-                         " is outside the vocabulary of ", config.vocab_size));
+        return OutsideVocabulary(path, value, config);
       }
       rows.back().push_back(static_cast<int32_t>(value));
     }
@@ -226,10 +231,19 @@ absl::StatusOr<EvalData> LoadEvalData(const EvalOptions& options,
                            base::ReadFile(options.text, kMaxFileBytes));
     data.examples = EncodeText(model.tokenizer(), text, model.max_positions());
   }
+  const std::string& source =
+      options.data.empty() ? options.text : options.data;
   if (data.examples.empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(options.data.empty() ? options.text : options.data,
-                     " has no text to evaluate"));
+        absl::StrCat(source, " has no text to evaluate"));
+  }
+  const ModelConfig& config = model.decoder().config();
+  for (const Example& example : data.examples) {
+    for (const int32_t id : example.ids) {
+      if (id >= config.vocab_size) {
+        return OutsideVocabulary(source, id, config);
+      }
+    }
   }
   return data;
 }

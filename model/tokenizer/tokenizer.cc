@@ -127,6 +127,15 @@ std::optional<int32_t> Tokenizer::TokenToId(absl::string_view token) const {
   return model_.TokenToId(token);
 }
 
+int32_t Tokenizer::own_vocab_size() const {
+  int32_t size = vocab_size();
+  while (size > 0 && (id_to_token_[size - 1].empty() ||
+                      added_ids_.contains(id_to_token_[size - 1]))) {
+    --size;
+  }
+  return size;
+}
+
 absl::string_view Tokenizer::IdToToken(int32_t id) const {
   if (id < 0 || id >= vocab_size()) return "";
   return id_to_token_[id];

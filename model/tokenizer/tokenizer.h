@@ -67,6 +67,9 @@ class Tokenizer {
   int32_t vocab_size() const {
     return static_cast<int32_t>(id_to_token_.size());
   }
+  // The same without the added tokens at its end, which a model may lack: it
+  // works as long as none of them occurs.
+  int32_t own_vocab_size() const;
   std::optional<int32_t> bos_id() const { return bos_id_; }
   std::optional<int32_t> eos_id() const { return eos_id_; }
   // What the template puts before and after a text.

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 
 #include "base/check.h"
@@ -61,13 +62,14 @@ void* BufferPool::Take(size_t bytes) {
   return buffer;
 }
 
-void BufferPool::Give(void* buffer) {
+bool BufferPool::Give(void* buffer) {
   base::MutexLock lock(&mutex_);
   const auto it = sizes_.find(buffer);
-  CHOIR_CHECK(it != sizes_.end());
+  if (it == sizes_.end()) return false;
   usage_.used -= it->second;
   usage_.kept += it->second;
   kept_[it->second].push_back(buffer);
+  return true;
 }
 
 BufferPool::Usage BufferPool::usage() const {
@@ -83,10 +85,19 @@ BufferPool& ProcessPool() {
   return *pool;
 }
 
+c10::Allocator& Heap() {
+  static c10::Allocator* const heap = c10::GetCPUAllocator();
+  return *heap;
+}
+
+void Free(void* memory) {
+  const bool page = reinterpret_cast<uintptr_t>(memory) % kPage == 0;
+  if (page && ProcessPool().Give(memory)) return;
+  Heap().raw_deleter()(memory);
+}
+
 class PoolAllocator final : public c10::Allocator {
  public:
-  explicit PoolAllocator(c10::Allocator* heap) : heap_(heap) {}
-
   // LibTorch declares it const up to 2.3, and not const since: one of the two
   // overrides.
   at::DataPtr allocate(size_t bytes) const { return Allocate(bytes); }
@@ -95,18 +106,22 @@ class PoolAllocator final : public c10::Allocator {
   void copy_data(void* to, const void* from, size_t bytes) const {
     std::memcpy(to, from, bytes);
   }
+  // Libraries under LibTorch (oneDNN) ask for bare memory: all of it has to go
+  // the same way back.
+  at::DeleterFnPtr raw_deleter() const override { return &Free; }
 
  private:
-  at::DataPtr Allocate(size_t bytes) const {
-    if (bytes < kSmallest) return heap_->allocate(bytes);
+  static at::DataPtr Allocate(size_t bytes) {
+    if (bytes < kSmallest) {
+      at::DataPtr small = Heap().allocate(bytes);
+      CHOIR_CHECK(small.compare_exchange_deleter(Heap().raw_deleter(), &Free));
+      return small;
+    }
     void* buffer = ProcessPool().Take(bytes);
     TORCH_CHECK(buffer != nullptr, "not enough memory: ", bytes,
                 " bytes for a tensor");
-    return {buffer, buffer, [](void* buffer) { ProcessPool().Give(buffer); },
-            at::Device(at::DeviceType::CPU)};
+    return {buffer, buffer, &Free, at::Device(at::DeviceType::CPU)};
   }
-
-  c10::Allocator* const heap_;
 };
 
 }  // namespace
@@ -115,8 +130,8 @@ void PoolLargeTensors() {
 // AddressSanitizer sees what runs over a tensor's end in the heap alone.
 #ifndef __SANITIZE_ADDRESS__
   static const bool once = [] {
-    c10::SetCPUAllocator(new PoolAllocator(c10::GetCPUAllocator()),
-                         /*priority=*/1);
+    Heap();  // what was there before
+    c10::SetCPUAllocator(new PoolAllocator, /*priority=*/1);
     return true;
   }();
   (void)once;

@@ -28,8 +28,8 @@ class BufferPool {
   // At least `bytes` (above 0), on a page boundary, not cleared. Null if the
   // system has no more memory.
   void* Take(size_t bytes);
-  // `buffer` comes from Take() of this pool.
-  void Give(void* buffer);
+  // Takes back what Take() of this pool gave. False if it did not.
+  bool Give(void* buffer);
 
   struct Usage {
     size_t used = 0;  // bytes, whole pages

@@ -90,5 +90,27 @@ TEST(BufferPoolTest, ServesLargeTensors) {
   EXPECT_EQ(first.sum().item<float>(), 1 << 20);
 }
 
+// oneDNN asks LibTorch's allocator for bare memory and gives it back.
+TEST(BufferPoolTest, ServesBareMemoryAndOneDnn) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "AddressSanitizer watches the heap's tensors instead";
+#endif
+  PoolLargeTensors();
+  for (const size_t bytes : {size_t{0}, size_t{100}, 4 * kMib}) {
+    c10::Allocator* allocator = at::getCPUAllocator();
+    void* memory = allocator->raw_allocate(bytes);
+    if (bytes > 0) std::memset(memory, 1, bytes);
+    allocator->raw_deallocate(memory);
+  }
+  for (const int64_t rows : {2, 4096}) {
+    const at::Tensor x =
+        at::full({rows, 256}, 0.5f, at::kFloat).set_requires_grad(true);
+    const at::Tensor y = at::gelu(x);
+    EXPECT_NEAR(y.max().item<float>(), 0.34573123f, 1e-6f);
+    torch::autograd::backward({y.sum()}, {});
+    EXPECT_NEAR(x.grad().max().item<float>(), 0.8674951f, 1e-5f);
+  }
+}
+
 }  // namespace
 }  // namespace choir::model

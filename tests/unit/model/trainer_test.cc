@@ -10,6 +10,8 @@
 #include "gtest/gtest.h"
 #include "model/adapter/lora_layout.h"
 #include "model/compute.h"
+#include "model/tokenizer/tokenizer.h"
+#include "nlohmann/json.hpp"
 #include "tests/unit/model/tiny_model.h"
 
 namespace choir::model {
@@ -332,6 +334,26 @@ TEST(BaseModelTest, UnreadableFoldersAreRefusedWithTheFileInTheMessage) {
   ASSERT_TRUE(
       base::WriteFileAtomic(base::JoinPath(folder, "config.json"), "{").ok());
   EXPECT_EQ(load(folder).code(), StatusCode::kInvalidArgument);
+}
+
+TEST(BaseModelTest, AddedTokensMayBeBeyondTheModelOthersNot) {
+  ModelConfig config = tests::TinyConfig();
+  const std::string folder = tests::WriteTinyModel(config);
+  const std::string path = base::JoinPath(folder, "tokenizer.json");
+  nlohmann::json tokenizer = nlohmann::json::parse(*base::ReadFile(path));
+  tokenizer["added_tokens"].push_back(
+      {{"id", config.vocab_size}, {"content", "[PAD]"}, {"special", true}});
+  ASSERT_TRUE(base::WriteFileAtomic(path, tokenizer.dump()).ok());
+  const auto base = BaseModel::Load(folder, DeviceKind::kCpu);
+  ASSERT_TRUE(base.ok()) << base.status();
+  EXPECT_EQ((*base)->tokenizer().vocab_size(), config.vocab_size + 1);
+
+  config.vocab_size = 270;  // of 280
+  const auto small =
+      BaseModel::Load(tests::WriteTinyModel(config), DeviceKind::kCpu);
+  EXPECT_EQ(small.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(absl::StrContains(small.status().message(), "has 280 tokens"))
+      << small.status();
 }
 
 TEST(BaseModelTest, UnknownTargetModulesAreRefused) {

@@ -137,6 +137,10 @@ TEST(TargetRulesTest, ExpressionsMatchWholePaths) {
       ElementsAre("transformer.h.0.mlp.c_proj", "transformer.h.1.mlp.c_proj"));
   EXPECT_EQ(ReadTargets(Family::kMixtral, {{"target_modules", "ALL-linear"}}),
             LinearKinds(SmallConfig(Family::kMixtral)));
+  // As with PEFT, one name that matches is enough.
+  EXPECT_THAT(ReadTargets(Family::kLlama,
+                          {{"target_modules", {"q_proj", "query_key_value"}}}),
+              ElementsAre("q_proj"));
   // A match of a part is none.
   EXPECT_FALSE(Read(Family::kLlama, {{"target_modules", "q_proj"}}).ok());
 }
@@ -208,6 +212,8 @@ TEST(TargetRulesTest, RefusesBrokenRulesByName) {
       {"target_modules", {{"target_modules", "(q_proj"}}},
       {"target_modules", {{"target_modules", "nothing.*"}}},
       {"q_projj", {{"target_modules", {"q_projj"}}}},
+      {"'lm_head'; embeddings, heads and routers",
+       {{"target_modules", {"q_proj", "lm_head"}}}},
       {"target_modules",
        {{"target_modules", {"q_proj"}}, {"exclude_modules", {"q_proj"}}}},
       {"exclude_modules",
