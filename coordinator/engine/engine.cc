@@ -114,17 +114,27 @@ bool Engine::Impl::Step(Outcome& outcome) {
   return false;
 }
 
+// With what was wrong, which is often the same with every client.
+std::string Engine::Impl::WhyTooManyLost() const {
+  std::string why = absl::StrCat(
+      "round ", state_.round(), " was lost ", state_.lost_in_a_row(),
+      " times in a row, the limit of rounds.max_lost_in_a_row");
+  if (!state_.lost_reason().empty()) {
+    absl::StrAppend(&why, "; the last time because ", state_.lost_reason());
+  }
+  if (!state_.dropout_reason().empty()) {
+    absl::StrAppend(&why, "; the last client to drop out, ",
+                    state_.dropout_reason());
+  }
+  return why;
+}
+
 bool Engine::Impl::StepWaiting(const WaitingForClients& waiting,
                                Outcome& outcome) {
   const config::RoundsOptions& rounds = state_.options().rounds;
   if (state_.lost_in_a_row() >=
       static_cast<uint32_t>(rounds.max_lost_in_a_row)) {
-    Finish(v1::JobFinished::FAILED,
-           absl::StrCat("round ", state_.round(), " was lost ",
-                        state_.lost_in_a_row(),
-                        " times in a row, the limit of "
-                        "rounds.max_lost_in_a_row"),
-           outcome);
+    Finish(v1::JobFinished::FAILED, WhyTooManyLost(), outcome);
     return false;
   }
   if (!waiting.evaluate &&

@@ -97,6 +97,7 @@ class Engine::Impl {
   // One step; false if there is nothing to do but wait.
   bool Step(Outcome& outcome);
   bool StepWaiting(const WaitingForClients& waiting, Outcome& outcome);
+  std::string WhyTooManyLost() const;
   bool StepTraining(const Training& training, Outcome& outcome);
   bool StepAggregating(const Aggregating& aggregating, Outcome& outcome);
   bool StepEvaluating(const Evaluating& evaluating, Outcome& outcome);

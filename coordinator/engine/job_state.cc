@@ -84,12 +84,36 @@ JobState::JobState(config::JobOptions options, v1::JobStarted facts)
 
 uint32_t JobState::attempt() const { return lost_in_a_row_ + 1; }
 
+template <typename Out>
+void JobState::NoteDropout(const Out& record) {
+  const Training* round = round_in_progress();
+  if (round == nullptr || !codec::SameTask(record.key(), round->cohort.key) ||
+      round->cohort.pending.count(record.client()) == 0) {
+    return;
+  }
+  dropout_reason_ = absl::StrCat("'", record.client(), "': ", record.reason());
+}
+
+void JobState::NoteReasons(const v1::JournalRecord& record) {
+  if (record.has_client_lost()) {
+    NoteDropout(record.client_lost());
+  } else if (record.has_update_refused()) {
+    NoteDropout(record.update_refused());
+  } else if (record.has_round_lost()) {
+    lost_reason_ = record.round_lost().reason();
+  } else if (record.has_round_committed()) {
+    lost_reason_.clear();
+    dropout_reason_.clear();
+  }
+}
+
 absl::Status JobState::Apply(const v1::JournalRecord& record) {
   const absl::string_view job = JobOf(record);
   if (job.empty() || job != options_.name) return absl::OkStatus();
   if (std::holds_alternative<Finished>(phase_)) {
     return BrokenJournal("a record of the job", "the job is finished");
   }
+  NoteReasons(record);
   switch (record.record_case()) {
     case v1::JournalRecord::kJobFinished:
       return ApplyJobFinished(record.job_finished());

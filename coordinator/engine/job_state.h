@@ -107,6 +107,10 @@ class JobState {
   uint32_t rounds_committed() const { return rounds_committed_; }
   uint32_t rounds_lost() const { return rounds_lost_; }
   uint32_t lost_in_a_row() const { return lost_in_a_row_; }
+  // Why an attempt at this round was lost last, and what was last said of a
+  // client that dropped out of one ("'name': reason"). Empty: nothing was.
+  const std::string& lost_reason() const { return lost_reason_; }
+  const std::string& dropout_reason() const { return dropout_reason_; }
   // The round in progress, in whichever phase; null between rounds.
   const Training* round_in_progress() const;
   // Of that round or of the evaluation in progress; null if there is none.
@@ -149,6 +153,10 @@ class JobState {
   absl::Status ApplyEvaluationFinished(const v1::EvaluationFinished& record);
   absl::Status ApplyJobFinished(const v1::JobFinished& record);
 
+  // Keeps lost_reason() and dropout_reason(); before the record is applied.
+  void NoteReasons(const v1::JournalRecord& record);
+  template <typename Out>
+  void NoteDropout(const Out& record);
   bool EvaluationDue(uint32_t version) const;
   void Enter(Phase phase);
   void EnterAfterVersion(uint32_t version);
@@ -163,6 +171,7 @@ class JobState {
   uint32_t rounds_committed_ = 0;
   uint32_t rounds_lost_ = 0;
   uint32_t lost_in_a_row_ = 0;  // also: attempts of the round that are over
+  std::string lost_reason_, dropout_reason_;
   v1::BlobRef adapter_;
   v1::BlobRef server_state_;
   double heldout_loss_before_ = std::numeric_limits<double>::quiet_NaN();

@@ -174,8 +174,38 @@ TEST(EngineTest, TooManyLostRoundsFailTheJob) {
   ASSERT_TRUE(world.finished());
   EXPECT_EQ(world.engine().progress().result.state(), v1::JobFinished::FAILED);
   EXPECT_THAT(world.engine().progress().result.reason(),
-              HasSubstr("max_lost_in_a_row"));
+              AllOf(HasSubstr("max_lost_in_a_row"),
+                    HasSubstr("'a': no report within")));
   EXPECT_EQ(world.engine().progress().rounds_lost, 3u);
+}
+
+TEST(EngineTest, AJobThatLostTooManyRoundsEndsWithWhatClientsSaid) {
+  config::JobOptions options = WithoutEvaluation(2, 2);
+  options.rounds.max_lost_in_a_row = 2;
+  FakeWorld world(options);
+  // Said of a round that was committed: forgotten with it.
+  world.ArriveAll({"a", "b"});
+  v1::TaskKey key = world.tasks().at("a").key();
+  world.Post(TaskFailed{"a", key, "battery", false});
+  world.ArriveAll({"a", "b"});
+  world.DoTask("a");
+  world.DoTask("b");
+  ASSERT_EQ(world.engine().progress().rounds_committed, 1u);
+  for (const char* reason : {"no memory", "training.sparsity cannot be"}) {
+    EXPECT_FALSE(world.finished());
+    world.ArriveAll({"a", "b"});
+    key = world.tasks().at("b").key();
+    world.Post(TaskFailed{"b", key, reason, false});
+    // Too late to be of the round.
+    world.Post(TaskFailed{"a", key, "late", true});
+  }
+  ASSERT_TRUE(world.finished());
+  const std::string reason = world.engine().progress().result.reason();
+  EXPECT_EQ(reason,
+            "round 2 was lost 2 times in a row, the limit of "
+            "rounds.max_lost_in_a_row; the last time because only 1 of the 2 "
+            "updates needed can still arrive; the last client to drop out, "
+            "'b': training.sparsity cannot be");
 }
 
 TEST(EngineTest, ACommittedRoundForgivesLostOnes) {
