@@ -13,7 +13,7 @@
 #include "coordinator/rpc/refusal_log.h"
 #include "coordinator/runner/update_sum.h"
 #include "model/adapter/targets.h"
-#include "model/objective/training_fit.h"
+#include "model/training/training_fit.h"
 #include "proto/config/job_options.h"
 
 namespace choir::rpc {

@@ -15,7 +15,7 @@
 #include "model/checkpoint/base_folder.h"
 #include "model/checkpoint/model_config.h"
 #include "model/checkpoint/side_files.h"
-#include "model/objective/training_fit.h"
+#include "model/training/training_fit.h"
 
 namespace choir::runner {
 namespace {

@@ -32,7 +32,7 @@ std::vector<int64_t> DrawChannels(absl::Span<const float> importance,
                                   int64_t count, uint64_t seed);
 
 // Whether a linear layer of a block is packed, so that no channel of it can be
-// left out (training_fit.h).
+// left out (model/training/training_fit.h).
 bool IsPacked(const Decoder& decoder);
 
 struct SparsityReport {

@@ -16,7 +16,6 @@
 #include "model/objective/example_stream.h"
 #include "model/objective/losses.h"
 #include "model/objective/sparsity.h"
-#include "model/objective/training_fit.h"
 #include "model/passes.h"
 #include "model/quantize/float_formats.h"
 #include "model/torch/guard.h"
@@ -25,6 +24,7 @@
 #include "model/training/device_optimizer.h"
 #include "model/training/local_optimizer.h"
 #include "model/training/router_training.h"
+#include "model/training/training_fit.h"
 #include "model/transformer/adapter_ops.h"
 
 namespace choir::model {

@@ -14,7 +14,7 @@
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/peft_folder.h"
-#include "model/objective/training_fit.h"
+#include "model/training/training_fit.h"
 #include "nlohmann/json.hpp"
 #include "sim/experiment/population.h"
 #include "sim/experiment/simulation.h"

@@ -12,7 +12,7 @@
 #include "model/adapter/peft_folder.h"
 #include "model/adapter/targets.h"
 #include "model/checkpoint/model_config.h"
-#include "model/objective/training_fit.h"
+#include "model/training/training_fit.h"
 #include "proto/config/toml_config.h"
 #include "sim/experiment/simulation_loop.h"
 

@@ -53,8 +53,8 @@ class ObjectivesTest : public testing::Test {
     return path;
   }
 
-  tests::CommandResult Run(const std::string& data,
-                           const std::string& training) {
+  tests::CommandResult Run(const std::string& data, const std::string& training,
+                           const std::string& set = "") {
     const std::string path = base::JoinPath(folder_, "experiment.toml");
     std::ofstream(path) << "[job]\nname = \"tiny\"\n[job.model]\nbase = \""
                         << model_ << "\"\n[job.adapter]\nrank = 2\n"
@@ -65,8 +65,11 @@ class ObjectivesTest : public testing::Test {
                         << "[clients.data]\npath = \"" << data
                         << "\"\nholdout = 0.2\n[simulation.device]\n"
                         << "kind = \"cpu\"\n";
-    return tests::RunCommand({Bin("choir-sim"), "run", path, "--out",
-                              base::JoinPath(folder_, "out"), "--json"});
+    std::vector<std::string> command = {
+        Bin("choir-sim"), "run", path, "--out", base::JoinPath(folder_, "out"),
+        "--json"};
+    if (!set.empty()) command.insert(command.end(), {"--set", set});
+    return tests::RunCommand(command);
   }
 
   json LastMetrics() const {
@@ -215,6 +218,14 @@ TEST_F(ObjectivesTest, EvalSaysHowOftenAClassifierIsRight) {
   ASSERT_EQ(both.exit_code, 0) << both.out << both.err;
   EXPECT_NEAR(json::parse(both.out)["mean_nll"].get<double>(),
               result["mean_nll"].get<double>(), 1e-9);
+  // Merged, the classifier says by itself what both said together.
+  const std::string merged = base::JoinPath(folder_, "merged");
+  const tests::CommandResult merge =
+      tests::RunCommand({Bin("choir-model"), "merge", "--model", classifier,
+                         "--adapter", adapter, "--out", merged, "--json"});
+  ASSERT_EQ(merge.exit_code, 0) << merge.out << merge.err;
+  EXPECT_NEAR(json::parse(eval(merged, {}).out)["mean_nll"].get<double>(),
+              result["mean_nll"].get<double>(), 1e-5);
   const tests::CommandResult text =
       tests::RunCommand({Bin("choir-model"), "generate", "--model", classifier,
                          "--prompt", "x", "--json"});
@@ -238,6 +249,25 @@ TEST_F(ObjectivesTest, SparsityAndBlockwiseAttentionTrainATextModel) {
   EXPECT_NE(saved, 0.0);
   EXPECT_LT(std::fabs(saved), 0.25);
   EXPECT_EQ(LastAuditedRound()["flops_saved"], LastMetrics()["flops_saved"]);
+}
+
+TEST_F(ObjectivesTest, TrainingThatTheBaseCannotTakeIsRefusedBeforeARound) {
+  const std::string data = WriteData("classification");
+  const auto refusal = [&](const std::string& training,
+                           const std::string& set) {
+    const tests::CommandResult run =
+        Run(data, "objective = \"causal_lm\"\n" + training, set);
+    EXPECT_EQ(run.exit_code, 2) << run.out;
+    EXPECT_FALSE(base::FileExists(base::JoinPath(folder_, "out")));
+    return json::parse(run.out)["error"]["message"].get<std::string>();
+  };
+  const std::string sparsity = "[job.training.sparsity]\nmax_rate = 0.5";
+  EXPECT_THAT(refusal("[job.training.router]\naux_loss = 0.5", ""),
+              HasSubstr("training.router.aux_loss is 0.5"));
+  EXPECT_THAT(refusal(sparsity, "job.adapter.kind=dora"),
+              HasSubstr("adapter.kind is \"dora\""));
+  EXPECT_THAT(refusal(sparsity, "simulation.device.precision=nf4"),
+              HasSubstr("packed"));
 }
 
 TEST_F(ObjectivesTest, DataThatTheObjectiveCannotUseIsRefusedBeforeARound) {

@@ -1,5 +1,5 @@
 // Jobs that their base model or adapter cannot take, told by the folder alone.
-#include "model/objective/training_fit.h"
+#include "model/training/training_fit.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

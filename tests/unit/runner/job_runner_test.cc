@@ -151,6 +151,10 @@ TEST_F(JobRunnerTest, RefusesFoldersThatAreNoModels) {
   WriteBaseModel(base_);
   job_.adapter.target_modules = {"no_such_proj"};
   EXPECT_THAT(fault(), HasSubstr("no_such_proj"));
+  job_.adapter.target_modules = {"q_proj"};
+  job_.training.router.z_loss = 0.1;
+  EXPECT_THAT(fault(), HasSubstr("training.router.z_loss"));
+  job_.training.router.z_loss = 0.0;
   job_.base_model = folder_.path() + "/nowhere";
   EXPECT_THAT(fault(), HasSubstr("nowhere"));
 }

@@ -1,4 +1,4 @@
-#include "model/objective/training_fit.h"
+#include "model/training/training_fit.h"
 
 #include <string>
 

@@ -2,8 +2,8 @@
 //
 // config.json says it, so that a job is refused when it is submitted and not in
 // its rounds; trainers ask the same.
-#ifndef CHOIR_MODEL_OBJECTIVE_TRAINING_FIT_H_
-#define CHOIR_MODEL_OBJECTIVE_TRAINING_FIT_H_
+#ifndef CHOIR_MODEL_TRAINING_TRAINING_FIT_H_
+#define CHOIR_MODEL_TRAINING_TRAINING_FIT_H_
 
 #include "absl/status/status.h"
 #include "absl/types/optional.h"
@@ -34,4 +34,4 @@ absl::Status CheckJobFits(
 
 }  // namespace choir::model
 
-#endif  // CHOIR_MODEL_OBJECTIVE_TRAINING_FIT_H_
+#endif  // CHOIR_MODEL_TRAINING_TRAINING_FIT_H_
