@@ -67,6 +67,9 @@ void Grammar::Next(const store::JournalEntry& entry,
     case R::kSecurePhaseClosed:
       On(record.secure_phase_closed());
       break;
+    case R::kClientBlamed:
+      On(record.client_blamed());
+      break;
     case R::kEvaluationStarted:
       On(record.evaluation_started());
       break;
@@ -163,6 +166,7 @@ void Grammar::On(const v1::JobFinished& record) {
   }
   // Keeps what is needed to recognise later records as wrong, and no more.
   job.finished = true;
+  job.blame.reset();
   job.accepted.clear();
   job.cohort.clear();
   job.evaluations.clear();

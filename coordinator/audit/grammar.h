@@ -63,6 +63,15 @@ class Grammar {
     std::set<std::string> survivors;
     uint64_t bytes_up = 0;
   };
+  // Of the last secure attempt whose keys were advertised, also when it is
+  // lost: who was in a session with whom, and who has named whom.
+  struct Blame {
+    uint32_t attempt = 0;
+    std::map<std::string, uint32_t> group_of;
+    std::map<uint32_t, size_t> needed;  // by group
+    std::map<std::string, std::set<std::string>> accusers;
+    std::set<std::string> blamed;
+  };
   struct Job {
     absl::optional<config::JobOptions> options;
     bool started = false;
@@ -77,6 +86,7 @@ class Grammar {
     std::set<std::string> lost;
     std::map<std::string, Accepted> accepted;
     absl::optional<Secure> secure;
+    absl::optional<Blame> blame;
     bool evaluating = false;
     uint32_t evaluated_version = 0;
     uint32_t evaluation_attempt = 0;
@@ -109,6 +119,12 @@ class Grammar {
 
   // grammar_secure.cc
   void On(const v1::SecurePhaseClosed& record);
+  void On(const v1::ClientBlamed& record);
+  void BeginBlame(Job& job, const v1::SecurePhaseClosed& record);
+  // The peers that a record of `client` leaving names.
+  void CheckAccused(
+      Job& job, const v1::TaskKey& key, const std::string& client,
+      const google::protobuf::RepeatedPtrField<std::string>& accused);
   void BeginSecure(Job& job, const v1::RoundStarted& record);
   void CheckAccounted(const Secure& secure,
                       const v1::SecurePhaseClosed& record);

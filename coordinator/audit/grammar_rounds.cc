@@ -39,6 +39,7 @@ void Grammar::On(const v1::RoundStarted& record) {
   job->cohort = {record.cohort().begin(), record.cohort().end()};
   job->lost.clear();
   job->accepted.clear();
+  job->blame.reset();
   BeginSecure(*job, record);
 }
 
@@ -95,6 +96,7 @@ void Grammar::On(const v1::UpdateRefused& record) {
   const auto it = jobs_.find(record.key().job());
   if (it == jobs_.end()) return;
   Job& job = it->second;
+  CheckAccused(job, record.key(), record.client(), record.accused());
   const bool current = job.round_open &&
                        record.key().kind() == v1::TASK_KIND_TRAIN &&
                        record.key().round() == job.version + 1 &&
@@ -112,6 +114,7 @@ void Grammar::On(const v1::ClientLost& record) {
   Job* job = RunningJob(record.key().job());
   if (job == nullptr) return;
   const v1::TaskKey& key = record.key();
+  CheckAccused(*job, key, record.client(), record.accused());
   if (key.kind() == v1::TASK_KIND_EVALUATE) {
     if (!job->evaluating || key.round() != job->evaluated_version ||
         job->evaluation_cohort.count(record.client()) == 0) {
@@ -240,6 +243,7 @@ void Grammar::On(const v1::RoundCommitted& record) {
   job->server_state = record.server_state();
   job->round_open = false;
   job->attempt = 0;
+  job->blame.reset();
   job->accepted.clear();
   job->secure.reset();
   ++rounds_committed_;

@@ -204,9 +204,88 @@ void Grammar::On(const v1::SecurePhaseClosed& record) {
   }
   CheckAccounted(secure, record);
   CheckGroups(*job, secure, record);
-  if (record.phase() == kFirstPhase) CheckFormation(*job, record);
+  if (record.phase() == kFirstPhase) {
+    CheckFormation(*job, record);
+    BeginBlame(*job, record);
+  }
   CloseGroups(secure, record);
   secure.phase = PhaseAfter(secure.phase, secure.session.assumptions());
+}
+
+void Grammar::BeginBlame(Job& job, const v1::SecurePhaseClosed& record) {
+  Blame& blame = job.blame.emplace();
+  blame.attempt = record.key().attempt();
+  for (const auto& client : record.clients()) {
+    blame.group_of[client.client()] = client.group();
+  }
+  for (const auto& group : record.groups()) {
+    if (!group.lost().empty()) continue;
+    secagg::Parameters parameters;
+    parameters.num_clients = static_cast<int>(group.clients());
+    parameters.degree = static_cast<int>(group.degree());
+    blame.needed[group.group()] = static_cast<size_t>(
+        secagg::AccusersNeeded(parameters, job.secure->session.assumptions()));
+  }
+}
+
+void Grammar::CheckAccused(
+    Job& job, const v1::TaskKey& key, const std::string& client,
+    const google::protobuf::RepeatedPtrField<std::string>& accused) {
+  if (accused.empty()) return;
+  if (!job.blame.has_value() || key.kind() != v1::TASK_KIND_TRAIN ||
+      key.round() != job.version + 1 || key.attempt() != job.blame->attempt ||
+      job.blame->group_of.count(client) == 0) {
+    Wrong(absl::StrCat("'", client,
+                       "' names others of a session that it was not in"));
+    return;
+  }
+  for (const std::string& peer : accused) {
+    const auto group = job.blame->group_of.find(peer);
+    if (peer == client || group == job.blame->group_of.end() ||
+        group->second != job.blame->group_of[client]) {
+      Wrong(absl::StrCat("'", client, "' names '", peer,
+                         "', who was not with it in a session"));
+    } else {
+      job.blame->accusers[peer].insert(client);
+    }
+  }
+}
+
+// One client's word is not enough, nor are those of as many as may collude.
+void Grammar::On(const v1::ClientBlamed& record) {
+  Job* job = RunningJob(record.key().job());
+  if (job == nullptr) return;
+  const std::string& client = record.client();
+  if (!job->blame.has_value() || record.key().round() != job->version + 1 ||
+      record.key().attempt() != job->blame->attempt ||
+      record.key().kind() != v1::TASK_KIND_TRAIN) {
+    Wrong(absl::StrCat("'", client,
+                       "' was blamed in an attempt without a session"));
+    return;
+  }
+  Blame& blame = *job->blame;
+  CheckCohort(record.accusers(), "the list of accusers");
+  for (const std::string& accuser : record.accusers()) {
+    if (blame.accusers[client].count(accuser) == 0) {
+      Wrong(absl::StrCat("'", accuser, "' is said to have named '", client,
+                         "', and has not"));
+    }
+  }
+  const auto group = blame.group_of.find(client);
+  const auto needed = group == blame.group_of.end()
+                          ? blame.needed.end()
+                          : blame.needed.find(group->second);
+  if (needed == blame.needed.end() ||
+      static_cast<size_t>(record.accusers_size()) < needed->second) {
+    Wrong(absl::StrCat("'", client, "' was blamed by ", record.accusers_size(),
+                       " clients; ",
+                       needed == blame.needed.end()
+                           ? std::string("it was in no session")
+                           : absl::StrCat(needed->second, " are needed")));
+  }
+  if (!blame.blamed.insert(client).second) {
+    Wrong(absl::StrCat("'", client, "' was blamed before in this attempt"));
+  }
 }
 
 void Grammar::CheckSecureSurvivors(const Job& job,

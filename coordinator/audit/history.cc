@@ -257,6 +257,11 @@ void Historian::Next(const store::JournalEntry& entry) {
     case R::kSecurePhaseClosed:
       OnSecurePhase(record.secure_phase_closed());
       break;
+    case R::kClientBlamed:
+      if (Attempt* attempt = AttemptOf(record.client_blamed().key())) {
+        attempt->blamed.push_back(record.client_blamed());
+      }
+      break;
     case R::kRoundLost:
       OnRoundLost(record.round_lost());
       break;

@@ -49,6 +49,8 @@ struct Attempt {
   // phase, in order.
   absl::optional<v1::SecureSession> session;
   std::vector<v1::SecurePhaseClosed> phases;
+  // Whom enough others have named for a key that they could not use.
+  std::vector<v1::ClientBlamed> blamed;
   double seconds() const;
   // Share of the FLOPs that training.sparsity saved in the accepted updates;
   // null without sparsity and in secure rounds.

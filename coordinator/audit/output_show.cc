@@ -93,6 +93,9 @@ Json PhaseJson(const v1::SecurePhaseClosed& phase,
     one["neighbours"] = group.degree();
     one["threshold"] = group.threshold();
     if (!group.lost().empty()) one["lost"] = group.lost();
+    for (const std::string& client : group.blamed()) {
+      one["blamed"].push_back(client);
+    }
     if (group.group() > 0 && group.lost().empty() &&
         phase.phase() == "advertise_keys") {
       AddRisk(phase, session.assumptions(), static_cast<int>(group.clients()),
@@ -168,6 +171,15 @@ Json AttemptJson(const Attempt& attempt) {
     json["phases"] = Json::array();
     for (const v1::SecurePhaseClosed& phase : attempt.phases) {
       json["phases"].push_back(PhaseJson(phase, *attempt.session));
+    }
+    for (const v1::ClientBlamed& blamed : attempt.blamed) {
+      Json one;
+      one["client"] = blamed.client();
+      one["named_by"] = Json::array();
+      for (const std::string& accuser : blamed.accusers()) {
+        one["named_by"].push_back(accuser);
+      }
+      json["blamed"].push_back(std::move(one));
     }
   }
   return json;

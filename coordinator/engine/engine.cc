@@ -71,8 +71,10 @@ void Engine::Impl::Record(v1::JournalRecord record, Outcome& outcome) {
 }
 
 void Engine::Impl::Advance(Outcome& outcome) {
+  BlameAccused(outcome);
   for (int64_t steps = 0; Step(outcome); ++steps) {
     CHOIR_CHECK(steps < kMaxSteps);
+    BlameAccused(outcome);
   }
   UpdateTimer(outcome);
 }

@@ -85,10 +85,11 @@ struct StopRequested {
   std::string reason;
 };
 
-using Event = std::variant<ClientArrived, ClientLeft, UpdateReceived,
-                           TaskFailed, EvaluationReceived, AggregateDone,
-                           AggregateFailed, TimerFired, StopRequested,
-                           SecureAnswered, SecureRefused, SecurePhaseAdvanced>;
+using Event =
+    std::variant<ClientArrived, ClientLeft, UpdateReceived, TaskFailed,
+                 EvaluationReceived, AggregateDone, AggregateFailed, TimerFired,
+                 StopRequested, SecureAnswered, SecureRefused, SecureUnfit,
+                 SecurePhaseAdvanced>;
 
 // --------------------------------------------------------------- actions ----
 

@@ -53,20 +53,28 @@ class Engine::Impl {
   // secure.cc
   void On(const SecureAnswered& event, Outcome& outcome);
   void On(const SecureRefused& event, Outcome& outcome);
+  void On(const SecureUnfit& event, Outcome& outcome);
   void On(const SecurePhaseAdvanced& event, Outcome& outcome);
   void OnSecureSum(const SecureSum& sum, const AggregateDone& event,
                    Outcome& outcome);
   bool secure() const { return state_.options().secure_aggregation.enabled; }
   absl::string_view OpenPhase() const;
   size_t SurvivorsNeeded() const;
-  // A member of the session is heard of no more; `refused`: by its own word.
-  void LoseMember(const std::string& client, const std::string& reason,
-                  bool refused, Outcome& outcome);
+  // Why a member leaves a session.
+  struct Leaving {
+    std::string reason;
+    bool refused = false;              // by its own word
+    std::vector<std::string> accused;  // as in SecureRefused
+  };
+  void LoseMember(const std::string& client, const Leaving& why,
+                  Outcome& outcome);
   void RecordLost(const std::string& client, const v1::TaskKey& key,
-                  const std::string& reason, Outcome& outcome);
+                  const Leaving& why, Outcome& outcome);
   // A refusal by who is out, or of an attempt that is over.
   void NoteLateRefusal(const std::string& client, const v1::TaskKey& key,
-                       const std::string& reason, Outcome& outcome);
+                       const Leaving& why, Outcome& outcome);
+  // Records whom enough have named.
+  void BlameAccused(Outcome& outcome);
   // Records those who have left during a phase that they had answered.
   void FlushLeaving(Outcome& outcome);
   void EnterSecure(const SecureSum& sum, Outcome& outcome);
@@ -154,10 +162,6 @@ class Engine::Impl {
   // The driver was asked to close it.
   bool closing_ = false;
   // Answered in it, but will not in the next.
-  struct Leaving {
-    std::string reason;
-    bool refused = false;
-  };
   std::map<std::string, Leaving> leaving_;
   // The groups asked for while sessions are begun.
   std::map<std::string, uint32_t> members_;

@@ -85,8 +85,8 @@ void Engine::Impl::On(const ClientArrived& event, Outcome& outcome) {
                  std::get_if<Evaluating>(&state_.phase())) {
     cohort = &evaluating->cohort;
   } else if (std::holds_alternative<SecureSum>(state_.phase())) {
-    LoseMember(event.client, "asked for work and has lost its session", false,
-               outcome);
+    LoseMember(event.client,
+               {"asked for work and has lost its session", false, {}}, outcome);
   } else if (std::holds_alternative<Finished>(state_.phase())) {
     return;
   }
@@ -129,7 +129,7 @@ void Engine::Impl::Refuse(const std::string& client, const v1::TaskKey& key,
   // What it has said in a session counts; but it is heard of no more.
   if (std::holds_alternative<SecureSum>(state_.phase()) &&
       CurrentCohort(key) != nullptr) {
-    LoseMember(client, reason, false, outcome);
+    LoseMember(client, {reason, false, {}}, outcome);
     return Answer(v1::ReportResponse::REFUSED, reason, outcome);
   }
   answered_.erase(client);
@@ -248,11 +248,11 @@ void Engine::Impl::On(const TaskFailed& event, Outcome& outcome) {
     return Refuse(event.client, event.key, event.reason, outcome);
   }
   if (std::holds_alternative<SecureSum>(state_.phase())) {
-    LoseMember(event.client, event.reason, false, outcome);
+    LoseMember(event.client, {event.reason, false, {}}, outcome);
     return Answer(v1::ReportResponse::ACCEPTED, "", outcome);
   }
   answered_.erase(event.client);
-  RecordLost(event.client, event.key, event.reason, outcome);
+  RecordLost(event.client, event.key, {event.reason, false, {}}, outcome);
   Answer(v1::ReportResponse::ACCEPTED, "", outcome);
 }
 

@@ -57,6 +57,8 @@ absl::string_view JobOf(const v1::JournalRecord& record) {
       return record.round_lost().job();
     case v1::JournalRecord::kSecurePhaseClosed:
       return record.secure_phase_closed().key().job();
+    case v1::JournalRecord::kClientBlamed:
+      return record.client_blamed().key().job();
     case v1::JournalRecord::kEvaluationStarted:
       return record.evaluation_started().job();
     case v1::JournalRecord::kEvaluationAccepted:
@@ -122,17 +124,17 @@ absl::Status JobState::Apply(const v1::JournalRecord& record) {
     case v1::JournalRecord::kUpdateAccepted:
       return ApplyUpdateAccepted(record.update_accepted());
     case v1::JournalRecord::kUpdateRefused:
-      return ApplyOut(record.update_refused().key(),
-                      record.update_refused().client(), true);
+      return ApplyOut(record.update_refused(), true);
     case v1::JournalRecord::kClientLost:
-      return ApplyOut(record.client_lost().key(), record.client_lost().client(),
-                      false);
+      return ApplyOut(record.client_lost(), false);
     case v1::JournalRecord::kRoundCommitted:
       return ApplyRoundCommitted(record.round_committed());
     case v1::JournalRecord::kRoundLost:
       return ApplyRoundLost(record.round_lost());
     case v1::JournalRecord::kSecurePhaseClosed:
       return ApplySecurePhase(record.secure_phase_closed());
+    case v1::JournalRecord::kClientBlamed:
+      return ApplyClientBlamed(record.client_blamed());
     case v1::JournalRecord::kEvaluationStarted:
       return ApplyEvaluationStarted(record.evaluation_started());
     case v1::JournalRecord::kEvaluationAccepted:
@@ -164,6 +166,7 @@ absl::Status JobState::ApplyRoundStarted(const v1::RoundStarted& record) {
   }
   Training training;
   if (secure) training.session = record.secure_session();
+  accusations_.Clear();
   training.cohort.key = MakeKey(options_.name, record.round(), record.attempt(),
                                 v1::TASK_KIND_TRAIN);
   training.cohort.pending.insert(record.cohort().begin(),
@@ -196,8 +199,10 @@ absl::Status JobState::ApplyUpdateAccepted(const v1::UpdateAccepted& record) {
   return absl::OkStatus();
 }
 
-absl::Status JobState::ApplyOut(const v1::TaskKey& key,
-                                const std::string& client, bool refused) {
+template <typename Out>
+absl::Status JobState::ApplyOut(const Out& record, bool refused) {
+  const v1::TaskKey& key = record.key();
+  const std::string& client = record.client();
   Cohort* cohort = nullptr;
   if (auto* training = std::get_if<Training>(&phase_)) {
     cohort = &training->cohort;
@@ -214,6 +219,7 @@ absl::Status JobState::ApplyOut(const v1::TaskKey& key,
     return BrokenJournal("ClientLost",
                          absl::StrCat("'", client, "' has no task to be lost"));
   }
+  accusations_.Add(key, client, record.accused());
   if (!current) return absl::OkStatus();
   cohort->pending.erase(client);
   cohort->out[client] = refused;
@@ -271,6 +277,7 @@ absl::Status JobState::EnterCommitted(const v1::RoundCommitted& record) {
   rounds_committed_ = record.round();
   lost_in_a_row_ = 0;
   blamed_.clear();
+  accusations_.Clear();
   EnterAfterVersion(record.round());
   return absl::OkStatus();
 }

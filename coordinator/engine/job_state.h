@@ -18,6 +18,7 @@
 #include "absl/types/optional.h"
 #include "choir/v1/coordinator.pb.h"
 #include "choir/v1/journal.pb.h"
+#include "coordinator/engine/accusations.h"
 #include "proto/config/job_options.h"
 
 namespace choir::engine {
@@ -123,6 +124,8 @@ class JobState {
   uint64_t bytes_down() const { return bytes_down_; }
   // Who has cost an earlier attempt at this round its sum.
   const std::set<std::string, std::less<>>& blamed() const { return blamed_; }
+  // Who says of whom that its keys cannot be used.
+  const Accusations& accusations() const { return accusations_; }
   const ClosedPhase& last_training() const { return last_training_; }
   const ClosedPhase& last_evaluation() const { return last_evaluation_; }
   // The accepted clients of the phase that ended last.
@@ -134,12 +137,14 @@ class JobState {
  private:
   absl::Status ApplyRoundStarted(const v1::RoundStarted& record);
   absl::Status ApplyUpdateAccepted(const v1::UpdateAccepted& record);
-  absl::Status ApplyOut(const v1::TaskKey& key, const std::string& client,
-                        bool refused);
+  // UpdateRefused or ClientLost.
+  template <typename Out>
+  absl::Status ApplyOut(const Out& record, bool refused);
   // secure_state.cc
   absl::Status ApplySecurePhase(const v1::SecurePhaseClosed& record);
   absl::Status CheckAccounted(const Cohort& cohort,
                               const v1::SecurePhaseClosed& record) const;
+  absl::Status ApplyClientBlamed(const v1::ClientBlamed& record);
   void CloseAdvertising(const v1::SecurePhaseClosed& record,
                         const Training& training);
   void CloseSecure(const v1::SecurePhaseClosed& record, SecureSum sum);
@@ -179,6 +184,7 @@ class JobState {
   uint64_t bytes_up_ = 0;
   uint64_t bytes_down_ = 0;
   std::set<std::string, std::less<>> blamed_;
+  Accusations accusations_;
   ClosedPhase last_training_;
   ClosedPhase last_evaluation_;
   bool last_was_evaluation_ = false;

@@ -62,6 +62,17 @@ struct SecureRefused {
   std::string client;
   v1::TaskKey key;
   std::string reason;
+  // Neighbours because of whose keys it leaves. Once enough members of a
+  // session have named one, ClientBlamed is journaled, and further attempts at
+  // the round go without that one if they can.
+  std::vector<std::string> accused = {};
+};
+
+// Instead of an answer to CloseSecurePhase of advertise_keys: these cannot be
+// in a session any more. They leave the round; the phase goes on.
+struct SecureUnfit {
+  v1::TaskKey key;
+  std::map<std::string, std::string> reasons;  // by client
 };
 
 // The answer to CloseSecurePhase: the groups that took part in the phase, with

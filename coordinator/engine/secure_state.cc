@@ -90,7 +90,23 @@ void JobState::CloseAdvertising(const v1::SecurePhaseClosed& record,
     sum.members[client.client()] = client.group();
     sum.groups.insert(client.group());
   }
+  accusations_.Begin(record, training.session->assumptions());
   CloseSecure(record, std::move(sum));
+}
+
+absl::Status JobState::ApplyClientBlamed(const v1::ClientBlamed& record) {
+  const Accusations::ByAccused proven = accusations_.Proven();
+  const auto found = proven.find(record.client());
+  if (!codec::SameTask(record.key(), accusations_.key()) ||
+      found == proven.end() ||
+      !std::equal(found->second.begin(), found->second.end(),
+                  record.accusers().begin(), record.accusers().end())) {
+    return BrokenJournal("ClientBlamed", absl::StrCat("not enough have named '",
+                                                      record.client(), "'"));
+  }
+  accusations_.Settle(record.client());
+  blamed_.insert(record.client());
+  return absl::OkStatus();
 }
 
 void JobState::CloseSecure(const v1::SecurePhaseClosed& record, SecureSum sum) {

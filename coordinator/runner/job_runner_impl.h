@@ -135,6 +135,8 @@ class JobRunnerImpl final : public JobRunner {
 
   // The secure round in progress, or the last one.
   std::unique_ptr<SecureRound> secure_;
+  // Of the secure rounds since this process began.
+  secagg::UsedKeys used_keys_;
   // Whose PostSecure() is running.
   std::string asking_;
 

@@ -93,7 +93,7 @@ SecureRound* JobRunnerImpl::SecureRoundOf(const v1::TaskKey& key) {
   const v1::SecureSession* session = engine_->secure_session();
   if (session == nullptr || !Names(*session, key)) return nullptr;
   secure_ = std::make_unique<SecureRound>(key, *session, SpecOf(*session),
-                                          *options_.verifier);
+                                          *options_.verifier, used_keys_);
   return secure_.get();
 }
 
@@ -163,8 +163,9 @@ absl::Status JobRunnerImpl::RefuseSession(
   if (round != nullptr && engine_->WantsSecure(client, request.key())) {
     round->Refused(client, request.message());
   }
-  Enqueue(engine_->Handle(engine::SecureRefused{client, request.key(), text},
-                          Arrived()));
+  engine::SecureRefused event{client, request.key(), text};
+  if (round != nullptr) event.accused = round->Accused(client, refusal);
+  Enqueue(engine_->Handle(event, Arrived()));
   return Drain();
 }
 
@@ -246,6 +247,13 @@ absl::Status JobRunnerImpl::PerformClose(
     const engine::CloseSecurePhase& action) {
   SecureRound* round = SecureRoundOf(action.key);
   CHOIR_CHECK(round != nullptr);
+  if (action.phase == engine::kAdvertiseKeys) {
+    engine::SecureUnfit unfit{action.key, round->TakeUnfit(action.members)};
+    if (!unfit.reasons.empty()) {
+      Enqueue(engine_->Handle(unfit, clock_.Now()));
+      return absl::OkStatus();
+    }
+  }
   engine::SecurePhaseAdvanced advanced{action.key, action.phase,
                                        round->Close(action, pool_)};
   if (action.phase == engine::kMaskedInput) RemoveMaskedStrays();

@@ -2,11 +2,13 @@
 
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
 #include "privacy/crypto/secret.h"
+#include "privacy/secagg/client_session.h"
 
 namespace choir::runner {
 namespace {
@@ -54,17 +56,27 @@ absl::string_view PhaseOf(const v1::SecureClientMessage& message) {
 
 SecureRound::SecureRound(v1::TaskKey key, v1::SecureSession session,
                          secagg::ContributionSpec spec,
-                         const secagg::PeerVerifier& verifier)
+                         const secagg::PeerVerifier& verifier,
+                         secagg::UsedKeys& used_keys)
     : key_(std::move(key)),
       session_(std::move(session)),
       spec_(spec),
-      verifier_(verifier) {}
+      verifier_(verifier),
+      used_keys_(used_keys) {}
 
 absl::Status SecureRound::Advertise(const std::string& client,
                                     const v1::AdvertiseKeys& keys) {
   CHOIR_RETURN_IF_ERROR(
       secagg::CheckAdvertisement(session_, client, keys, verifier_));
-  // One client must not spoil the session of all by repeating another's key.
+  // One client must not spoil the session of all by repeating an old key, its
+  // own or another's: whoever has met that before would leave.
+  if (used_keys_.Contains(keys.mask_public_key()) ||
+      used_keys_.Contains(keys.share_public_key())) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("client '", client,
+                     "' advertises a key that was used in an earlier attempt; "
+                     "keys are made anew for each"));
+  }
   for (const auto& [other, theirs] : advertised_) {
     if (other == client) continue;
     for (const std::string* key :
@@ -76,7 +88,10 @@ absl::Status SecureRound::Advertise(const std::string& client,
       }
     }
   }
-  advertised_[client] = keys;
+  v1::AdvertiseKeys& kept = advertised_[client];
+  kept = keys;
+  // Nobody signed them, and neighbours are sent what is kept.
+  kept.DiscardUnknownFields();
   return absl::OkStatus();
 }
 
@@ -122,6 +137,47 @@ void SecureRound::Refused(const std::string& client,
   }
 }
 
+std::vector<std::string> SecureRound::Accused(
+    const std::string& client, const v1::SecureRefusal& refusal) const {
+  std::vector<std::string> accused;
+  const auto group = group_of_.find(client);
+  if ((refusal.reason() != v1::SecureRefusal::REPLAYED &&
+       refusal.reason() != v1::SecureRefusal::BAD_PEER_KEY) ||
+      group == group_of_.end()) {
+    return accused;
+  }
+  const auto found = circles_.find(group->second);
+  if (found == circles_.end()) return accused;
+  const Circle& circle = found->second;
+  const int own = circle.positions.at(client);
+  for (const std::string& peer : refusal.peers()) {
+    const auto position = circle.positions.find(peer);
+    if (accused.size() >= secagg::kMaxPeersNamed) break;
+    if (position != circle.positions.end() && position->second != own &&
+        circle.graph.AreNeighbours(own, position->second) &&
+        !absl::c_linear_search(accused, peer)) {
+      accused.push_back(peer);
+    }
+  }
+  return accused;
+}
+
+std::map<std::string, std::string> SecureRound::TakeUnfit(
+    const std::map<std::string, uint32_t>& members) {
+  std::map<std::string, std::string> unfit;
+  for (const auto& [client, number] : members) {
+    const auto keys = advertised_.find(client);
+    if (keys == advertised_.end()) continue;
+    const absl::Status checked =
+        verifier_.PublicKeyOf(client, keys->second.certificate()).status();
+    if (!checked.ok()) {
+      unfit[client] = std::string(checked.message());
+      advertised_.erase(keys);
+    }
+  }
+  return unfit;
+}
+
 absl::StatusOr<absl::optional<v1::SecureServerMessage>>
 SecureRound::AnswerAfter(const std::string& client,
                          absl::string_view phase) const {
@@ -156,7 +212,10 @@ void SecureRound::FormGroups(const std::map<std::string, uint32_t>& members) {
   for (const auto& [client, number] : members) {
     group_of_[client] = number;
     groups_[number].members.insert(client);
-    keys[number].push_back(advertised_[client]);
+    const v1::AdvertiseKeys& its = advertised_[client];
+    used_keys_.Insert(its.mask_public_key());
+    used_keys_.Insert(its.share_public_key());
+    keys[number].push_back(its);
   }
   advertised_.clear();
   for (auto& [number, group] : groups_) {
@@ -167,6 +226,7 @@ void SecureRound::FormGroups(const std::map<std::string, uint32_t>& members) {
       group.lost = std::string(session.status().message());
       continue;
     }
+    circles_.emplace(number, Circle{session->graph(), session->positions()});
     const secagg::Parameters& parameters = session->parameters();
     const v1::SecureAssumptions& assumptions = session_.assumptions();
     base::LogInfo(

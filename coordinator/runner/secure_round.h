@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -20,7 +21,9 @@
 #include "choir/v1/journal.pb.h"
 #include "coordinator/engine/secure_events.h"
 #include "privacy/secagg/contribution.h"
+#include "privacy/secagg/graph.h"
 #include "privacy/secagg/server_session.h"
+#include "privacy/secagg/used_keys.h"
 #include "proto/config/job_options.h"
 
 namespace choir::runner {
@@ -46,10 +49,12 @@ v1::SecureAssumptions AssumptionsOf(
 // Threads: one thread at a time.
 class SecureRound {
  public:
-  // `verifier` outlives the object.
+  // `verifier` and `used_keys` outlive the object. Keys that are in `used_keys`
+  // are not taken; those of sessions that begin are added.
   SecureRound(v1::TaskKey key, v1::SecureSession session,
               secagg::ContributionSpec spec,
-              const secagg::PeerVerifier& verifier);
+              const secagg::PeerVerifier& verifier,
+              secagg::UsedKeys& used_keys);
 
   const v1::TaskKey& key() const { return key_; }
   const v1::SecureSession& session() const { return session_; }
@@ -57,7 +62,8 @@ class SecureRound {
   // A message of the open phase. One that was taken before is taken again and
   // changes nothing (keys may be replaced until their phase is closed).
   // `payload`: the encoded masked vector of a MaskedInput.
-  // Errors: those of secagg::CheckAdvertisement() and ServerSession::Receive().
+  // Errors: those of secagg::CheckAdvertisement() and ServerSession::Receive();
+  //   INVALID_ARGUMENT for a key of another client, or one used before.
   absl::Status Receive(const std::string& client,
                        const v1::SecureClientMessage& message,
                        absl::string_view payload);
@@ -72,6 +78,16 @@ class SecureRound {
   // while that is not over. ABORTED if the client's part is over without a sum.
   absl::StatusOr<absl::optional<v1::SecureServerMessage>> AnswerAfter(
       const std::string& client, absl::string_view phase) const;
+
+  // Of `refusal`, those whom the client shares with in its session: also when
+  // the attempt is over.
+  std::vector<std::string> Accused(const std::string& client,
+                                   const v1::SecureRefusal& refusal) const;
+  // Why clients of `members` cannot be in a session any more although they
+  // could when they advertised (a certificate has expired since), by client.
+  // Their keys are forgotten.
+  std::map<std::string, std::string> TakeUnfit(
+      const std::map<std::string, uint32_t>& members);
 
   // Closes the phase in all groups that are not lost; the first time, forms
   // the groups. After the last phase, removes the masks (on `pool`, which may
@@ -106,10 +122,17 @@ class SecureRound {
   const v1::SecureSession session_;
   const secagg::ContributionSpec spec_;
   const secagg::PeerVerifier& verifier_;
+  secagg::UsedKeys& used_keys_;
   // Until the groups are formed.
   std::map<std::string, v1::AdvertiseKeys> advertised_;
   std::map<uint32_t, Group> groups_;
   std::map<std::string, uint32_t> group_of_;
+  // Who shares with whom in each group; known also when it is lost.
+  struct Circle {
+    secagg::Graph graph;
+    absl::flat_hash_map<std::string, int> positions;
+  };
+  std::map<uint32_t, Circle> circles_;
   // Each client's last message that was taken.
   struct Message {
     std::string phase;

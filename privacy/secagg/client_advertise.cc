@@ -65,6 +65,11 @@ MaybeRefusal CheckAgainst(const v1::SecureSession& session,
   return absl::nullopt;
 }
 
+// What a client remembers of a neighbour's key.
+std::string KeyToken(absl::string_view public_key) {
+  return absl::StrCat("key ", public_key);
+}
+
 Refusal Failed(const absl::Status& status) {
   return Refusal{v1::SecureRefusal::CLIENT_FAILED,
                  std::string(status.message())};
@@ -309,8 +314,8 @@ MaybeRefusal Advertised::CheckNeighbours(const v1::Roster& roster,
                                   "' stands in two places")};
     }
     if (MaybeRefusal refusal = CheckPeer(roster, peer)) return refusal;
-    tokens.push_back(absl::StrCat("key ", peer.keys().mask_public_key()));
-    tokens.push_back(absl::StrCat("key ", peer.keys().share_public_key()));
+    tokens.push_back(KeyToken(peer.keys().mask_public_key()));
+    tokens.push_back(KeyToken(peer.keys().share_public_key()));
   }
   if (seen.size() != expected.size()) {
     return Refusal{
@@ -321,11 +326,34 @@ MaybeRefusal Advertised::CheckNeighbours(const v1::Roster& roster,
   absl::c_sort(facts_->neighbours, [](const Neighbour& a, const Neighbour& b) {
     return a.position < b.position;
   });
+  if (MaybeRefusal refusal = CheckUnseen(roster)) return refusal;
   if (absl::Status status = facts_->environment.history.RememberAll(tokens);
       !status.ok()) {
     return FromHistory(status, "a neighbour's key");
   }
   return absl::nullopt;
+}
+
+// Says whose key was seen before: the coordinator can leave that one out.
+MaybeRefusal Advertised::CheckUnseen(const v1::Roster& roster) const {
+  const SessionHistory& history = facts_->environment.history;
+  std::vector<std::string> replayers;
+  for (const v1::Roster::Neighbour& peer : roster.neighbours()) {
+    const v1::AdvertiseKeys& keys = peer.keys();
+    if (history.Remembers(KeyToken(keys.mask_public_key())) ||
+        history.Remembers(KeyToken(keys.share_public_key()))) {
+      replayers.push_back(keys.client());
+    }
+  }
+  if (replayers.empty()) return absl::nullopt;
+  std::string detail =
+      absl::StrCat("a key of client '", replayers[0], "' was seen before");
+  if (replayers.size() > 1) {
+    absl::StrAppend(&detail, ", and keys of ", replayers.size() - 1,
+                    " other clients");
+  }
+  return Refusal{v1::SecureRefusal::REPLAYED, std::move(detail),
+                 std::move(replayers)};
 }
 
 MaybeRefusal Advertised::CheckPeer(const v1::Roster& roster,
@@ -334,11 +362,15 @@ MaybeRefusal Advertised::CheckPeer(const v1::Roster& roster,
   const auto bad = [&](absl::string_view why) {
     return Refusal{v1::SecureRefusal::BAD_PEER_KEY,
                    absl::StrCat("client '", keys.client(), "' at ", peer.peer(),
-                                ": ", why)};
+                                ": ", why),
+                   {keys.client()}};
   };
   const std::string entry = EntryDigest(keys);
   if (entry != roster.entry_digests(static_cast<int>(peer.peer()))) {
-    return bad("its keys are not those of the roster");
+    // Not the neighbour's doing.
+    Refusal refusal = bad("its keys are not those of the roster");
+    refusal.peers.clear();
+    return refusal;
   }
   if (keys.mask_public_key().size() != crypto::kX25519Bytes ||
       keys.share_public_key().size() != crypto::kX25519Bytes ||

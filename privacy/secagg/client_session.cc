@@ -1,5 +1,6 @@
 #include "privacy/secagg/client_session.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -23,8 +24,13 @@ using State = absl::variant<Finished, Waiting, Advertised, Shared, Masked,
 
 ClientStep Refuse(Refusal refusal) {
   ClientStep step;
-  step.message.mutable_refusal()->set_reason(refusal.reason);
-  step.message.mutable_refusal()->set_detail(std::move(refusal.detail));
+  v1::SecureRefusal& said = *step.message.mutable_refusal();
+  said.set_reason(refusal.reason);
+  said.set_detail(std::move(refusal.detail));
+  const size_t named = std::min(refusal.peers.size(), kMaxPeersNamed);
+  for (size_t i = 0; i < named; ++i) {
+    said.add_peers(std::move(refusal.peers[i]));
+  }
   return step;
 }
 

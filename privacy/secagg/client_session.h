@@ -44,6 +44,9 @@ struct ClientEnvironment {
   base::SecureRandom& random;
 };
 
+// Most neighbours that a refusal names.
+inline constexpr size_t kMaxPeersNamed = 16;
+
 // Overwrites the shares of others' secrets that `message` reveals, if it does.
 void WipeShares(v1::SecureClientMessage& message);
 

@@ -35,6 +35,8 @@ namespace choir::secagg {
 struct Refusal {
   v1::SecureRefusal::Reason reason = v1::SecureRefusal::REASON_UNSPECIFIED;
   std::string detail;
+  // Neighbours because of whose keys the client leaves.
+  std::vector<std::string> peers = {};
 };
 using MaybeRefusal = absl::optional<Refusal>;
 template <typename T>
@@ -203,6 +205,7 @@ class Advertised {
   MaybeRefusal CheckParameters(const v1::Roster& roster);
   // Fills facts_->neighbours.
   MaybeRefusal CheckNeighbours(const v1::Roster& roster, const Graph& graph);
+  MaybeRefusal CheckUnseen(const v1::Roster& roster) const;
   MaybeRefusal CheckPeer(const v1::Roster& roster,
                          const v1::Roster::Neighbour& peer);
   // Also derives the keys that open the neighbours' shares for us.

@@ -254,6 +254,18 @@ std::string Text(const Parameters& parameters,
 
 }  // namespace
 
+int AccusersNeeded(const Parameters& parameters,
+                   const v1::SecureAssumptions& assumptions) {
+  const int n = parameters.num_clients;
+  int most = std::min(CorruptOf(assumptions, n), n - 1);
+  if (parameters.degree < n - 1) {
+    // The accused is honest, or nobody is wronged; the others are drawn.
+    const double log_p = -40 * std::log(2.0) - std::log(n);
+    most = Hypergeometric(n - 1, most, parameters.degree).UpperQuantile(log_p);
+  }
+  return std::max(most, 1) + 1;
+}
+
 absl::StatusOr<GraphParameters> FindGraph(
     int num_clients, double corrupt_fraction, double dropout_fraction,
     v1::SecureAssumptions::Adversary adversary, int security_bits,
@@ -296,10 +308,10 @@ absl::StatusOr<Parameters> ChooseParameters(
         SearchGraph(n, corrupt, assumptions.corrupt_fraction(),
                     assumptions.dropout_fraction(), assumptions.adversary()));
     if (graph.degree > kMaxDegree) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          n, " clients would have to share with ", graph.degree,
-          " others each; messages have room for ", kMaxDegree,
-          "; take smaller cohorts or groups, or assume less"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(n, " clients would have to share with ", graph.degree,
+                       " others each; messages have room for ", kMaxDegree,
+                       "; take smaller cohorts or groups, or assume less"));
     }
     parameters.num_clients = n;
     parameters.degree = graph.degree;

@@ -58,6 +58,14 @@ absl::StatusOr<GraphParameters> FindGraph(
 absl::StatusOr<Parameters> ChooseParameters(
     int num_clients, const v1::SecureAssumptions& assumptions);
 
+// How many members of a session must say that they cannot use a peer's keys
+// before it is believed: one more than collude under the assumptions, and never
+// one alone. Only those who share with the peer can know: in a large cohort one
+// more than collude among its neighbours, but for one chance in 2^40 for all
+// clients of the session together.
+int AccusersNeeded(const Parameters& parameters,
+                   const v1::SecureAssumptions& assumptions);
+
 // "64 clients, each sharing with 22 others; 15 shares reconstruct; ...": the
 // parameters and the assumptions behind them, for logs and people.
 std::string Describe(const Parameters& parameters,

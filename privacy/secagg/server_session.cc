@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "absl/algorithm/container.h"
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "base/sha256.h"
 #include "base/status_macros.h"
@@ -41,6 +40,11 @@ absl::Status CheckAdvertisement(const v1::SecureSession& session,
                                 absl::string_view client,
                                 const v1::AdvertiseKeys& keys,
                                 const PeerVerifier& verifier) {
+  if (keys.ByteSizeLong() > kMaxAdvertisementBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "client '", client, "': its advertised keys have ", keys.ByteSizeLong(),
+        " bytes; the limit is ", kMaxAdvertisementBytes));
+  }
   if (keys.client() != client) {
     return absl::PermissionDeniedError(absl::StrCat(
         "client '", client, "' advertises keys of '", keys.client(), "'"));
@@ -84,6 +88,9 @@ class ServerSession::Impl {
   }
 
   const ServerFacts& facts() const { return facts_; }
+  const absl::flat_hash_map<std::string, int>& positions() const {
+    return positions_;
+  }
   Phase phase() const { return state_ ? state_->phase() : Phase::kFailed; }
 
   absl::optional<v1::SecureServerMessage> MessageFor(
@@ -291,6 +298,8 @@ absl::StatusOr<ServerSession> ServerSession::Create(
   for (auto& [digest, index] : order) {
     roster.add_entry_digests(std::move(digest));
     sorted.push_back(std::move(keys[index]));
+    // Neighbours get what was signed and nothing else.
+    sorted.back().DiscardUnknownFields();
   }
   const std::string session_digest = SessionDigest(session);
   const std::string roster_digest = RosterDigest(roster);
@@ -311,6 +320,10 @@ ServerSession& ServerSession::operator=(ServerSession&&) noexcept = default;
 
 const Parameters& ServerSession::parameters() const {
   return impl_->facts().parameters;
+}
+const Graph& ServerSession::graph() const { return impl_->facts().graph; }
+const absl::flat_hash_map<std::string, int>& ServerSession::positions() const {
+  return impl_->positions();
 }
 Phase ServerSession::phase() const { return impl_->phase(); }
 std::vector<Outgoing> ServerSession::Start() { return impl_->AllMessages(); }

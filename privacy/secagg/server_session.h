@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -22,6 +23,7 @@
 #include "base/thread_pool.h"
 #include "choir/v1/secagg.pb.h"
 #include "privacy/secagg/credentials.h"
+#include "privacy/secagg/graph.h"
 #include "privacy/secagg/masked_vector.h"
 #include "privacy/secagg/parameters.h"
 
@@ -37,8 +39,13 @@ enum class Phase {
 };
 absl::string_view PhaseName(Phase phase);  // "share_keys", ...
 
+// The most bytes of advertised keys: about 630 are usual, and whatever is in
+// them is sent to every neighbour.
+inline constexpr size_t kMaxAdvertisementBytes = 4096;
+
 // INVALID_ARGUMENT or PERMISSION_DENIED saying what is wrong with a client's
-// advertised keys.
+// advertised keys. Fields that this version does not know count towards their
+// size and are covered by no signature: a session leaves them out.
 absl::Status CheckAdvertisement(const v1::SecureSession& session,
                                 absl::string_view client,
                                 const v1::AdvertiseKeys& keys,
@@ -64,6 +71,10 @@ class ServerSession {
   ServerSession& operator=(ServerSession&&) noexcept;
 
   const Parameters& parameters() const;
+  // Who shares with whom, by position, and the clients' positions; never
+  // changes.
+  const Graph& graph() const;
+  const absl::flat_hash_map<std::string, int>& positions() const;
   Phase phase() const;
   // Rosters, which open the first phase.
   std::vector<Outgoing> Start();

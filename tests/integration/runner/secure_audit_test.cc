@@ -42,8 +42,9 @@ class SecureAuditTest : public ::testing::Test {
 
   std::string Root() const { return base::JoinPath(folder_.path(), "store"); }
 
-  // Runs the job, with dropouts and a lost attempt.
-  void Run(const config::JobOptions& job) {
+  // Runs the job, with dropouts and a lost attempt, in which three name c105
+  // if `blame`: two of 12 may collude.
+  void Run(const config::JobOptions& job, bool blame = false) {
     auto store =
         *store::Store::Open(Root(), base::Durability::kProcessCrash, clock_);
     std::vector<std::string> names;
@@ -56,6 +57,18 @@ class SecureAuditTest : public ::testing::Test {
         return client > "c104" && phase == engine::kMaskedInput;
       }
       return client == "c103" && phase == engine::kConfirm;
+    };
+    fleet.tamper = [blame](const std::string& client,
+                           v1::SecureExchangeRequest& request, std::string&) {
+      if (!blame || client < "c106" || client > "c108" ||
+          !request.message().has_share() || request.key().round() != 2 ||
+          request.key().attempt() != 1) {
+        return;
+      }
+      v1::SecureRefusal& refusal =
+          *request.mutable_message()->mutable_refusal();
+      refusal.set_reason(v1::SecureRefusal::REPLAYED);
+      refusal.add_peers("c105");
     };
     const absl::Status ran = fleet.Run();
     ASSERT_TRUE(ran.ok()) << ran;
@@ -225,6 +238,76 @@ TEST_F(SecureAuditTest, JournalsThatLieAreFound) {
          }
        }},
       {"with weight", [](Records& r) { Committed(r).set_total_weight(7); }},
+  };
+  for (const auto& lie : kLies) {
+    const audit::VerifyReport report = VerifyEdited(lie.edit);
+    EXPECT_FALSE(report.ok) << lie.said;
+    bool found = false;
+    for (const audit::Finding& finding : report.findings) {
+      found |= absl::StrContains(finding.what, lie.said);
+    }
+    EXPECT_TRUE(found) << lie.said << " was not said, but " << report.reason;
+  }
+}
+
+TEST_F(SecureAuditTest, WhoIsBlamedIsShownWithWhoNamedIt) {
+  Run(Job(0), /*blame=*/true);
+  const auto report = audit::Verify(Root());
+  ASSERT_TRUE(report.ok());
+  EXPECT_TRUE(report->ok) << report->reason;
+  const auto history = audit::ReadHistory(Root());
+  ASSERT_TRUE(history.ok());
+  audit::ShowOptions options;
+  options.round = 2;
+  const auto json = audit::ShowJson(*history, options);
+  ASSERT_TRUE(json.ok());
+  const auto& attempts = (*json)["attempts"];
+  ASSERT_EQ(attempts.size(), 2u);
+  const auto& blamed = attempts[0]["blamed"];
+  ASSERT_EQ(blamed.size(), 1u) << attempts[0].dump();
+  EXPECT_EQ(blamed[0]["client"], "c105");
+  EXPECT_EQ(blamed[0]["named_by"].dump(), R"(["c106","c107","c108"])");
+  EXPECT_FALSE(attempts[1].contains("blamed"));
+  EXPECT_EQ(attempts[1]["survivors"].size(), 11u);
+}
+
+TEST_F(SecureAuditTest, BlameThatNobodySpokeIsFound) {
+  Run(Job(0), /*blame=*/true);
+  EXPECT_TRUE(VerifyEdited([](Records&) {}).ok);
+  const auto blamed = [](Records& records) -> v1::ClientBlamed& {
+    for (v1::JournalRecord& record : records) {
+      if (record.has_client_blamed()) return *record.mutable_client_blamed();
+    }
+    ADD_FAILURE() << "nobody is blamed";
+    return *records[0].mutable_client_blamed();
+  };
+  const auto lost = [](Records& records) -> v1::ClientLost& {
+    for (v1::JournalRecord& record : records) {
+      if (record.client_lost().accused_size() > 0) {
+        return *record.mutable_client_lost();
+      }
+    }
+    ADD_FAILURE() << "nobody is named";
+    return *records[0].mutable_client_lost();
+  };
+  const struct {
+    const char* said;
+    std::function<void(Records&)> edit;
+  } kLies[] = {
+      {"blamed by 2 clients; 3 are needed",
+       [&](Records& r) { blamed(r).mutable_accusers()->RemoveLast(); }},
+      {"is said to have named 'c105', and has not",
+       [&](Records& r) { *blamed(r).mutable_accusers(2) = "c109"; }},
+      {"is said to have named 'c105', and has not",
+       [&](Records& r) { lost(r).clear_accused(); }},
+      {"is said to have named 'c104', and has not",
+       [&](Records& r) { blamed(r).set_client("c104"); }},
+      {"who was not with it in a session",
+       [&](Records& r) { lost(r).add_accused("stranger"); }},
+      {"is not sorted",
+       [&](Records& r) { blamed(r).mutable_accusers()->SwapElements(0, 1); }},
+      {"in an attempt without a session",
+       [&](Records& r) { blamed(r).mutable_key()->set_attempt(2); }},
   };
   for (const auto& lie : kLies) {
     const audit::VerifyReport report = VerifyEdited(lie.edit);

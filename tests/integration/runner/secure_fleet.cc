@@ -195,7 +195,10 @@ absl::StatusOr<bool> SecureFleet::Act(const std::string& name) {
     client.answer.reset();
     client.ready.reset();
     if (absl::IsInvalidArgument(answer.status())) {
-      return answer.status();
+      if (stubborn.count(name) == 0) return answer.status();
+      client.gone = client.plan->key();
+      End(client);
+      return true;
     }
     if (answer.ok()) {
       if (mislead) mislead(name, *answer);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -63,6 +64,13 @@ class SecureFleet {
   void Tell(const std::string& client, v1::SecureServerMessage message) {
     clients_.at(client).answer = std::move(message);
   }
+  const secagg::TestSigner& signer(const std::string& client) const {
+    return *clients_.at(client).signer;
+  }
+  // These do not answer anew when a message of theirs was refused as broken.
+  std::set<std::string> stubborn;
+  // Certificates of these have expired, whoever asks.
+  std::set<std::string>& expired() { return verifier_.expired; }
   // Every message is handed in so many times.
   int times = 1;
 
@@ -81,6 +89,22 @@ class SecureFleet {
 
  private:
   class Recorder;
+  class ExpiringVerifier final : public secagg::PeerVerifier {
+   public:
+    explicit ExpiringVerifier(const secagg::PeerVerifier& verifier)
+        : verifier_(verifier) {}
+    absl::StatusOr<std::string> PublicKeyOf(
+        absl::string_view name, absl::string_view certificate) const override {
+      if (expired.count(std::string(name)) > 0) {
+        return absl::PermissionDeniedError("the certificate has expired");
+      }
+      return verifier_.PublicKeyOf(name, certificate);
+    }
+    std::set<std::string> expired;
+
+   private:
+    const secagg::CachingVerifier verifier_;
+  };
   struct Client {
     std::unique_ptr<secagg::TestSigner> signer;
     secagg::MemoryHistory history;
@@ -100,7 +124,7 @@ class SecureFleet {
   store::Store& store_;
   base::ManualClock& clock_;
   secagg::TestAuthority authority_;
-  secagg::CachingVerifier verifier_;
+  ExpiringVerifier verifier_;
   secagg::SeededRandom random_;
   config::JobOptions options_;
   codec::Layout layout_;

@@ -129,6 +129,8 @@ void FakeWorld::Crash(size_t keep) {
         session.set_round(plan.key().round());
         session.set_attempt(plan.key().attempt());
         session.set_max_clients(max_clients);
+        session.mutable_assumptions()->set_corrupt_fraction(
+            options_.secure_aggregation.corrupt_fraction);
         return session;
       });
   for (const v1::JournalRecord& record : journal_) {
@@ -188,6 +190,10 @@ void FakeWorld::CloseSessions() {
   const CloseSecurePhase close = *std::move(close_);
   close_.reset();
   SecurePhaseAdvanced advanced{close.key, close.phase, {}};
+  if (close.phase == kAdvertiseKeys && close.members.count(unfit) > 0) {
+    Post(SecureUnfit{close.key, {{unfit, "expired"}}});
+    return;
+  }
   if (close.phase == kAdvertiseKeys) {
     members_ = close.members;
   } else {
@@ -201,6 +207,7 @@ void FakeWorld::CloseSessions() {
     v1::SecurePhaseClosed::Group one;
     one.set_group(group);
     one.set_clients(size);
+    one.set_degree(size - 1);
     const bool unlucky = close.phase == lose_group_in && group == lose_group;
     if (unlucky || size < session_minimum) {
       one.set_lost("too few are left");
@@ -341,7 +348,10 @@ void FakeWorld::RandomStep(const std::vector<std::string>& clients,
     Post(TaskFailed{client, key, "battery is empty", random.Below(2) == 0});
   } else if (what < 88 && told_.count(client) > 0) {
     told_.erase(client);
-    Post(SecureRefused{client, secure_key_, "refuses"});
+    Post(SecureRefused{client,
+                       secure_key_,
+                       "refuses",
+                       {clients[random.Below(clients.size())]}});
   } else if (what < 90) {
     tasks_.erase(client);  // vanishes
     told_.erase(client);

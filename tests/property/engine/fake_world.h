@@ -83,6 +83,8 @@ class FakeWorld {
   uint32_t lose_group = 0;
   // Who is to blame for it.
   std::string blame;
+  // Whose certificate has expired when sessions are begun.
+  std::string unfit;
 
   bool manual_aggregation = false;
   bool fail_aggregations = false;

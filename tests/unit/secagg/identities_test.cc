@@ -5,6 +5,7 @@
 #include "base/files.h"
 #include "gtest/gtest.h"
 #include "privacy/crypto/authority.h"
+#include "privacy/secagg/used_keys.h"
 
 namespace choir::secagg {
 namespace {
@@ -150,6 +151,18 @@ TEST(DeviceHistoryTest, KeysNeverPushOutSessionsAndSums) {
   }
   EXPECT_FALSE((*history)->RemembersForGood("key 99"));
   EXPECT_EQ(*base::FileSize(sessions), 32);
+}
+
+TEST(UsedKeysTest, RemembersTheLast) {
+  UsedKeys keys(3);
+  EXPECT_FALSE(keys.Contains("a"));
+  for (const char* key : {"a", "b", "a", "c"}) keys.Insert(key);
+  EXPECT_EQ(keys.size(), 3u);
+  EXPECT_TRUE(keys.Contains("a"));
+  keys.Insert("d");
+  EXPECT_EQ(keys.size(), 3u);
+  EXPECT_FALSE(keys.Contains("a"));
+  for (const char* key : {"b", "c", "d"}) EXPECT_TRUE(keys.Contains(key));
 }
 
 }  // namespace

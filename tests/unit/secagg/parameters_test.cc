@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -403,6 +404,50 @@ TEST(ChooseParametersTest, RefusesMoreNeighboursThanAMessageHolds) {
   EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(refused.message()),
               testing::HasSubstr("room for 5000"));
+}
+
+TEST(AccusersNeededTest, IsOneMoreThanCollude) {
+  for (const auto& [n, corrupt, needed] :
+       {std::tuple<int, double, int>{3, .1, 2},
+        {7, .1, 2},
+        {7, 0, 2},
+        {20, .1, 3},
+        {50, .1, 6},
+        {50, .3, 16},
+        {63, .1, 8}}) {
+    const auto assumptions = Assume(kSemiMalicious, corrupt, .1, 3);
+    const auto parameters = ChooseParameters(n, assumptions);
+    ASSERT_TRUE(parameters.ok()) << n;
+    EXPECT_EQ(AccusersNeeded(*parameters, assumptions), needed) << n;
+  }
+}
+
+// In a ring only neighbours can know, and fewer of them collude than of all.
+TEST(AccusersNeededTest, OfALargeCohortIsOneMoreThanColludeAmongNeighbours) {
+  for (const int n : {100, 1000}) {
+    const auto assumptions = Assume(kSemiMalicious, .1, .1, 3);
+    const auto parameters = ChooseParameters(n, assumptions);
+    ASSERT_TRUE(parameters.ok() && !parameters->complete());
+    const int k = parameters->degree;
+    const int needed = AccusersNeeded(*parameters, assumptions);
+    EXPECT_LT(needed, k) << "neighbours can prove it";
+    // The chance that so many of k drawn from the n - 1 others collude.
+    const auto at_least = [&](int x) {
+      const auto choose = [](int a, int b) {
+        return std::lgamma(a + 1.0) - std::lgamma(b + 1.0) -
+               std::lgamma(a - b + 1.0);
+      };
+      const int corrupt = n / 10;
+      double sum = 0.0;
+      for (int i = x; i <= std::min(k, corrupt); ++i) {
+        sum += std::exp(choose(corrupt, i) + choose(n - 1 - corrupt, k - i) -
+                        choose(n - 1, k));
+      }
+      return sum;
+    };
+    EXPECT_LE(at_least(needed), std::exp2(-40) / n);
+    EXPECT_GT(at_least(needed - 1), std::exp2(-40) / n);
+  }
 }
 
 TEST(DescribeTest, NamesEverything) {

@@ -325,6 +325,51 @@ TEST_F(RefusalTest, APeersKeySeenBefore) {
   EXPECT_EQ(ReasonFor(message), SecureRefusal::REPLAYED);
 }
 
+// The coordinator can leave out whom the refusals name.
+TEST_F(RefusalTest, WhoseKeyWasSeenBeforeIsNamed) {
+  const v1::SecureServerMessage message = Reach(Phase::kShareKeys);
+  const auto& roster = message.roster();
+  std::vector<std::string> replayers;
+  for (const int i : {1, 3}) {
+    const v1::AdvertiseKeys& keys = roster.neighbours(i).keys();
+    const std::string& key =
+        i == 1 ? keys.mask_public_key() : keys.share_public_key();
+    ASSERT_TRUE(world_->history(kVictim).Remember("key " + key).ok());
+    replayers.push_back(keys.client());
+  }
+  const auto step = victim().Handle(message);
+  ASSERT_TRUE(step.has_value() && step->refused());
+  const SecureRefusal& refusal = step->message.refusal();
+  EXPECT_EQ(refusal.reason(), SecureRefusal::REPLAYED);
+  EXPECT_THAT(refusal.peers(), ::testing::ElementsAreArray(replayers));
+  EXPECT_THAT(refusal.detail(), ::testing::HasSubstr(replayers[0]));
+  // The keys of the others were not remembered: they may come again.
+  EXPECT_FALSE(world_->history(kVictim).Remembers(
+      "key " + roster.neighbours(0).keys().mask_public_key()));
+}
+
+TEST_F(RefusalTest, WhoseKeyIsNotGenuineIsNamed) {
+  v1::SecureServerMessage message = Reach(Phase::kShareKeys);
+  v1::AdvertiseKeys& keys =
+      *message.mutable_roster()->mutable_neighbours(2)->mutable_keys();
+  keys.set_signature(std::string(64, 'x'));
+  const auto step = victim().Handle(message);
+  ASSERT_TRUE(step.has_value() && step->refused());
+  EXPECT_EQ(step->message.refusal().reason(), SecureRefusal::BAD_PEER_KEY);
+  EXPECT_THAT(step->message.refusal().peers(),
+              ::testing::ElementsAre(keys.client()));
+  // A roster that does not fit its digests is the coordinator's fault.
+  message = Reach(Phase::kShareKeys);
+  message.mutable_roster()
+      ->mutable_neighbours(2)
+      ->mutable_keys()
+      ->set_self_mask_commitment(std::string(32, 'x'));
+  const auto other = victim().Handle(message);
+  ASSERT_TRUE(other.has_value() && other->refused());
+  EXPECT_EQ(other->message.refusal().reason(), SecureRefusal::BAD_PEER_KEY);
+  EXPECT_THAT(other->message.refusal().peers(), ::testing::IsEmpty());
+}
+
 TEST_F(RefusalTest, ADamagedRoster) {
   v1::SecureServerMessage message = Reach(Phase::kShareKeys);
   message.mutable_roster()->set_group(5);

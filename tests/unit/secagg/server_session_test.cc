@@ -284,6 +284,59 @@ TEST_F(ServerSessionTest, KeysOfLowOrderAreNotTaken) {
   }
 }
 
+// Nobody has signed them: they must not reach the neighbours.
+TEST_F(ServerSessionTest, UnknownFieldsOfKeysAreNotPassedOn) {
+  std::vector<v1::AdvertiseKeys> keys = federation_.keys;
+  keys[0].GetReflection()->MutableUnknownFields(&keys[0])->AddLengthDelimited(
+      99, std::string(1000, 'x'));
+  ASSERT_GT(keys[0].ByteSizeLong(), 1000u);
+  EXPECT_TRUE(
+      CheckAdvertisement(world_->session, Name(0), keys[0], world_->verifier())
+          .ok());
+  const auto session =
+      ServerSession::Create(world_->session, 0, keys, world_->verifier());
+  ASSERT_TRUE(session.ok());
+  const v1::SecureServerMessage message = *session->MessageFor(Name(1));
+  const std::string first = federation_.keys[0].SerializeAsString();
+  int found = 0;
+  for (const auto& neighbour : message.roster().neighbours()) {
+    if (neighbour.keys().client() != Name(0)) continue;
+    EXPECT_EQ(neighbour.keys().SerializeAsString(), first);
+    ++found;
+  }
+  EXPECT_EQ(found, 1);
+}
+
+TEST_F(ServerSessionTest, KeysOfManyBytesAreNotTaken) {
+  v1::AdvertiseKeys keys = federation_.keys[0];
+  keys.GetReflection()->MutableUnknownFields(&keys)->AddLengthDelimited(
+      99, std::string(kMaxAdvertisementBytes, 'x'));
+  const absl::Status taken =
+      CheckAdvertisement(world_->session, Name(0), keys, world_->verifier());
+  EXPECT_TRUE(absl::IsInvalidArgument(taken)) << taken;
+  EXPECT_THAT(std::string(taken.message()), HasSubstr("the limit is 4096"));
+}
+
+// What is passed on of shares has its size, whatever else is in the message.
+TEST_F(ServerSessionTest, UnknownFieldsOfSharesAreNotPassedOn) {
+  ClientStep step = Answer(0);
+  v1::EncryptedShare& share = *step.message.mutable_share()->mutable_shares(0);
+  share.GetReflection()->MutableUnknownFields(&share)->AddLengthDelimited(
+      99, std::string(1000, 'x'));
+  ASSERT_TRUE(Send(0, step).ok());
+  for (int i = 1; i < world_->size(); ++i) {
+    ASSERT_TRUE(Send(i, Answer(i)).ok());
+  }
+  ASSERT_TRUE(server().Close().ok());
+  for (int i = 1; i < world_->size(); ++i) {
+    const v1::SecureServerMessage told = *server().MessageFor(Name(i));
+    EXPECT_GT(told.shares().shares_size(), 0);
+    for (const v1::EncryptedShare& passed : told.shares().shares()) {
+      EXPECT_LT(passed.ByteSizeLong(), 100u);
+    }
+  }
+}
+
 TEST_F(ServerSessionTest, SharesThatWereNotAskedForAreRefused) {
   while (server().phase() != Phase::kUnmask) ClosePhase();
   const ClientStep step = Answer(0);
