@@ -1,5 +1,6 @@
 #include "model/tokenizer/chat_template.h"
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,7 +20,9 @@ using ::testing::HasSubstr;
 
 // A byte-level tokenizer with the special tokens of all shapes, whose folder
 // has the chat template `jinja`.
-std::unique_ptr<const Tokenizer> WithTemplate(const json& jinja) {
+std::unique_ptr<const Tokenizer> WithTemplate(const json& jinja,
+                                              const json& bos = "<s>",
+                                              const json& eos = "</s>") {
   BpeTrainerOptions options;
   options.vocab_size = 300;
   options.special_tokens = {"<s>",
@@ -28,12 +31,13 @@ std::unique_ptr<const Tokenizer> WithTemplate(const json& jinja) {
                             "<|im_end|>",
                             "<|start_header_id|>",
                             "<|end_header_id|>",
+                            "<|begin_of_text|>",
                             "<|eot_id|>"};
   const std::string folder = tests::NewTempDir();
   EXPECT_TRUE(base::WriteFileAtomic(folder + "/tokenizer.json",
                                     TrainBpe({"a b c"}, options).value())
                   .ok());
-  json config = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
+  json config = {{"bos_token", bos}, {"eos_token", eos}};
   if (!jinja.is_null()) config["chat_template"] = jinja;
   EXPECT_TRUE(
       base::WriteFileAtomic(folder + "/tokenizer_config.json", config.dump())
@@ -107,10 +111,47 @@ TEST(ChatTemplateTest, ChatMlWithASystemPromptOfItsOwn) {
             "<|im_start|>user\nHi<|im_end|>\n");
 }
 
+// The templates that chat_templates.json has, by name.
+json Templates() {
+  const auto text = base::ReadFile(base::JoinPath(
+      tests::SourceDir(), "tests/data/tokenizer/chat_templates.json"));
+  EXPECT_TRUE(text.ok()) << text.status();
+  json named = json::object();
+  for (json& one : json::parse(*text)) named[one["name"]] = one;
+  return named;
+}
+
+TEST(ChatTemplateTest, EveryTemplateWritesWhatJinjaWrites) {
+  const json templates = Templates();
+  ASSERT_GT(templates.size(), 15u);
+  for (const auto& [name, one] : templates.items()) {
+    const auto tokenizer = WithTemplate(one["jinja"], one["bos"], one["eos"]);
+    const auto chat = ChatTemplate::For(*tokenizer, "model");
+    ASSERT_TRUE(chat.ok()) << name << ": " << chat.status();
+    for (const json& wanted : one["cases"]) {
+      std::vector<ChatMessage> messages;
+      for (const json& message : wanted["messages"]) {
+        messages.push_back({message["role"], message["content"]});
+      }
+      const auto pieces = chat->Render(messages, wanted["generates"]);
+      ASSERT_EQ(pieces.ok(), !wanted["text"].is_null())
+          << name << ": " << wanted << pieces.status();
+      if (!pieces.ok()) continue;
+      EXPECT_EQ(Text(*pieces), wanted["text"]) << name << ": " << wanted;
+      // What each assistant says is learnt, the end of its turn included.
+      const auto is_answer = [](const ChatMessage& m) {
+        return m.role == "assistant";
+      };
+      EXPECT_EQ(std::count_if(pieces->begin(), pieces->end(),
+                              [](const auto& piece) { return piece.learnt; }),
+                std::count_if(messages.begin(), messages.end(), is_answer))
+          << name << ": " << wanted;
+    }
+  }
+}
+
 TEST(ChatTemplateTest, ChatMlWithThoughts) {
-  const std::string jinja =
-      std::string(kChatMl) +
-      "{% if reasoning_content %}{{ '<think>' }}{% endif %}";
+  const json jinja = Templates()["ChatML, thoughts"]["jinja"];
   const auto pieces =
       Render(jinja, {{"user", "a"},
                      {"assistant", "<think>\nx\n</think>\n\nb"},
@@ -140,11 +181,7 @@ TEST(ChatTemplateTest, Llama3) {
 }
 
 TEST(ChatTemplateTest, Llama3WithADate) {
-  const std::string jinja =
-      std::string(
-          "{% set date_string = \"26 Jul 2024\" %}{{ \"Cutting "
-          "Knowledge Date: December 2023\\n\" }}") +
-      kLlama3;
+  const json jinja = Templates()["Llama 3 with a date"]["jinja"];
   EXPECT_EQ(Text(Render(jinja, {{"user", "Hi"}})),
             "<s><|start_header_id|>system<|end_header_id|>\n\nCutting "
             "Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
@@ -153,8 +190,7 @@ TEST(ChatTemplateTest, Llama3WithADate) {
 }
 
 TEST(ChatTemplateTest, Llama2) {
-  const auto pieces =
-      Render("{{ bos_token + '[INST] <<SYS>>' + content.strip() }}", Talk());
+  const auto pieces = Render(Templates()["Llama 2"]["jinja"], Talk());
   EXPECT_EQ(Text(pieces),
             "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST] Hello. </s>"
             "<s>[INST] Why? [/INST] So </s>");
@@ -162,22 +198,95 @@ TEST(ChatTemplateTest, Llama2) {
 }
 
 TEST(ChatTemplateTest, MistralReadsSpacesOffTheTemplate) {
-  EXPECT_EQ(Text(Render("{{ bos_token }}{{ '[INST] ' + m['content'] + ' "
-                        "[/INST]' }}{{ m['content'] + eos_token + ' ' }}",
-                        Talk())),
-            "<s>[INST] Be brief.\n\nHi  [/INST]Hello.</s> [INST] Why? "
-            "[/INST] So</s> ");
-  EXPECT_EQ(Text(Render("{{ bos_token }}{% if loop.last and system_message is "
-                        "defined %}{% endif %}{{ \"[INST]\" + m[\"content\"] + "
-                        "\"[/INST]\" }}{{ \" \" + m[\"content\"]|trim + "
-                        "eos_token }}",
-                        Talk())),
-            "<s>[INST]Hi [/INST] Hello.</s>[INST]Be brief.\n\nWhy?[/INST] "
-            "So</s>");
-  EXPECT_EQ(Learnt(Render("{{ bos_token }}{{ '[INST] ' + m['content'] + ' "
-                          "[/INST]' }}{{ m['content'] + eos_token + ' ' }}",
-                          Talk())),
-            "{Hello.</s>}{ So</s>}");
+  const json templates = Templates();
+  const json first =
+      templates["Mistral, a space after the system prompt"]["jinja"];
+  EXPECT_EQ(Text(Render(first, Talk())),
+            "<s>[INST] Be brief. Hi  [/INST]Hello.</s>[INST] Why? "
+            "[/INST] So</s>");
+  EXPECT_EQ(Learnt(Render(first, Talk())), "{Hello.</s>}{ So</s>}");
+  // A system prompt that goes with a last question is written if there is one.
+  const json last =
+      templates["Mistral, system prompt with a last question"]["jinja"];
+  EXPECT_EQ(Text(Render(last, Talk())),
+            "<s>[INST] Hi [/INST] Hello.</s>[INST] Why?[/INST] So</s>");
+  const std::vector<ChatMessage> asks(Talk().begin(), Talk().end() - 1);
+  EXPECT_EQ(Text(Render(last, asks)),
+            "<s>[INST] Hi [/INST] Hello.</s>[INST] Be brief.\n\nWhy?[/INST]");
+  EXPECT_EQ(Learnt(Render(last, Talk())), "{ Hello.</s>}{ So</s>}");
+}
+
+TEST(ChatTemplateTest, ASystemPromptThatTheTemplateRefusesIsAnError) {
+  const auto tokenizer =
+      WithTemplate(Templates()["Mistral without system prompts"]["jinja"]);
+  const auto chat = ChatTemplate::For(*tokenizer, "model").value();
+  const auto status = chat.Render(Talk(), false).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr("message 1"), HasSubstr("system prompt"),
+                    HasSubstr("into the first message of the user")));
+}
+
+std::string WhyRefused(const std::string& jinja) {
+  const auto tokenizer = WithTemplate(jinja);
+  const auto status = ChatTemplate::For(*tokenizer, "model").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("--chat-format"));
+  return std::string(status.message());
+}
+
+TEST(ChatTemplateTest, RefusesWhatTheFramesDoNotExplain) {
+  const auto with = [](const std::string& more) {
+    return "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + "
+           "m.content + '<|im_end|>\\n' }}" +
+           more + "{% endfor %}";
+  };
+  EXPECT_THAT(
+      WhyRefused(with("{% if messages|length > 40 %}{{ 'Long!' }}{% endif %}")),
+      AllOf(HasSubstr("'Long!'"), HasSubstr("messages|length > 40")));
+  EXPECT_THAT(WhyRefused(with("{{ 'x' if loop.index > 50 else '' }}")),
+              HasSubstr("'x'"));
+  EXPECT_THAT(
+      WhyRefused(with("{% if loop.index0 == 2 %}{{ 'Go on.' }}{% endif %}")),
+      AllOf(HasSubstr("Go on."), HasSubstr("user, assistant, user")));
+  EXPECT_THAT(WhyRefused(with("{{ m.content | shuffle }}")),
+              HasSubstr("shuffle"));
+  EXPECT_THAT(WhyRefused(with("{% include 'x' %}")), HasSubstr("{% include"));
+  EXPECT_THAT(WhyRefused(with("{% if m %}")), HasSubstr("endif"));
+  EXPECT_THAT(WhyRefused(with("{{ m.content +")), HasSubstr("cannot be read"));
+  EXPECT_THAT(WhyRefused(with("{{ m.lost.found }}")), HasSubstr("undefined"));
+  EXPECT_THAT(
+      WhyRefused("{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + "
+                 "m.content + '\\n' }}{% endfor %}"),
+      HasSubstr("does not end what the assistant says with <|im_end|>"));
+  // Branches for what conversations here never have do not matter.
+  EXPECT_TRUE(
+      ChatTemplate::For(
+          *WithTemplate(with("{% if tools %}{{ tools|pretty }}{% endif %}")),
+          "model")
+          .ok());
+}
+
+TEST(ChatTemplateTest, TemplatesThatRunLongAreRefused) {
+  const std::string loops =
+      "{% set ns = namespace(x='<|im_start|>') %}{% for a in messages %}";
+  std::string body = "{% for b in [1,2,3,4,5,6,7,8,9,10] %}";
+  std::string end = "{% endfor %}";
+  for (int i = 0; i < 4; ++i) {
+    body += body;
+    end += end;
+  }
+  EXPECT_THAT(WhyRefused(loops + body + "{% set ns.x = ns.x + ns.x %}" + end +
+                         "{% endfor %}"),
+              HasSubstr("too long"));
+  EXPECT_THAT(WhyRefused("<|im_start|>" + body + "{{ '' }}" + end),
+              HasSubstr("runs too long"));
+  EXPECT_THAT(WhyRefused("<|im_start|>{{ " + std::string(100000, '(') + " }}"),
+              HasSubstr("too deeply"));
+  std::string sum = "1";
+  for (int i = 0; i < 100000; ++i) sum += "|d";
+  EXPECT_THAT(WhyRefused("<|im_start|>{{ " + sum + " }}"),
+              HasSubstr("too long an expression"));
 }
 
 TEST(ChatTemplateTest, TheTemplateNamedDefaultIsTaken) {
