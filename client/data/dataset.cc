@@ -33,8 +33,11 @@ uint64_t BytesOf(const RawExample& example) {
   uint64_t bytes = sizeof(RawExample) + example.text.size() +
                    example.prompt.size() + example.response.size() +
                    example.rejected.size() + example.label.size();
-  for (const model::ChatMessage& message : example.messages) {
-    bytes += sizeof(message) + message.role.size() + message.content.size();
+  for (const auto* messages :
+       {&example.messages, &example.rejected_messages}) {
+    for (const model::ChatMessage& message : *messages) {
+      bytes += sizeof(message) + message.role.size() + message.content.size();
+    }
   }
   for (const auto& [name, value] : example.fields) {
     bytes += 64 + name.size() + value.size();
@@ -67,43 +70,6 @@ void CollectFields(const json& object, RawExample& example) {
   }
 }
 
-// A prompt with two answers, of which one was liked more.
-absl::StatusOr<RawExample> ParsePreference(const json& object,
-                                           const std::string& place) {
-  for (const char* key : {"prompt", "chosen", "rejected"}) {
-    if (!object.contains(key)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(place,
-                       ": a preference needs \"prompt\", \"chosen\" and "
-                       "\"rejected\"; \"",
-                       key, "\" is missing"));
-    }
-  }
-  for (const char* key : {"text", "response"}) {
-    if (object.contains(key)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(place, ": has \"", key,
-                       "\" as well as \"chosen\" and "
-                       "\"rejected\"; give either the one or the other"));
-    }
-  }
-  RawExample example;
-  example.is_pair = true;
-  example.is_preference = true;
-  CHOIR_RETURN_IF_ERROR(TextMember(object, "prompt", place, &example.prompt));
-  CHOIR_RETURN_IF_ERROR(TextMember(object, "chosen", place, &example.response));
-  CHOIR_RETURN_IF_ERROR(
-      TextMember(object, "rejected", place, &example.rejected));
-  for (const char* key : {"chosen", "rejected"}) {
-    if (IsBlank(key[0] == 'c' ? example.response : example.rejected)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(place, ": \"", key, "\" is empty"));
-    }
-  }
-  CollectFields(object, example);
-  return example;
-}
-
 // Text, or a list of {"type": "text", "text": ..}.
 absl::StatusOr<std::string> MessageContent(const json& content,
                                            const std::string& place) {
@@ -125,6 +91,113 @@ absl::StatusOr<std::string> MessageContent(const json& content,
   return text;
 }
 
+// Appends the messages of a list.
+absl::Status AppendMessages(const json& object, const char* key,
+                            const std::string& place,
+                            std::vector<model::ChatMessage>& messages) {
+  const json& list = object.at(key);
+  if (!list.is_array() || list.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        place, ": \"", key, "\" is not a list of {\"role\", \"content\"}"));
+  }
+  for (const json& message : list) {
+    if (!message.is_object() || !message.contains("role") ||
+        !message["role"].is_string() || !message.contains("content")) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ": a message lacks \"role\" or \"content\""));
+    }
+    model::ChatMessage& out = messages.emplace_back();
+    out.role = message["role"].get<std::string>();
+    CHOIR_ASSIGN_OR_RETURN(out.content,
+                           MessageContent(message["content"], place));
+  }
+  return absl::OkStatus();
+}
+
+// Two conversations that begin alike, of which one was liked more.
+absl::StatusOr<RawExample> ParseChatPreference(const json& object,
+                                               const std::string& place) {
+  RawExample example;
+  example.is_pair = true;
+  example.is_preference = true;
+  auto& liked = example.messages;
+  auto& other = example.rejected_messages;
+  if (object.contains("prompt")) {
+    CHOIR_RETURN_IF_ERROR(AppendMessages(object, "prompt", place, liked));
+    other = liked;
+    example.num_shared = liked.size();
+  }
+  CHOIR_RETURN_IF_ERROR(AppendMessages(object, "chosen", place, liked));
+  CHOIR_RETURN_IF_ERROR(AppendMessages(object, "rejected", place, other));
+  if (!object.contains("prompt")) {
+    size_t& shared = example.num_shared;
+    while (shared < liked.size() && shared < other.size() &&
+           liked[shared].role == other[shared].role &&
+           liked[shared].content == other[shared].content) {
+      ++shared;
+    }
+  }
+  if (example.num_shared == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(place,
+                     ": \"chosen\" and \"rejected\" begin with no message that "
+                     "both have; give it, or a \"prompt\""));
+  }
+  for (const auto* messages : {&liked, &other}) {
+    if (messages->size() == example.num_shared ||
+        (*messages)[example.num_shared].role != "assistant" ||
+        IsBlank((*messages)[example.num_shared].content)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          place, ": after what they share, \"chosen\" and \"rejected\" must "
+                 "each have something that the assistant says"));
+    }
+  }
+  CollectFields(object, example);
+  return example;
+}
+
+// A prompt with two answers, of which one was liked more.
+absl::StatusOr<RawExample> ParsePreference(const json& object,
+                                           const std::string& place) {
+  const bool is_chat =
+      object.value("chosen", json()).is_array() ||
+      object.value("rejected", json()).is_array();
+  for (const char* key : {"prompt", "chosen", "rejected"}) {
+    if (is_chat && key[0] == 'p') continue;
+    if (!object.contains(key)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place,
+                       ": a preference needs \"prompt\", \"chosen\" and "
+                       "\"rejected\"; \"",
+                       key, "\" is missing"));
+    }
+  }
+  for (const char* key : {"text", "response"}) {
+    if (object.contains(key)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ": has \"", key,
+                       "\" as well as \"chosen\" and "
+                       "\"rejected\"; give either the one or the other"));
+    }
+  }
+  if (is_chat) return ParseChatPreference(object, place);
+  RawExample example;
+  example.is_pair = true;
+  example.is_preference = true;
+  CHOIR_RETURN_IF_ERROR(TextMember(object, "prompt", place, &example.prompt));
+  CHOIR_RETURN_IF_ERROR(TextMember(object, "chosen", place, &example.response));
+  CHOIR_RETURN_IF_ERROR(
+      TextMember(object, "rejected", place, &example.rejected));
+  for (const char* key : {"chosen", "rejected"}) {
+    if (IsBlank(key[0] == 'c' ? example.response : example.rejected)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ": \"", key, "\" is empty"));
+    }
+  }
+  CollectFields(object, example);
+  return example;
+}
+
 absl::StatusOr<RawExample> ParseConversation(const json& object,
                                              const std::string& place) {
   for (const char* key : {"text", "prompt", "response", "chosen", "rejected"}) {
@@ -135,25 +208,14 @@ absl::StatusOr<RawExample> ParseConversation(const json& object,
                        "give either the one or the other"));
     }
   }
-  const json& messages = object["messages"];
-  if (!messages.is_array() || messages.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        place, ": \"messages\" is not a list of {\"role\", \"content\"}"));
-  }
   RawExample example;
-  bool learns = false;
-  for (const json& message : messages) {
-    if (!message.is_object() || !message.contains("role") ||
-        !message["role"].is_string() || !message.contains("content")) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(place, ": a message lacks \"role\" or \"content\""));
-    }
-    model::ChatMessage& out = example.messages.emplace_back();
-    out.role = message["role"].get<std::string>();
-    CHOIR_ASSIGN_OR_RETURN(out.content,
-                           MessageContent(message["content"], place));
-    learns |= out.role == "assistant" && !IsBlank(out.content);
-  }
+  CHOIR_RETURN_IF_ERROR(
+      AppendMessages(object, "messages", place, example.messages));
+  const bool learns = std::any_of(
+      example.messages.begin(), example.messages.end(),
+      [](const model::ChatMessage& message) {
+        return message.role == "assistant" && !IsBlank(message.content);
+      });
   if (!learns) {
     return absl::InvalidArgumentError(absl::StrCat(
         place, ": no message of the role \"assistant\" says anything"));
@@ -329,6 +391,17 @@ absl::StatusOr<std::vector<RawExample>> LoadDataset(
   return collector.Finish();
 }
 
+namespace {
+
+std::vector<model::ChatMessage> AllMessages(const RawExample& example) {
+  std::vector<model::ChatMessage> all = example.messages;
+  all.insert(all.end(), example.rejected_messages.begin(),
+             example.rejected_messages.end());
+  return all;
+}
+
+}  // namespace
+
 DatasetSplit SplitHoldout(std::vector<RawExample> examples, double fraction) {
   DatasetSplit split;
   for (RawExample& example : examples) {
@@ -337,7 +410,7 @@ DatasetSplit SplitHoldout(std::vector<RawExample> examples, double fraction) {
         example.text.size(), ":", example.text, "|", example.prompt.size(), ":",
         example.prompt, "|", example.response.size(), ":", example.response,
         example.is_preference ? "|" : "", example.rejected);
-    for (const model::ChatMessage& message : example.messages) {
+    for (const model::ChatMessage& message : AllMessages(example)) {
       absl::StrAppend(&text, "|", message.role.size(), ":", message.role, ":",
                       message.content.size(), ":", message.content);
     }

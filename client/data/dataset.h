@@ -33,6 +33,11 @@ struct RawExample {
   std::string rejected;  // of a preference
   std::string label;     // "label" as text; empty if there is none
   std::vector<model::ChatMessage> messages;  // of a conversation, else empty
+  // Of a preference between conversations, of which `messages` is the one that
+  // was liked more: the other, and how many messages at the beginning both
+  // share (their prompt).
+  std::vector<model::ChatMessage> rejected_messages;
+  size_t num_shared = 0;
   bool is_pair = false;
   bool is_preference = false;  // then is_pair too
   // Every other field of the line that is text, a number or true/false, as
@@ -51,8 +56,9 @@ struct DataOptions {
 
 // Reads a .jsonl file (one object per line, with "text" and perhaps "label";
 // with "prompt" and "response"; with "prompt", "chosen" and "rejected"; or with
-// "messages", a list of {"role", "content"} of which one is an assistant's) or
-// every .txt file of a folder in order of their names (one
+// "messages", a list of {"role", "content"} of which one is an assistant's;
+// "prompt", "chosen" and "rejected" may be such lists, too, and then "prompt"
+// may be left out for what the other two begin with) or every .txt file of a folder in order of their names (one
 // example each, not looking into sub-folders). A UTF-8 byte order mark and
 // CRLF line ends are taken off; empty lines and empty files are skipped.
 //

@@ -33,20 +33,27 @@ absl::string_view Misfit(const RawExample& example,
   return "";
 }
 
-model::Example EncodeOne(const model::Tokenizer& tokenizer,
-                         const RawExample& example,
-                         const config::TrainingOptions& training) {
+// For kDpo and kClassification; `chat` is there if conversations are.
+absl::StatusOr<model::Example> EncodeOne(
+    const model::Tokenizer& tokenizer,
+    const absl::StatusOr<model::ChatTemplate>& chat, const RawExample& example,
+    const config::TrainingOptions& training) {
+  const int max_length = training.max_sequence_length;
+  if (!example.messages.empty()) {
+    if (!chat.ok()) return chat.status();
+    return model::EncodeChatPreference(
+        tokenizer, *chat, example.messages, example.rejected_messages,
+        example.num_shared, max_length);
+  }
   if (training.objective == config::Objective::kDpo) {
     return model::EncodePreference(tokenizer, example.prompt, example.response,
-                                   example.rejected,
-                                   training.max_sequence_length);
+                                   example.rejected, max_length);
   }
   const auto label =
       std::find(training.labels.begin(), training.labels.end(), example.label);
   return model::EncodeLabelled(
       tokenizer, example.text,
-      static_cast<int32_t>(label - training.labels.begin()),
-      training.max_sequence_length);
+      static_cast<int32_t>(label - training.labels.begin()), max_length);
 }
 
 bool PredictsSomething(const model::Example& example) {
@@ -110,8 +117,10 @@ absl::Status CheckConversations(const model::Tokenizer& tokenizer,
       CHOIR_ASSIGN_OR_RETURN(
           chat, model::ChatTemplate::For(tokenizer, training.chat_format));
     }
-    const absl::Status fits =
-        chat->Render(examples[i].messages, false).status();
+    absl::Status fits = chat->Render(examples[i].messages, false).status();
+    if (fits.ok() && examples[i].is_preference) {
+      fits = chat->Render(examples[i].rejected_messages, false).status();
+    }
     if (!fits.ok()) {
       return absl::Status(
           fits.code(), absl::StrCat("example ", i + 1, ": ", fits.message()));
@@ -142,16 +151,23 @@ std::vector<model::Example> EncodeExamples(
     const model::Tokenizer& tokenizer, absl::Span<const RawExample> examples,
     const config::TrainingOptions& training) {
   std::vector<model::Example> encoded;
+  // Reading a template takes a while; most data have no use for one.
+  absl::StatusOr<model::ChatTemplate> chat =
+      absl::FailedPreconditionError("no conversations");
+  if (std::any_of(examples.begin(), examples.end(),
+                  [](const auto& one) { return !one.messages.empty(); })) {
+    chat = model::ChatTemplate::For(tokenizer, training.chat_format);
+  }
   if (training.objective == config::Objective::kDpo ||
       training.objective == config::Objective::kClassification) {
     for (const RawExample& example : examples) {
       if (!Misfit(example, training).empty()) continue;
-      model::Example made = EncodeOne(tokenizer, example, training);
-      if (!made.ids.empty()) encoded.push_back(std::move(made));
+      absl::StatusOr<model::Example> made =
+          EncodeOne(tokenizer, chat, example, training);
+      if (made.ok() && !made->ids.empty()) encoded.push_back(*std::move(made));
     }
     return encoded;
   }
-  const auto chat = model::ChatTemplate::For(tokenizer, training.chat_format);
   for (const RawExample& example : examples) {
     Encoded made = EncodeNextTokens(tokenizer, chat, example, training);
     if (!made.ok()) continue;

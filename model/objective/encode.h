@@ -52,6 +52,15 @@ Example EncodePreference(const Tokenizer& tokenizer, absl::string_view prompt,
                          absl::string_view chosen, absl::string_view rejected,
                          int max_length);
 
+// The same for two conversations that share their first `num_shared` messages,
+// the prompt: what follows it counts, up to the end of the last answer. A
+// prompt that is too long loses ids at its beginning.
+// Errors: those of ChatTemplate::Encode.
+absl::StatusOr<Example> EncodeChatPreference(
+    const Tokenizer& tokenizer, const ChatTemplate& chat,
+    absl::Span<const ChatMessage> chosen,
+    absl::Span<const ChatMessage> rejected, size_t num_shared, int max_length);
+
 // Classification: BOS and the text, cut to `max_length` ids. No ids if the text
 // has none.
 Example EncodeLabelled(const Tokenizer& tokenizer, absl::string_view text,

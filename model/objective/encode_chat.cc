@@ -32,6 +32,46 @@ bool DropFirstTurns(std::vector<ChatMessage>& messages) {
   return true;
 }
 
+struct Answered {
+  ChatIds chat;      // up to the end of the last answer
+  size_t begin = 0;  // of what follows the prompt
+};
+
+// `prompt`: the ids of the shared messages with a generation prompt.
+absl::StatusOr<Answered> EncodeAnswered(const Tokenizer& tokenizer,
+                                        const ChatTemplate& chat,
+                                        absl::Span<const ChatMessage> messages,
+                                        const std::vector<int32_t>& prompt) {
+  Answered out;
+  CHOIR_ASSIGN_OR_RETURN(out.chat, chat.Encode(tokenizer, messages, false));
+  auto& [ids, learnt] = out.chat;
+  while (!ids.empty() && learnt.back() == 0) {
+    ids.pop_back();
+    learnt.pop_back();
+  }
+  out.begin = static_cast<size_t>(
+      std::mismatch(ids.begin(), ids.end(), prompt.begin(), prompt.end())
+          .first -
+      ids.begin());
+  while (out.begin < ids.size() && learnt[out.begin] == 0) ++out.begin;
+  return out;
+}
+
+// As much of the prompt as `answer_size` ids leave room for, at least half the
+// length, and as much of the answer as fits behind.
+std::vector<int32_t> Shortened(const Answered& whole, size_t answer_size,
+                               size_t length, int32_t* begin) {
+  const std::vector<int32_t>& ids = whole.chat.ids;
+  const size_t kept =
+      std::min(whole.begin,
+               std::max(length > answer_size ? length - answer_size : 0,
+                        length / 2));
+  const size_t answered = std::min(ids.size() - whole.begin, length - kept);
+  *begin = std::max<int32_t>(1, static_cast<int32_t>(kept));
+  return {ids.begin() + (whole.begin - kept),
+          ids.begin() + (whole.begin + answered)};
+}
+
 }  // namespace
 
 absl::StatusOr<Example> EncodeConversation(
@@ -77,6 +117,29 @@ absl::StatusOr<std::vector<Example>> EncodeConversationText(
     if (example.ids.size() >= 2) examples.push_back(std::move(example));
   }
   return examples;
+}
+
+absl::StatusOr<Example> EncodeChatPreference(
+    const Tokenizer& tokenizer, const ChatTemplate& chat,
+    absl::Span<const ChatMessage> chosen,
+    absl::Span<const ChatMessage> rejected, size_t num_shared, int max_length) {
+  CHOIR_CHECK(max_length >= 2 && num_shared <= chosen.size());
+  CHOIR_ASSIGN_OR_RETURN(
+      const ChatIds prompt,
+      chat.Encode(tokenizer, chosen.subspan(0, num_shared), true));
+  CHOIR_ASSIGN_OR_RETURN(
+      const Answered good,
+      EncodeAnswered(tokenizer, chat, chosen, prompt.ids));
+  CHOIR_ASSIGN_OR_RETURN(
+      const Answered bad,
+      EncodeAnswered(tokenizer, chat, rejected, prompt.ids));
+  const size_t longest = std::max(good.chat.ids.size() - good.begin,
+                                  bad.chat.ids.size() - bad.begin);
+  const auto length = static_cast<size_t>(max_length);
+  Example example;
+  example.ids = Shortened(good, longest, length, &example.loss_begin);
+  example.rejected = Shortened(bad, longest, length, &example.rejected_begin);
+  return example;
 }
 
 }  // namespace choir::model

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/files.h"
 #include "client/data/line_reader.h"
 #include "gmock/gmock.h"
@@ -242,6 +243,94 @@ TEST(EncodeExamplesTest, ConversationsNeedAFormatThatFits) {
   EXPECT_THAT(
       std::string(CheckConversations(*tokenizer, examples, training).message()),
       AllOf(HasSubstr("example 2"), HasSubstr("take turns")));
+}
+
+// Lists of messages in JSON: "uq aGood" is a question and an answer.
+std::string MessageList(const std::string& words) {
+  std::string list;
+  for (absl::string_view word : absl::StrSplit(words, ' ')) {
+    absl::StrAppend(&list, list.empty() ? "" : ",", "{\"role\":\"",
+                    word[0] == 'u' ? "user" : "assistant",
+                    "\",\"content\":\"", word.substr(1), "\"}");
+  }
+  return absl::StrCat("[", list, "]");
+}
+
+std::string ChatPreference(const std::string& prompt, const std::string& chosen,
+                           const std::string& rejected) {
+  return absl::StrCat(
+      "{", prompt.empty() ? "" : "\"prompt\":" + MessageList(prompt) + ",",
+      "\"chosen\":", MessageList(chosen), ",\"rejected\":",
+      MessageList(rejected), "}");
+}
+
+TEST(LoadDatasetTest, ReadsPreferencesBetweenConversations) {
+  const auto examples =
+      Load(absl::StrCat(ChatPreference("uq ah uwhy", "agood", "abad"), "\n",
+                        ChatPreference("", "uq ah uwhy agood",
+                                       "uq ah uwhy abad")));
+  ASSERT_TRUE(examples.ok()) << examples.status();
+  ASSERT_EQ(examples->size(), 2u);
+  for (const RawExample& example : *examples) {
+    EXPECT_TRUE(example.is_preference);
+    EXPECT_EQ(example.num_shared, 3u);
+    ASSERT_EQ(example.messages.size(), 4u);
+    EXPECT_EQ(example.messages[2].content, "why");
+    EXPECT_EQ(example.messages[3].content, "good");
+    ASSERT_EQ(example.rejected_messages.size(), 4u);
+    EXPECT_EQ(example.rejected_messages[2].content, "why");
+    EXPECT_EQ(example.rejected_messages[3].content, "bad");
+  }
+  EXPECT_THAT(Refusal(ChatPreference("", "agood", "abad")),
+              HasSubstr("no message that both have"));
+  EXPECT_THAT(Refusal(ChatPreference("", "uq agood", "uq agood")),
+              HasSubstr("after what they share"));
+  EXPECT_THAT(Refusal(ChatPreference("", "uq ux agood", "uq abad")),
+              HasSubstr("after what they share"));
+  EXPECT_THAT(Refusal("{\"chosen\":\"good\",\"rejected\":" +
+                      MessageList("uq abad") + "}"),
+              HasSubstr("\"chosen\" is not a list"));
+  EXPECT_THAT(Refusal("{\"prompt\":\"q\",\"chosen\":" + MessageList("ab") +
+                      ",\"rejected\":" + MessageList("ac") + "}"),
+              HasSubstr("\"prompt\" is not a list"));
+}
+
+TEST(EncodeExamplesTest, PreferencesBetweenConversationsAreRendered) {
+  const auto tokenizer = ByteTokenizer();
+  const auto examples = Load(ChatPreference("uq ah uwhy", "agood", "abad"));
+  ASSERT_TRUE(examples.ok()) << examples.status();
+  config::TrainingOptions training;
+  training.objective = config::Objective::kDpo;
+  EXPECT_TRUE(CheckExamples(*examples, training).ok());
+  EXPECT_FALSE(CheckConversations(*tokenizer, *examples, training).ok());
+  EXPECT_TRUE(EncodeExamples(*tokenizer, *examples, training).empty());
+  training.chat_format = "plain";
+  EXPECT_TRUE(CheckConversations(*tokenizer, *examples, training).ok());
+  const auto encoded = EncodeExamples(*tokenizer, *examples, training);
+  ASSERT_EQ(encoded.size(), 1u);
+  const auto text = [&](const std::vector<int32_t>& ids, size_t begin,
+                        size_t end) {
+    return tokenizer
+        ->Decode(std::vector<int32_t>(ids.begin() + begin, ids.begin() + end),
+                 true)
+        .value();
+  };
+  const model::Example& one = encoded[0];
+  const std::string prompt = "User: q\n\nAssistant: h\n\nUser: why\n\nAssistant:";
+  EXPECT_EQ(text(one.ids, 0, one.loss_begin), prompt);
+  EXPECT_EQ(text(one.ids, one.loss_begin, one.ids.size()), " good");
+  EXPECT_EQ(text(one.rejected, 0, one.rejected_begin), prompt);
+  EXPECT_EQ(text(one.rejected, one.rejected_begin, one.rejected.size()),
+            " bad");
+  EXPECT_EQ(one.ids.back(), *tokenizer->eos_id());
+  EXPECT_EQ(one.rejected.back(), *tokenizer->eos_id());
+  // What is too long loses the same of both prompts.
+  training.max_sequence_length = 12;
+  const auto cut = EncodeExamples(*tokenizer, *examples, training);
+  ASSERT_EQ(cut.size(), 1u);
+  EXPECT_EQ(cut[0].ids.size(), 12u);
+  EXPECT_EQ(cut[0].loss_begin, cut[0].rejected_begin);
+  EXPECT_EQ(text(cut[0].ids, cut[0].loss_begin, 12), " good");
 }
 
 TEST(CheckExamplesTest, SaysHowManyExamplesAnObjectiveCannotUse) {
