@@ -1,6 +1,6 @@
 // Clients that bring keys which others cannot use: old ones, or with more than
 // was signed; and clients that only say so of others.
-#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -204,6 +204,50 @@ TEST_F(SecureBlameTest, OneLiarBlamesNobody) {
     const v1::RoundCommitted round = Committed(*fleet).at(0);
     EXPECT_EQ(round.attempt(), 1u) << "two of seven may drop out";
     EXPECT_THAT(SurvivorsOf(round), Contains(StrEq("c101")));
+  }
+}
+
+// In a ring, only those who share with a client can know its keys: eight of
+// them are believed, ten others are not.
+TEST_F(SecureBlameTest, InALargeCohortOnlyNeighboursAreHeard) {
+  for (const bool neighbours : {true, false}) {
+    config::JobOptions job = Job(1, 64, 52);
+    job.name = neighbours ? "neighbours" : "others";
+    job.secure_aggregation.dropout_fraction = 0.2;
+    auto fleet = Fleet(job);
+    std::set<std::string> liars;
+    fleet->mislead = [&](const std::string& client,
+                         v1::SecureServerMessage& message) {
+      if (!message.has_roster() || client == "c101" || liars.size() == 10) {
+        return;
+      }
+      bool is_one = false;
+      for (const auto& neighbour : message.roster().neighbours()) {
+        is_one |= neighbour.keys().client() == "c101";
+      }
+      if (is_one == neighbours) liars.insert(client);
+    };
+    fleet->tamper = [&](const std::string& client,
+                        v1::SecureExchangeRequest& request, std::string&) {
+      if (!request.message().has_share() || liars.count(client) == 0) return;
+      v1::SecureRefusal& refusal =
+          *request.mutable_message()->mutable_refusal();
+      refusal.set_reason(v1::SecureRefusal::BAD_PEER_KEY);
+      refusal.add_peers("c101");
+    };
+    const absl::Status ran = fleet->Run();
+    ASSERT_TRUE(ran.ok()) << ran;
+    ASSERT_THAT(liars, SizeIs(10));
+    const std::vector<v1::ClientBlamed> blamed = Blamed(*fleet);
+    ASSERT_THAT(blamed, SizeIs(neighbours ? 1 : 0));
+    if (neighbours) {
+      EXPECT_THAT(blamed[0].accusers(), SizeIs(8));
+    }
+    for (const v1::JournalRecord& record : fleet->records()) {
+      EXPECT_EQ(record.client_lost().accused_size(),
+                neighbours && record.has_client_lost() ? 1 : 0);
+    }
+    EXPECT_THAT(Committed(*fleet), SizeIs(1));
   }
 }
 
