@@ -254,7 +254,8 @@ class ExpressionParser {
       if (!Take(":")) break;
       is_slice = true;
     }
-    if (!Take("]") || (!is_slice && parts[0] == nullptr)) return NotJinja(code_);
+    if (!Take("]") || (!is_slice && parts[0] == nullptr))
+      return NotJinja(code_);
     JinjaExprPtr out =
         Make(is_slice ? Kind::kSlice : Kind::kIndex, "", std::move(base));
     for (int i = 0; i < (is_slice ? 3 : 1); ++i) {
@@ -446,7 +447,7 @@ class BlockParser {
 
   absl::Status Expect(absl::string_view word) {
     ExpressionParser code("");
-    if (Divider(&code) == word) return absl::OkStatus();
+    if (Divider(&code) == word && code.AtEnd()) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat("lacks {% ", word, " %}"));
   }
 
@@ -483,7 +484,7 @@ class BlockParser {
       node.branches.push_back(std::move(branch));
       word = Divider(&code);
     }
-    return absl::OkStatus();
+    return code.AtEnd() ? absl::OkStatus() : NotJinja(code.rest());
   }
 
   absl::Status For(ExpressionParser& code, JinjaNode& node) {
