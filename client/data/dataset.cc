@@ -33,8 +33,7 @@ uint64_t BytesOf(const RawExample& example) {
   uint64_t bytes = sizeof(RawExample) + example.text.size() +
                    example.prompt.size() + example.response.size() +
                    example.rejected.size() + example.label.size();
-  for (const auto* messages :
-       {&example.messages, &example.rejected_messages}) {
+  for (const auto* messages : {&example.messages, &example.rejected_messages}) {
     for (const model::ChatMessage& message : *messages) {
       bytes += sizeof(message) + message.role.size() + message.content.size();
     }
@@ -148,8 +147,9 @@ absl::StatusOr<RawExample> ParseChatPreference(const json& object,
         (*messages)[example.num_shared].role != "assistant" ||
         IsBlank((*messages)[example.num_shared].content)) {
       return absl::InvalidArgumentError(absl::StrCat(
-          place, ": after what they share, \"chosen\" and \"rejected\" must "
-                 "each have something that the assistant says"));
+          place,
+          ": after what they share, \"chosen\" and \"rejected\" must "
+          "each have something that the assistant says"));
     }
   }
   CollectFields(object, example);
@@ -159,9 +159,8 @@ absl::StatusOr<RawExample> ParseChatPreference(const json& object,
 // A prompt with two answers, of which one was liked more.
 absl::StatusOr<RawExample> ParsePreference(const json& object,
                                            const std::string& place) {
-  const bool is_chat =
-      object.value("chosen", json()).is_array() ||
-      object.value("rejected", json()).is_array();
+  const bool is_chat = object.value("chosen", json()).is_array() ||
+                       object.value("rejected", json()).is_array();
   for (const char* key : {"prompt", "chosen", "rejected"}) {
     if (is_chat && key[0] == 'p') continue;
     if (!object.contains(key)) {

@@ -58,9 +58,10 @@ struct DataOptions {
 // with "prompt" and "response"; with "prompt", "chosen" and "rejected"; or with
 // "messages", a list of {"role", "content"} of which one is an assistant's;
 // "prompt", "chosen" and "rejected" may be such lists, too, and then "prompt"
-// may be left out for what the other two begin with) or every .txt file of a folder in order of their names (one
-// example each, not looking into sub-folders). A UTF-8 byte order mark and
-// CRLF line ends are taken off; empty lines and empty files are skipped.
+// may be left out for what the other two begin with) or every .txt file of a
+// folder in order of their names (one example each, not looking into
+// sub-folders). A UTF-8 byte order mark and CRLF line ends are taken off; empty
+// lines and empty files are skipped.
 //
 // Errors: NOT_FOUND; INVALID_ARGUMENT with file:line and the problem, for
 //   another kind of path, for a `where` field that no example has (naming those

@@ -41,9 +41,9 @@ absl::StatusOr<model::Example> EncodeOne(
   const int max_length = training.max_sequence_length;
   if (!example.messages.empty()) {
     if (!chat.ok()) return chat.status();
-    return model::EncodeChatPreference(
-        tokenizer, *chat, example.messages, example.rejected_messages,
-        example.num_shared, max_length);
+    return model::EncodeChatPreference(tokenizer, *chat, example.messages,
+                                       example.rejected_messages,
+                                       example.num_shared, max_length);
   }
   if (training.objective == config::Objective::kDpo) {
     return model::EncodePreference(tokenizer, example.prompt, example.response,

@@ -62,10 +62,9 @@ absl::StatusOr<Answered> EncodeAnswered(const Tokenizer& tokenizer,
 std::vector<int32_t> Shortened(const Answered& whole, size_t answer_size,
                                size_t length, int32_t* begin) {
   const std::vector<int32_t>& ids = whole.chat.ids;
-  const size_t kept =
-      std::min(whole.begin,
-               std::max(length > answer_size ? length - answer_size : 0,
-                        length / 2));
+  const size_t kept = std::min(
+      whole.begin,
+      std::max(length > answer_size ? length - answer_size : 0, length / 2));
   const size_t answered = std::min(ids.size() - whole.begin, length - kept);
   *begin = std::max<int32_t>(1, static_cast<int32_t>(kept));
   return {ids.begin() + (whole.begin - kept),
@@ -127,12 +126,10 @@ absl::StatusOr<Example> EncodeChatPreference(
   CHOIR_ASSIGN_OR_RETURN(
       const ChatIds prompt,
       chat.Encode(tokenizer, chosen.subspan(0, num_shared), true));
-  CHOIR_ASSIGN_OR_RETURN(
-      const Answered good,
-      EncodeAnswered(tokenizer, chat, chosen, prompt.ids));
-  CHOIR_ASSIGN_OR_RETURN(
-      const Answered bad,
-      EncodeAnswered(tokenizer, chat, rejected, prompt.ids));
+  CHOIR_ASSIGN_OR_RETURN(const Answered good,
+                         EncodeAnswered(tokenizer, chat, chosen, prompt.ids));
+  CHOIR_ASSIGN_OR_RETURN(const Answered bad,
+                         EncodeAnswered(tokenizer, chat, rejected, prompt.ids));
   const size_t longest = std::max(good.chat.ids.size() - good.begin,
                                   bad.chat.ids.size() - bad.begin);
   const auto length = static_cast<size_t>(max_length);

@@ -286,9 +286,10 @@ class ChatFrameReader {
   absl::Status Compare() {
     forgotten_.clear();
     for (const char* roles :
-         {"U", "UA", "UAU", "UAUA", "UAUAUAUA", "SU", "SUA", "SUAU", "SUAUA",
-          "SUAUAUAU", "SUAUAUAUA", "A", "AU", "AUA", "SA", "SAU", "SAUA", "UU",
-          "UUA", "SUU", "SUUA", "UAA", "UAAU", "SUAA"}) {
+         {"U",   "UA",   "UAU",   "UAUA",     "UAUAUAUA",  "SU",
+          "SUA", "SUAU", "SUAUA", "SUAUAUAU", "SUAUAUAUA", "A",
+          "AU",  "AUA",  "SA",    "SAU",      "SAUA",      "UU",
+          "UUA", "SUU",  "SUUA",  "UAA",      "UAAU",      "SUAA"}) {
       for (const auto& [content, said] :
            {std::pair{"#", "#"}, std::pair{"\n #\n ", " \n#\n "},
             std::pair{"#\nx", "<think>\nt\n</think>\n\n#"},

@@ -250,8 +250,8 @@ std::string MessageList(const std::string& words) {
   std::string list;
   for (absl::string_view word : absl::StrSplit(words, ' ')) {
     absl::StrAppend(&list, list.empty() ? "" : ",", "{\"role\":\"",
-                    word[0] == 'u' ? "user" : "assistant",
-                    "\",\"content\":\"", word.substr(1), "\"}");
+                    word[0] == 'u' ? "user" : "assistant", "\",\"content\":\"",
+                    word.substr(1), "\"}");
   }
   return absl::StrCat("[", list, "]");
 }
@@ -260,15 +260,14 @@ std::string ChatPreference(const std::string& prompt, const std::string& chosen,
                            const std::string& rejected) {
   return absl::StrCat(
       "{", prompt.empty() ? "" : "\"prompt\":" + MessageList(prompt) + ",",
-      "\"chosen\":", MessageList(chosen), ",\"rejected\":",
-      MessageList(rejected), "}");
+      "\"chosen\":", MessageList(chosen),
+      ",\"rejected\":", MessageList(rejected), "}");
 }
 
 TEST(LoadDatasetTest, ReadsPreferencesBetweenConversations) {
-  const auto examples =
-      Load(absl::StrCat(ChatPreference("uq ah uwhy", "agood", "abad"), "\n",
-                        ChatPreference("", "uq ah uwhy agood",
-                                       "uq ah uwhy abad")));
+  const auto examples = Load(
+      absl::StrCat(ChatPreference("uq ah uwhy", "agood", "abad"), "\n",
+                   ChatPreference("", "uq ah uwhy agood", "uq ah uwhy abad")));
   ASSERT_TRUE(examples.ok()) << examples.status();
   ASSERT_EQ(examples->size(), 2u);
   for (const RawExample& example : *examples) {
@@ -316,7 +315,8 @@ TEST(EncodeExamplesTest, PreferencesBetweenConversationsAreRendered) {
         .value();
   };
   const model::Example& one = encoded[0];
-  const std::string prompt = "User: q\n\nAssistant: h\n\nUser: why\n\nAssistant:";
+  const std::string prompt =
+      "User: q\n\nAssistant: h\n\nUser: why\n\nAssistant:";
   EXPECT_EQ(text(one.ids, 0, one.loss_begin), prompt);
   EXPECT_EQ(text(one.ids, one.loss_begin, one.ids.size()), " good");
   EXPECT_EQ(text(one.rejected, 0, one.rejected_begin), prompt);
