@@ -52,6 +52,23 @@ class SecureBlameTest : public SecureRunnerTest {
         secagg::SessionDigest(session), secagg::EntryDigest(keys))));
     return keys;
   }
+
+  // From the second round on she insists on the keys of her first.
+  static void MakeMalloryReplay(SecureFleet& fleet) {
+    fleet.stubborn = {kMallory};
+    fleet.tamper = [&fleet, old = v1::AdvertiseKeys()](
+                       const std::string& client,
+                       v1::SecureExchangeRequest& request,
+                       std::string&) mutable {
+      if (!request.message().has_advertise() || client != kMallory) return;
+      v1::AdvertiseKeys& keys = *request.mutable_message()->mutable_advertise();
+      if (request.key().round() == 1) {
+        old = keys;
+      } else {
+        keys = WithOldKeys(fleet, client, keys, old);
+      }
+    };
+  }
 };
 
 // Of its own or of another client: it is not taken, and nobody leaves.
@@ -95,18 +112,7 @@ TEST_F(SecureBlameTest, AKeyOfAnEarlierAttemptIsNotTaken) {
 
 TEST_F(SecureBlameTest, ARoundGoesOnWithoutWhoHasOldKeysOnly) {
   auto fleet = Fleet(Job(3, 7, 5));
-  fleet->stubborn = {kMallory};
-  v1::AdvertiseKeys old;
-  fleet->tamper = [&](const std::string& client,
-                      v1::SecureExchangeRequest& request, std::string&) {
-    if (!request.message().has_advertise() || client != kMallory) return;
-    v1::AdvertiseKeys& keys = *request.mutable_message()->mutable_advertise();
-    if (request.key().round() == 1) {
-      old = keys;
-    } else {
-      keys = WithOldKeys(*fleet, client, keys, old);
-    }
-  };
+  MakeMalloryReplay(*fleet);
   const absl::Status ran = fleet->Run();
   ASSERT_TRUE(ran.ok()) << ran;
   EXPECT_THAT(fleet->refusals, IsEmpty());
@@ -124,18 +130,7 @@ TEST_F(SecureBlameTest, ARoundGoesOnWithoutWhoHasOldKeysOnly) {
 TEST_F(SecureBlameTest, AnOldKeyAfterARestartCostsOneAttemptAndNamesWho) {
   const config::JobOptions job = Job(3, 7, 5);
   auto fleet = Fleet(job);
-  fleet->stubborn = {kMallory};
-  v1::AdvertiseKeys old;
-  fleet->tamper = [&](const std::string& client,
-                      v1::SecureExchangeRequest& request, std::string&) {
-    if (!request.message().has_advertise() || client != kMallory) return;
-    v1::AdvertiseKeys& keys = *request.mutable_message()->mutable_advertise();
-    if (request.key().round() == 1) {
-      old = keys;
-    } else {
-      keys = WithOldKeys(*fleet, client, keys, old);
-    }
-  };
+  MakeMalloryReplay(*fleet);
   // Her own session does not know the keys that she has sent.
   fleet->vanishes = [](const std::string& client, const v1::TaskKey&,
                        absl::string_view phase) {
