@@ -183,8 +183,8 @@ TEST(ChatTemplateTest, Llama3) {
 TEST(ChatTemplateTest, Llama3WithADate) {
   const json jinja = Templates()["Llama 3 with a date"]["jinja"];
   EXPECT_EQ(Text(Render(jinja, {{"user", "Hi"}})),
-            "<s><|start_header_id|>system<|end_header_id|>\n\nCutting "
-            "Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+            "<s><|start_header_id|>system<|end_header_id|>\n\n"
+            "Learnt until: spring\nDay: 1 May 2020\n\n"
             "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi"
             "<|eot_id|>");
 }
