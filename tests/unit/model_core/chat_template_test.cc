@@ -137,7 +137,8 @@ TEST(ChatTemplateTest, EveryTemplateWritesWhatJinjaWrites) {
       ASSERT_EQ(pieces.ok(), !wanted["text"].is_null())
           << name << ": " << wanted << pieces.status();
       if (!pieces.ok()) continue;
-      EXPECT_EQ(Text(*pieces), wanted["text"]) << name << ": " << wanted;
+      EXPECT_EQ(Text(*pieces), wanted["text"].get<std::string>())
+          << name << ": " << wanted;
       // What each assistant says is learnt, the end of its turn included.
       const auto is_answer = [](const ChatMessage& m) {
         return m.role == "assistant";
