@@ -99,6 +99,9 @@ std::shared_ptr<grpc::Channel> ServerTest::Dial(const Credentials* who) {
   grpc::ChannelArguments arguments;
   // Channels to the same address would share a connection, and so an identity.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  // Flow-control windows of a fixed size: those that are probed grow with the
+  // machine's load, to 16 MiB and more for each call.
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   return grpc::CreateCustomChannel(absl::StrCat("localhost:", server_->port()),
                                    grpc::SslCredentials(tls), arguments);
 }
