@@ -59,7 +59,8 @@ class Grammar {
     std::string phase;             // that is open; "sum" after the last
     std::set<std::string> inside;  // who has to be accounted for
     std::map<std::string, uint32_t> group_of;
-    std::set<uint32_t> groups;  // that are not lost
+    std::set<uint32_t> groups;                   // that are not lost
+    std::map<uint32_t, uint64_t> min_survivors;  // of a group's sum
     std::set<std::string> survivors;
     uint64_t bytes_up = 0;
   };
@@ -128,7 +129,7 @@ class Grammar {
   void BeginSecure(Job& job, const v1::RoundStarted& record);
   void CheckAccounted(const Secure& secure,
                       const v1::SecurePhaseClosed& record);
-  void CheckGroups(const Job& job, const Secure& secure,
+  void CheckGroups(const Job& job, Secure& secure,
                    const v1::SecurePhaseClosed& record);
   void CheckFormation(const Job& job, const v1::SecurePhaseClosed& record);
   void CloseGroups(Secure& secure, const v1::SecurePhaseClosed& record);

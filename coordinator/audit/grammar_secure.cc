@@ -99,7 +99,7 @@ void Grammar::CheckAccounted(const Secure& secure,
   }
 }
 
-void Grammar::CheckGroups(const Job& job, const Secure& secure,
+void Grammar::CheckGroups(const Job& job, Secure& secure,
                           const v1::SecurePhaseClosed& record) {
   std::map<uint32_t, int> sizes;
   for (const auto& client : record.clients()) ++sizes[client.group()];
@@ -119,6 +119,9 @@ void Grammar::CheckGroups(const Job& job, const Secure& secure,
                          " clients shares with ", group.degree(),
                          " neighbours and threshold ", group.threshold(),
                          ", which its assumptions do not give"));
+    } else {
+      secure.min_survivors[group.group()] =
+          static_cast<uint64_t>(parameters->min_survivors);
     }
     const int least = job.options.has_value()
                           ? job.options->secure_aggregation.group_size
@@ -314,11 +317,10 @@ void Grammar::CheckSecureSurvivors(const Job& job,
       clients += secure.group_of.at(client) == group ? 1 : 0;
     }
     step.group_survivors.push_back(clients);
-    if (clients < secure.session.assumptions().min_clients()) {
+    const auto least = secure.min_survivors.find(group);
+    if (least != secure.min_survivors.end() && clients < least->second) {
       Wrong(absl::StrCat("a sum of ", clients,
-                         " clients was revealed; at "
-                         "least ",
-                         secure.session.assumptions().min_clients(),
+                         " clients was revealed; at least ", least->second,
                          " are required"));
     }
   }

@@ -135,6 +135,8 @@ class JobRunnerImpl final : public JobRunner {
 
   // The secure round in progress, or the last one.
   std::unique_ptr<SecureRound> secure_;
+  // Since the last attempt began, once for each client.
+  std::set<std::string> refusals_logged_;
   // Of the secure rounds since this process began.
   secagg::UsedKeys used_keys_;
   // Whose PostSecure() is running.

@@ -92,6 +92,7 @@ SecureRound* JobRunnerImpl::SecureRoundOf(const v1::TaskKey& key) {
   }
   const v1::SecureSession* session = engine_->secure_session();
   if (session == nullptr || !Names(*session, key)) return nullptr;
+  refusals_logged_.clear();
   secure_ = std::make_unique<SecureRound>(key, *session, SpecOf(*session),
                                           *options_.verifier, used_keys_);
   return secure_.get();
@@ -156,9 +157,11 @@ absl::Status JobRunnerImpl::RefuseSession(
   if (!refusal.detail().empty()) {
     absl::StrAppend(&text, ": ", Printable(refusal.detail()));
   }
-  base::LogWarning("job ", request.key().job(), " round ",
-                   request.key().round(), " attempt ", request.key().attempt(),
-                   ": client ", client, " ", text);
+  if (refusals_logged_.insert(client).second) {
+    base::LogWarning("job ", request.key().job(), " round ",
+                     request.key().round(), " attempt ",
+                     request.key().attempt(), ": client ", client, " ", text);
+  }
   // Who is out already changes nothing any more, but is heard.
   if (round != nullptr && engine_->WantsSecure(client, request.key())) {
     round->Refused(client, request.message());

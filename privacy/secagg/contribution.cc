@@ -15,9 +15,21 @@ namespace {
 // The mean loss travels in [0, 2^8), in steps of 2^-16.
 constexpr int kLossBits = 24;
 constexpr int kLossFraction = 16;
-// The rounding error as a fraction of the largest possible, in [0, 1].
-constexpr int kErrorBits = 40;
-constexpr double kErrorScale = static_cast<double>(int64_t{1} << kErrorBits);
+// (weight * rounding error)^2, the mean over the elements, in steps^2 and
+// fractions of it: those of a client of weight 1 count among clients of
+// max_weight. Clipping may miss an element by 2^31 steps and more.
+constexpr int kErrorFraction = 32;
+constexpr int kMissBits = 62;
+// Whatever the grid, smaller values are no sign of a training that diverged.
+constexpr double kSaneValue = 128.0;
+
+int ErrorBits(const ContributionSpec& spec) {
+  int weight_bits = 1;
+  while (weight_bits < 64 && (spec.max_weight >> weight_bits) != 0) {
+    ++weight_bits;
+  }
+  return kErrorFraction + kMissBits + 2 * weight_bits;
+}
 
 uint64_t Padded(const ContributionSpec& spec) {
   if (!spec.rotate) return spec.num_parameters;
@@ -78,11 +90,20 @@ void FlipSigns(uint64_t seed, std::vector<double>& values) {
   }
 }
 
-absl::Status CheckValues(absl::Span<const float> values) {
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (!std::isfinite(values[i])) {
+// The largest value of the grid.
+double Range(const ContributionSpec& spec) {
+  return std::ldexp(static_cast<double>(LargestValue(spec)),
+                    -spec.fixed_point_bits);
+}
+
+absl::Status CheckValues(const ContributionSpec& spec,
+                         absl::Span<const float> values) {
+  const double limit = std::max(kSaneValue, Range(spec));
+  for (const float value : values) {
+    if (!(std::fabs(value) < limit)) {
       return absl::InvalidArgumentError(
-          absl::StrCat("element ", i, " of the update is not finite"));
+          "this client's update is not finite, or beyond all bounds; its "
+          "training may have diverged");
     }
   }
   return absl::OkStatus();
@@ -100,48 +121,38 @@ std::vector<double> Prepared(const ContributionSpec& spec,
   return out;
 }
 
-absl::Status BeyondGrid(const ContributionSpec& spec, uint64_t i) {
-  return absl::InvalidArgumentError(absl::StrCat(
-      "element ", i, " of the update", spec.rotate ? ", rotated," : "",
-      " is beyond the grid: with value_bits ", spec.value_bits,
-      " and fixed_point_bits ", spec.fixed_point_bits,
-      " elements must be smaller than 2^",
-      spec.value_bits - 1 - spec.fixed_point_bits,
-      "; raise value_bits, lower fixed_point_bits, or clip the updates"));
-}
-
 // Fills the parameters and returns the squared rounding error, in steps^2.
-absl::StatusOr<double> FillParameters(const ContributionSpec& spec,
-                                      const Contribution& contribution,
-                                      MaskedVector& out) {
+double FillParameters(const ContributionSpec& spec,
+                      const Contribution& contribution, uint64_t weight,
+                      MaskedVector& out) {
   const std::vector<double> values = Prepared(spec, contribution.values);
-  const double limit = static_cast<double>(LargestValue(spec)) + 1.0;
-  const double scale = static_cast<double>(int64_t{1} << spec.fixed_point_bits);
-  const int64_t weight = static_cast<int64_t>(contribution.weight);
-  const int64_t largest = static_cast<int64_t>(LargestValue(spec));
+  const double range = Range(spec);
   base::SimRandom random(contribution.rounding_seed);
   double error = 0.0;
   for (uint64_t i = 0; i < values.size(); ++i) {
-    if (!(std::fabs(values[i]) * scale < limit)) return BeyondGrid(spec, i);
-    const int64_t q =
-        spec.rounding == Rounding::kNearest
-            ? Quantize(values[i], spec.fixed_point_bits)
-            : QuantizeStochastically(values[i], spec.fixed_point_bits,
-                                     random.Uniform());
-    if (q > largest || q < -largest) return BeyondGrid(spec, i);
-    const double miss = values[i] * scale - static_cast<double>(q);
+    const double value = std::clamp(values[i], -range, range);
+    const int64_t q = spec.rounding == Rounding::kNearest
+                          ? Quantize(value, spec.fixed_point_bits)
+                          : QuantizeStochastically(value, spec.fixed_point_bits,
+                                                   random.Uniform());
+    const double miss =
+        std::ldexp(values[i], spec.fixed_point_bits) - static_cast<double>(q);
     error += miss * miss;
-    out.Set(i, static_cast<uint64_t>(q * weight));
+    out.Set(i, static_cast<uint64_t>(q * static_cast<int64_t>(weight)));
   }
   return error;
 }
 
-// `value` in digits from `at` on, each times `weight`.
-void SetDigits(const ContributionSpec& spec, uint64_t value, int bits,
+// `value`, a whole number of at most `bits` bits (larger ones count as all
+// ones), in digits from `at` on, each times `weight`.
+void SetDigits(const ContributionSpec& spec, double value, int bits,
                uint64_t weight, uint64_t* at, MaskedVector& out) {
+  const double base = std::ldexp(1.0, DigitBits(spec));
+  // The largest double below.
+  value = std::min(value, std::nextafter(std::ldexp(1.0, bits), 0.0));
   for (uint64_t i = 0; i < NumDigits(spec, bits); ++i) {
-    out.Set((*at)++, (value & LargestValue(spec)) * weight);
-    value >>= DigitBits(spec);
+    out.Set((*at)++, static_cast<uint64_t>(std::fmod(value, base)) * weight);
+    value = std::floor(value / base);
   }
 }
 
@@ -183,7 +194,7 @@ std::vector<int64_t> Unrotated(const ContributionSpec& spec,
 
 uint64_t ContributionLength(const ContributionSpec& spec) {
   return Padded(spec) + 1 + NumDigits(spec, kLossBits) +
-         NumDigits(spec, kErrorBits);
+         NumDigits(spec, ErrorBits(spec));
 }
 
 absl::StatusOr<int> ModulusBits(const ContributionSpec& spec) {
@@ -214,35 +225,24 @@ absl::StatusOr<MaskedVector> EncodeContribution(
         absl::StrCat("an update of ", contribution.values.size(),
                      " elements; it has ", spec.num_parameters));
   }
-  if (contribution.weight == 0 || contribution.weight > spec.max_weight) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "this client's weight is not from 1 to ", spec.max_weight,
-        "; take fewer examples (data.max_examples in client.toml), or raise "
-        "the job's aggregation.max_examples_per_client"));
+  if (contribution.weight == 0) {
+    return absl::InvalidArgumentError("this client has no examples");
   }
-  CHOIR_RETURN_IF_ERROR(CheckValues(contribution.values));
+  CHOIR_RETURN_IF_ERROR(CheckValues(spec, contribution.values));
+  const uint64_t weight = std::min(contribution.weight, spec.max_weight);
   MaskedVector out(bits, ContributionLength(spec));
-  CHOIR_ASSIGN_OR_RETURN(const double error,
-                         FillParameters(spec, contribution, out));
+  const double error = FillParameters(spec, contribution, weight, out);
   uint64_t at = Padded(spec);
-  out.Set(at++, contribution.weight);
+  out.Set(at++, weight);
   // NaN becomes zero: a strange loss must not spoil a round.
   const double loss = contribution.mean_loss > 0 ? contribution.mean_loss : 0.0;
-  const double largest_loss =
-      static_cast<double>((int64_t{1} << kLossBits) - 1);
-  const uint64_t loss_steps = static_cast<uint64_t>(
-      std::min(std::ldexp(loss, kLossFraction) + 0.5, largest_loss));
-  SetDigits(spec, loss_steps, kLossBits, contribution.weight, &at, out);
-  // (weight * error)^2 as a fraction of the largest: max_weight squared, one
-  // step for each element.
-  const double share = static_cast<double>(contribution.weight) /
-                       static_cast<double>(spec.max_weight);
-  const double fraction =
-      error * share * share / std::max<double>(1.0, Padded(spec));
-  SetDigits(spec,
-            static_cast<uint64_t>(
-                std::min(fraction * kErrorScale + 0.5, kErrorScale - 1)),
-            kErrorBits, 1, &at, out);
+  SetDigits(spec, std::floor(std::ldexp(loss, kLossFraction) + 0.5), kLossBits,
+            weight, &at, out);
+  const double mean = error / std::max<double>(1.0, Padded(spec));
+  const double times_weight = static_cast<double>(weight) * weight * mean;
+  // Upwards: no error becomes none.
+  SetDigits(spec, std::ceil(std::ldexp(times_weight, kErrorFraction)),
+            ErrorBits(spec), 1, &at, out);
   return out;
 }
 
@@ -277,10 +277,9 @@ absl::StatusOr<DecodedSum> DecodeSum(const ContributionSpec& spec,
   out.mean_loss = std::ldexp(loss, -kLossFraction) / weight;
   CHOIR_ASSIGN_OR_RETURN(
       const double error,
-      SumOfDigits(spec, sum, kErrorBits, largest * num_clients, &at));
-  const double steps = error / kErrorScale *
-                       std::max<double>(1.0, Padded(spec)) * spec.max_weight *
-                       spec.max_weight;
+      SumOfDigits(spec, sum, ErrorBits(spec), largest * num_clients, &at));
+  const double steps =
+      std::ldexp(error, -kErrorFraction) * std::max<double>(1.0, Padded(spec));
   out.rounding_error_l2 =
       std::ldexp(std::sqrt(steps) / weight, -spec.fixed_point_bits);
   out.sums.resize(Padded(spec));

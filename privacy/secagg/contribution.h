@@ -6,7 +6,9 @@
 // as many elements as value_bits make necessary); so that no figure about a
 // single client travels in the clear. The grid is that of plain
 // aggregation (privacy/secagg/grid.h), therefore with rounding to nearest and
-// without rotation the sums are equal to plain ones, bit for bit.
+// without rotation the sums are equal to plain ones, bit for bit, as long as
+// nothing is beyond the grid. What is, is clipped to it: a refusal would tell
+// the coordinator, who chooses the grid, about a single update.
 //
 // Source: stochastic rounding and rotation: Suresh et al., "Distributed Mean
 //         Estimation with Limited Communication" (2017).
@@ -26,7 +28,8 @@ enum class Rounding { kNearest, kStochastic };
 
 struct ContributionSpec {
   uint64_t num_parameters = 0;
-  // The grid's step is 2^-fixed_point_bits; |grid(x)| < 2^(value_bits - 1).
+  // The grid's step is 2^-fixed_point_bits; |grid(x)| < 2^(value_bits - 1),
+  // and larger values are clipped.
   int fixed_point_bits = 24;
   int value_bits = 32;
   uint64_t max_weight = 1;
@@ -48,14 +51,14 @@ absl::StatusOr<int> ModulusBits(const ContributionSpec& spec);
 
 struct Contribution {
   absl::Span<const float> values;
-  uint64_t weight = 1;
+  uint64_t weight = 1;  // above max_weight it counts as that
   double mean_loss = 0.0;
   // Of stochastic rounding; secret and fresh.
   uint64_t rounding_seed = 0;
 };
-// Errors: INVALID_ARGUMENT for a weight out of range (naming the range), a
-// value that is not finite, or beyond the grid (naming its index). Neither
-// weights nor values are named: the text goes to the coordinator, and into its
+// Errors: INVALID_ARGUMENT for no weight, and for values that are not finite or
+// both 128 or more and beyond the grid, as of a training that diverged. The
+// text says no more than that: it goes to the coordinator, and into its
 // journal.
 absl::StatusOr<MaskedVector> EncodeContribution(
     const ContributionSpec& spec, const Contribution& contribution);
@@ -65,8 +68,8 @@ struct DecodedSum {
   std::vector<int64_t> sums;
   uint64_t total_weight = 0;
   double mean_loss = 0.0;
-  // Expected L2 distance between the weighted mean of the rounded updates and
-  // that of the updates themselves.
+  // Expected L2 distance between the weighted mean of the rounded (and clipped)
+  // updates and that of the updates themselves.
   double rounding_error_l2 = 0.0;
 };
 // `sum` holds the contributions of `num_clients` clients.

@@ -132,14 +132,20 @@ double LogDisconnected(int n, int k, int removed) {
          std::lgamma(n + 1.0) - std::lgamma(removed - k + 1.0);
 }
 
-absl::Status CheckFractions(double corrupt, double dropout,
-                            v1::SecureAssumptions::Adversary adversary) {
+absl::Status CheckFractions(double corrupt, double dropout) {
   const auto out_of_range = [](double f) { return !(f >= 0 && f < 0.9); };
-  if (out_of_range(corrupt) || out_of_range(dropout)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("corrupt_fraction is ", corrupt, " and dropout_fraction ",
-                     dropout, "; each must be at least 0 and less than 0.9"));
-  }
+  if (!out_of_range(corrupt) && !out_of_range(dropout)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("corrupt_fraction is ", corrupt, " and dropout_fraction ",
+                   dropout, "; each must be at least 0 and less than 0.9"));
+}
+
+// What may be assumed of a session.
+absl::Status CheckAssumptions(const v1::SecureAssumptions& assumptions) {
+  const double corrupt = assumptions.corrupt_fraction();
+  const double dropout = assumptions.dropout_fraction();
+  const v1::SecureAssumptions::Adversary adversary = assumptions.adversary();
+  CHOIR_RETURN_IF_ERROR(CheckFractions(corrupt, dropout));
   if (adversary == v1::SecureAssumptions::CURIOUS) {
     if (corrupt + dropout <= 0.9) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(
@@ -271,8 +277,7 @@ absl::StatusOr<GraphParameters> FindGraph(
     v1::SecureAssumptions::Adversary adversary, int security_bits,
     int correctness_bits) {
   const int n = num_clients;
-  CHOIR_RETURN_IF_ERROR(
-      CheckFractions(corrupt_fraction, dropout_fraction, adversary));
+  CHOIR_RETURN_IF_ERROR(CheckFractions(corrupt_fraction, dropout_fraction));
   if (n < 1 || n > kMaxClients) {
     return absl::InvalidArgumentError(absl::StrCat(
         n, " clients; a graph has 1 to ", kMaxClients, " of them"));
@@ -285,9 +290,7 @@ absl::StatusOr<GraphParameters> FindGraph(
 absl::StatusOr<Parameters> ChooseParameters(
     int num_clients, const v1::SecureAssumptions& assumptions) {
   const int n = num_clients;
-  CHOIR_RETURN_IF_ERROR(CheckFractions(assumptions.corrupt_fraction(),
-                                       assumptions.dropout_fraction(),
-                                       assumptions.adversary()));
+  CHOIR_RETURN_IF_ERROR(CheckAssumptions(assumptions));
   const int floor =
       std::max(kMinCohort, static_cast<int>(std::min<uint32_t>(
                                assumptions.min_clients(), kMaxClients + 1)));

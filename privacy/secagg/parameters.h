@@ -38,8 +38,7 @@ struct Parameters {
 // chance of 2^-security_bits, the adversary neither learns a secret nor cuts
 // the survivors apart, and, but for a chance of 2^-correctness_bits, every
 // secret can be reconstructed.
-// Errors: INVALID_ARGUMENT if there is none, or the fractions are out of range
-//   (curious: sum at most 0.9; semi-malicious: corrupt + 2 dropout <= 0.9).
+// Errors: INVALID_ARGUMENT if there is none, or a fraction is not in [0, 0.9).
 struct GraphParameters {
   int degree = 0;
   int threshold = 0;
@@ -54,7 +53,8 @@ absl::StatusOr<GraphParameters> FindGraph(
 // whole clients (one at least, if any are assumed), dropouts down. Clients
 // compute it themselves and refuse anything else.
 // Errors: INVALID_ARGUMENT naming the value, the limit and the remedy if the
-//   cohort is too small for the assumptions.
+//   cohort is too small for the assumptions, or these are too much for any
+//   (curious: corrupt + dropout > 0.9; semi-malicious: corrupt + 2 dropout).
 absl::StatusOr<Parameters> ChooseParameters(
     int num_clients, const v1::SecureAssumptions& assumptions);
 

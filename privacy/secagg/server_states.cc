@@ -7,6 +7,7 @@
 #include "base/status_macros.h"
 #include "privacy/crypto/signing.h"
 #include "privacy/crypto/symmetric.h"
+#include "privacy/secagg/parameters.h"
 #include "privacy/secagg/shamir.h"
 #include "privacy/secagg/transcript.h"
 
@@ -269,21 +270,34 @@ absl::Status Unmasking::Receive(int position,
   return absl::OkStatus();
 }
 
+// Those who answered and have no share of it were given rubbish, or say so: it
+// takes more of them than collude.
+bool Unmasking::SharedRubbish(int position) const {
+  const std::vector<uint32_t>& points = harvest_.collected[position].points;
+  int without = 0;
+  for (const int holder : facts_.graph.NeighboursOf(position)) {
+    if (answered_[holder] && !absl::c_linear_search(points, holder + 1)) {
+      ++without;
+    }
+  }
+  return without >=
+         AccusersNeeded(facts_.parameters, facts_.session.assumptions());
+}
+
 absl::StatusOr<std::unique_ptr<ServerState>> Unmasking::Close() {
   CHOIR_RETURN_IF_ERROR(
       CheckHolders(harvest_.sharers, answered_, "sent shares back"));
-  // Those who answered hold no shares of these: what they got was rubbish.
   absl::Status first;
   for (size_t i = 0; i < harvest_.sharers.size(); ++i) {
     if (!harvest_.sharers[i]) continue;
     const size_t shares = harvest_.collected[i].points.size();
     if (shares >= static_cast<size_t>(facts_.parameters.threshold)) continue;
-    harvest_.blamed.push_back(static_cast<int>(i));
+    const int position = static_cast<int>(i);
+    if (SharedRubbish(position)) harvest_.blamed.push_back(position);
     if (!first.ok()) continue;
-    first = absl::AbortedError(
-        absl::StrCat("only ", shares, " shares of client '",
-                     facts_.name(static_cast<int>(i)), "' came back; ",
-                     facts_.parameters.threshold, " are needed"));
+    first = absl::AbortedError(absl::StrCat(
+        "only ", shares, " shares of client '", facts_.name(position),
+        "' came back; ", facts_.parameters.threshold, " are needed"));
   }
   CHOIR_RETURN_IF_ERROR(first);
   return std::make_unique<Summing>(facts_, std::move(harvest_));

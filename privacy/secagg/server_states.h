@@ -72,7 +72,9 @@ struct Harvest {
   MaskedVector sum;
   std::vector<CollectedShares> collected;  // by position
   // Positions of those who have cost the session its sum: their secrets do not
-  // come back although enough of those who hold shares of them answered.
+  // come back although enough of those who hold shares of them answered, and
+  // that cannot be the work of one liar among these (where shares are missing,
+  // of as many as collude).
   std::vector<int> blamed;
 };
 
@@ -198,6 +200,7 @@ class Unmasking final : public AfterMasking {
 
  private:
   absl::Status CheckShares(int holder, const v1::UnmaskShares& shares) const;
+  bool SharedRubbish(int position) const;
 
   std::vector<std::string> signatures_;
 };

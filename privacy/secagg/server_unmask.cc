@@ -145,12 +145,16 @@ class Unmasker {
       std::rotate(points.begin(), points.begin() + 1, points.end());
       std::rotate(shares.begin(), shares.begin() + 1, shares.end());
     }
-    return absl::DataLossError(absl::StrCat(
+    const std::string text = absl::StrCat(
         "the shares of client '", facts_.name(position),
         "' do not give back the ",
         harvest_.survivors[position] ? "seed of its own mask"
                                      : "mask key that it advertised",
-        "; it shared wrongly, or several of its peers sent wrong shares"));
+        "; it shared wrongly, or its peers sent wrong shares");
+    // Without one to spare a single liar can have done it.
+    const size_t threshold = facts_.parameters.threshold;
+    return collected.points.size() > threshold ? absl::DataLossError(text)
+                                               : absl::AbortedError(text);
   }
 
   absl::Status RemoveSelfMask(int position, const crypto::SecretString& seed) {

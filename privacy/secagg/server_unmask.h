@@ -16,9 +16,10 @@ namespace choir::secagg {
 // of a dropped client and a surviving neighbour; shared among the threads of
 // `pool` (may be null), each of which adds into a vector of its own. The result
 // does not depend on it: addition modulo a power of two has no order.
-// Errors: DATA_LOSS naming the first client (by position) whose shares do not
-//   give back what it advertised, even without those that are wrong; the sum is
-//   then worthless, and `harvest.blamed` has all such clients.
+// Errors: naming the first client (by position) whose shares do not give back
+//   what it advertised, even without those that are wrong; the sum is then
+//   worthless. DATA_LOSS if more shares came than are needed, ABORTED if just
+//   as many: `harvest.blamed` has all clients of the first kind.
 absl::Status RemoveMasks(const ServerFacts& facts, Harvest& harvest,
                          base::ThreadPool* pool);
 

@@ -1,6 +1,7 @@
 // choir-sim: federated experiments on one machine.
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -79,8 +80,11 @@ void PrintResult(const ExperimentOptions& options, const RunResult& result,
               options.job.name.c_str(), progress.rounds_committed,
               progress.rounds_total, progress.rounds_lost, result.num_clients,
               result.wall_seconds);
-  std::printf("held-out loss  %.4f -> %.4f nats per token\n",
-              progress.heldout_loss_before, progress.heldout_loss);
+  // Not of a job that does not evaluate.
+  if (std::isfinite(progress.heldout_loss)) {
+    std::printf("held-out loss  %.4f -> %.4f nats per token\n",
+                progress.heldout_loss_before, progress.heldout_loss);
+  }
   if (result.training_seconds > 0.0) {
     std::printf("speed          %.2f clients/s, peak memory %.0f MiB\n",
                 result.clients_trained / result.training_seconds,

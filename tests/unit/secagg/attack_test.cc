@@ -188,24 +188,40 @@ TEST(SplitRosterTest, HalvesBelowTheMinimumAreRefused) {
   for (const bool defended : {true, false}) {
     WorldOptions options;
     options.clients = 8;
-    options.min_clients = defended ? 8 : 4;
+    options.min_clients = 4;
     options.dropout_fraction = 0;
     World world(options);
-    Federation federation = Advertise(world);
-    // A coordinator that has no minimum of its own.
-    v1::SecureSession lax = world.session;
-    lax.mutable_assumptions()->set_min_clients(4);
-    auto half = ServerSession::Create(
-        defended ? lax : world.session, 0,
-        {federation.keys.begin(), federation.keys.begin() + 4},
-        world.verifier());
-    ASSERT_TRUE(half.ok());
-    const auto step =
-        federation.clients[0].Handle(*half->MessageFor(world.name(0)));
-    EXPECT_EQ(step->refused(), defended);
-    if (!defended) continue;
-    EXPECT_EQ(step->message.refusal().reason(),
-              SecureRefusal::ROSTER_TOO_SMALL);
+    ClientExpectations expectations = world.expectations();
+    expectations.min_clients = defended ? 8 : 4;
+    Federation half;
+    std::vector<std::unique_ptr<SeededRandom>> randoms;
+    for (int i = 0; i < 4; ++i) {
+      randoms.push_back(std::make_unique<SeededRandom>(i));
+      half.clients.emplace_back(world.session, expectations, world.Input(i),
+                                world.Environment(i, *randoms[i]));
+      half.keys.push_back(half.clients[i].Start().message.advertise());
+    }
+    half.server =
+        *ServerSession::Create(world.session, 0, half.keys, world.verifier());
+    if (defended) {
+      for (int i = 0; i < 4; ++i) {
+        const auto step =
+            half.clients[i].Handle(*half.server->MessageFor(world.name(i)));
+        ASSERT_TRUE(step->refused());
+        EXPECT_EQ(step->message.refusal().reason(),
+                  SecureRefusal::ROSTER_TOO_SMALL);
+      }
+      continue;
+    }
+    while (half.server->phase() != Phase::kDone) {
+      ASSERT_TRUE(AnswerPhase(world, half, {}).ok());
+      ASSERT_TRUE(half.server->Close().ok());
+    }
+    // What four of eight have, by themselves.
+    EXPECT_EQ(Difference(*half.server->Sum(nullptr),
+                         world.PlainSum({world.name(0), world.name(1),
+                                         world.name(2), world.name(3)})),
+              "");
   }
 }
 

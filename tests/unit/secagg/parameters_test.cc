@@ -155,6 +155,17 @@ std::vector<Row> Rows() {
         {214, 113},
         {286, 150},
         {422, 221}}},
+      {.33,
+       .33,
+       kSemiMalicious,
+       {{0, 0},
+        {0, 0},
+        {0, 0},
+        {0, 0},
+        {0, 0},
+        {496, 331},
+        {992, 662},
+        {9872, 6584}}},
   };
   std::vector<Row> rows;
   for (const Line& line : lines) {
@@ -208,12 +219,7 @@ TEST(FindGraphTest, GivesTheOtherPublishedRows) {
   for (const Row& row : MoreRows()) Expect(row);
 }
 
-TEST(FindGraphTest, ThirdsAreTooMuchForTheSemiMalicious) {
-  // 0.33 + 2 * 0.33 is beyond the limit of 0.9.
-  EXPECT_EQ(FindGraph(1000, .33, .33, kSemiMalicious).status().code(),
-            absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(FindGraph(1000, .46, .45, kCurious).status().code(),
-            absl::StatusCode::kInvalidArgument);
+TEST(FindGraphTest, FractionsHaveARange) {
   EXPECT_EQ(FindGraph(1000, -.1, .45, kCurious).status().code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(FindGraph(1000, .1, std::nan(""), kCurious).status().code(),
@@ -250,6 +256,18 @@ v1::SecureAssumptions Assume(v1::SecureAssumptions::Adversary adversary,
   out.set_dropout_fraction(dropout);
   out.set_min_clients(min_clients);
   return out;
+}
+
+// There are graphs for them, but hardly any clients left to sum.
+TEST(ChooseParametersTest, ThirdsAreTooMuchForTheSemiMalicious) {
+  // 0.33 + 2 * 0.33 is beyond the limit of 0.9.
+  EXPECT_EQ(ChooseParameters(1000, Assume(kSemiMalicious, .33, .33, 8))
+                .status()
+                .code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(
+      ChooseParameters(1000, Assume(kCurious, .46, .45, 8)).status().code(),
+      absl::StatusCode::kInvalidArgument);
 }
 
 TEST(ChooseParametersTest, SmallCohortsShareWithAll) {

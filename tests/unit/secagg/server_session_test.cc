@@ -1,6 +1,7 @@
 // What the coordinator's session accepts, and whom it blames.
 #include "privacy/secagg/server_session.h"
 
+#include "absl/algorithm/container.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "privacy/secagg/transcript.h"
@@ -259,6 +260,43 @@ TEST_F(ServerSessionTest, BlamesWhoSharesRubbish) {
     EXPECT_TRUE(absl::IsAborted(closed)) << closed;
     EXPECT_THAT(std::string(closed.message()), HasSubstr(Name(4)));
     EXPECT_THAT(server().blamed(), ElementsAre(Name(4)));
+  }
+}
+
+// As many are silent as the assumptions allow for, so that all shares that come
+// are needed; one of those who answer keeps a share back, or spoils it.
+TEST(LiarsTest, OneLiarGetsNobodyBlamed) {
+  for (const bool withheld : {true, false}) {
+    WorldOptions options;
+    options.clients = 12;
+    options.corrupt_fraction = 0.1;
+    options.dropout_fraction = 0.3;
+    World world(options);
+    Federation federation = Advertise(world);
+    ServerSession& server = *federation.server;
+    ASSERT_EQ(server.parameters().threshold, 9);
+    const int victim =
+        static_cast<int>(server.MessageFor(world.name(5))->roster().position());
+    while (server.phase() != Phase::kUnmask) {
+      ASSERT_TRUE(AnswerPhase(world, federation, {}).ok());
+      ASSERT_TRUE(server.Close().ok());
+    }
+    for (int i = 0; i < 9; ++i) {
+      ClientStep step =
+          *federation.clients[i].Handle(*server.MessageFor(world.name(i)));
+      auto& shares = *step.message.mutable_unmask()->mutable_shares();
+      const auto of_victim = absl::c_find_if(shares, [&](const auto& share) {
+        return static_cast<int>(share.peer()) == victim;
+      });
+      if (i == 0 && withheld) shares.erase(of_victim);
+      if (i == 0 && !withheld) Spoil(*of_victim);
+      ASSERT_TRUE(server.Receive(world.name(i), step.message, "").ok());
+    }
+    absl::Status status = server.Close();
+    if (status.ok()) status = server.Sum(nullptr).status();
+    EXPECT_TRUE(absl::IsAborted(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(world.name(5)));
+    EXPECT_THAT(server.blamed(), IsEmpty());
   }
 }
 
