@@ -73,9 +73,10 @@ void ReadRopeObject(const json& object, const char* name, ConfigReader& reader,
 void ReadRope(const json& document, ConfigReader& reader, ModelConfig& config) {
   config.rope_theta = reader.Positive("rope_theta", config.rope_theta);
   CheckWholeHeads(reader);
-  // Newer files keep theta and scaling together in rope_parameters.
-  for (const char* name : {"rope_parameters", "rope_scaling"}) {
-    if (!reader.Has(name)) continue;
+  // Newer files keep theta and scaling together in rope_parameters, which
+  // transformers of any version looks at only where there is no rope_scaling.
+  for (const char* name : {"rope_scaling", "rope_parameters"}) {
+    if (!reader.Has(name) || document[name].empty()) continue;
     ReadRopeObject(document[name], name, reader, config);
     return;
   }

@@ -111,6 +111,14 @@ absl::Status TokenizerParser::AddToken(const json& entry) {
   return absl::OkStatus();
 }
 
+// Whether tokenizer.json adds it. tokenizer_config.json can make it special.
+bool TokenizerParser::IsAdded(const std::string& content, bool special) {
+  const auto found = tokenizer_->added_ids_.find(content);
+  if (found == tokenizer_->added_ids_.end()) return false;
+  if (special) tokenizer_->special_[found->second] = true;
+  return true;
+}
+
 absl::Status TokenizerParser::AddConfigTokens(const json& added) {
   if (!added.is_object()) return absl::OkStatus();
   for (const auto& [key, value] : added.items()) {
@@ -122,8 +130,10 @@ absl::Status TokenizerParser::AddConfigTokens(const json& added) {
                        "token"));
     }
     const json& content = Member(value, "content");
-    if (content.is_string() && tokenizer_->added_ids_.contains(
-                                   content.get_ref<const std::string&>())) {
+    CHOIR_ASSIGN_OR_RETURN(const bool special,
+                           BoolMember(value, "special", false));
+    if (content.is_string() &&
+        IsAdded(content.get_ref<const std::string&>(), special)) {
       continue;
     }
     json entry = value;
@@ -200,9 +210,7 @@ absl::Status TokenizerParser::AddNamedTokens(const json& config) {
       if (!content.is_string()) continue;
       const auto& text = content.get_ref<const std::string&>();
       const std::optional<int32_t> id = tokenizer_->model_.TokenToId(text);
-      if (!id || text.empty() || tokenizer_->added_ids_.contains(text)) {
-        continue;
-      }
+      if (text.empty() || IsAdded(text, /*special=*/true) || !id) continue;
       json entry = value.is_object() ? value : json::object();
       entry["content"] = text;
       entry["id"] = static_cast<uint32_t>(*id);

@@ -37,6 +37,7 @@ class TokenizerParser {
   }
   absl::Status AddToken(const nlohmann::json& entry);
   // {"id": {"content": .., ..}, ..}, of which those already there are left.
+  bool IsAdded(const std::string& content, bool special);
   absl::Status AddConfigTokens(const nlohmann::json& added_tokens_decoder);
   absl::Status Template(const nlohmann::json& part);
   // tokenizer_config.json; null changes nothing. `open_template`: the other

@@ -1,5 +1,6 @@
 #include "tests/support/golden.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <system_error>
@@ -33,6 +34,19 @@ std::string GoldenDir() {
   const std::string path = FromEnvironment(
       "CHOIR_GOLDEN_DIR", base::JoinPath(SourceDir(), "../shared/golden"));
   return base::FileExists(path) ? path : "";
+}
+
+std::vector<std::string> GoldenFolders(const std::string& kind) {
+  std::vector<std::string> names;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(
+           base::JoinPath(GoldenDir(), kind), ignored)) {
+    if (std::filesystem::exists(entry.path() / "expected.json", ignored)) {
+      names.push_back(entry.path().filename());
+    }
+  }
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 std::string SourceDir() { return FromEnvironment("CHOIR_SOURCE_DIR", "."); }

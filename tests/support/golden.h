@@ -3,12 +3,17 @@
 #define CHOIR_TESTS_SUPPORT_GOLDEN_H_
 
 #include <string>
+#include <vector>
 
 namespace choir::tests {
 
 // The folder of golden data: $CHOIR_GOLDEN_DIR, else ../shared/golden beside
 // the repository; empty if neither exists.
 std::string GoldenDir();
+
+// The folders in GoldenDir()/`kind` that have an expected.json, sorted: test
+// parameters.
+std::vector<std::string> GoldenFolders(const std::string& kind);
 
 // The repository ($CHOIR_SOURCE_DIR) and the built programs ($CHOIR_BIN_DIR).
 std::string SourceDir();

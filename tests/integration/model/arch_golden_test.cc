@@ -20,22 +20,6 @@
 namespace choir::model {
 namespace {
 
-std::vector<std::string> Architectures() {
-  std::vector<std::string> names;
-  const std::string folder = base::JoinPath(tests::GoldenDir(), "arch");
-  if (DIR* directory = opendir(folder.c_str())) {
-    while (const dirent* entry = readdir(directory)) {
-      const std::string name = entry->d_name;
-      if (base::FileExists(folder + "/" + name + "/expected.json")) {
-        names.push_back(name);
-      }
-    }
-    closedir(directory);
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
 void ExpectNear(const at::Tensor& row, const nlohmann::json& expected,
                 double tolerance) {
   const at::Tensor flat = row.reshape({-1}).contiguous();
@@ -200,7 +184,7 @@ TEST_P(ArchGoldenTest, AdamWFollowsTheLossCurve) {
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(ArchGoldenTest);
 INSTANTIATE_TEST_SUITE_P(
-    Golden, ArchGoldenTest, ::testing::ValuesIn(Architectures()),
+    Golden, ArchGoldenTest, ::testing::ValuesIn(tests::GoldenFolders("arch")),
     [](const ::testing::TestParamInfo<std::string>& info) {
       std::string name = info.param;
       std::replace_if(

@@ -141,6 +141,12 @@ TEST(FamiliesTest, RotationHasThreeSpellings) {
   config.erase("rope_parameters");
   config["rope_scaling"] = {{"rope_type", "default"}, {"rope_theta", 3e3}};
   EXPECT_EQ(Parse(config).rope_theta, 3e3);
+  config["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 4.0}};
+  EXPECT_EQ(Parse(config).rope_scaling.kind, RopeScalingKind::kNone);
+  config["rope_scaling"] = json::object();
+  EXPECT_EQ(Parse(config).rope_scaling.kind, RopeScalingKind::kLinear);
+  config["rope_scaling"] = nullptr;
+  EXPECT_EQ(Parse(config).rope_scaling.kind, RopeScalingKind::kLinear);
   config["rope_parameters"] = {{"rope_type", "default"}};
   config["rope_parameters"]["partial_rotary_factor"] = 0.5;
   EXPECT_THAT(ErrorOf(config), HasSubstr("partial_rotary_factor"));

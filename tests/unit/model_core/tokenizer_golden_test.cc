@@ -1,7 +1,9 @@
 // Ids and texts against Hugging Face tokenizers.
+#include <cctype>
 #include <string>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "base/files.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -38,10 +40,9 @@ TEST(TokenizerGoldenTest, Stories260k) {
   }
 }
 
-class TokenizerFolderTest : public testing::TestWithParam<const char*> {};
+class TokenizerFolderTest : public testing::TestWithParam<std::string> {};
 
 TEST_P(TokenizerFolderTest, MatchesHuggingFace) {
-  CHOIR_SKIP_WITHOUT_GOLDEN(GetParam());
   const std::string folder =
       base::JoinPath(tests::GoldenDir(), "tokenizers/") + GetParam();
   const auto tokenizer = Tokenizer::LoadFolder(folder);
@@ -58,9 +59,17 @@ TEST_P(TokenizerFolderTest, MatchesHuggingFace) {
   }
 }
 
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(TokenizerFolderTest);
 INSTANTIATE_TEST_SUITE_P(Golden, TokenizerFolderTest,
-                         testing::Values("mistral", "gpt2", "qwen3"),
-                         [](const auto& info) { return info.param; });
+                         testing::ValuesIn(tests::GoldenFolders("tokenizers")),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           absl::c_replace_if(
+                               name,
+                               [](unsigned char c) { return !std::isalnum(c); },
+                               '_');
+                           return name;
+                         });
 
 TEST(TokenizerGoldenTest, TokenizerConfigNamesBosAndEos) {
   CHOIR_SKIP_WITHOUT_GOLDEN("mistral");

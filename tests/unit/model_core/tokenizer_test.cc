@@ -307,6 +307,25 @@ TEST(TokenizerTest, TokensThatTheConfigurationNamesAreSpecial) {
   EXPECT_EQ((*tokenizer)->Decode(split, false).value(), "ab c d ab ab");
 }
 
+TEST(TokenizerTest, TheConfigurationMakesAddedTokensSpecial) {
+  const std::string folder = tests::NewTempDir();
+  json document = SmallModel();
+  document["added_tokens"] = {Token(11, "<e>"), Token(12, "<f>"),
+                              Token(13, "<g>")};
+  for (json& token : document["added_tokens"]) token["special"] = false;
+  ASSERT_TRUE(
+      base::WriteFileAtomic(folder + "/tokenizer.json", document.dump()).ok());
+  ASSERT_TRUE(
+      base::WriteFileAtomic(folder + "/tokenizer_config.json",
+                            R"({"eos_token": "<e>", "added_tokens_decoder": {
+                      "12": {"content": "<f>", "special": true},
+                      "13": {"content": "<g>", "special": false}}})")
+          .ok());
+  const auto tokenizer = Tokenizer::LoadFolder(folder);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->Decode({1, 11, 12, 13}).value(), "a <g>");
+}
+
 TEST(TokenizerTest, FolderRefusesABosThatIsNoToken) {
   const std::string folder = tests::NewTempDir();
   ASSERT_TRUE(
