@@ -146,6 +146,7 @@ absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadedModel::LoadFolder(
                          TensorFiles::Open(directory, config));
   CHOIR_ASSIGN_OR_RETURN(const absl::optional<WeightFormat> format,
                          HeldFormat(directory, options));
+  if (!format) CHOIR_RETURN_IF_ERROR(files.CheckNonePacked(kUnannouncedRemedy));
   return TorchGuard(
       absl::StrCat("loading ", directory),
       [&]() -> absl::StatusOr<std::shared_ptr<const LoadedModel>> {

@@ -285,8 +285,9 @@ class Planner {
       plan.training.max_sequence_length = length;
     } else if (request_.may_shrink_adapter) {
       // Nothing is ever trained beyond the model's context.
-      plan.training.max_sequence_length = static_cast<int>(std::min<int64_t>(
-          plan.training.max_sequence_length, config_.max_positions));
+      plan.training.max_sequence_length = static_cast<int>(
+          std::min<int64_t>(plan.training.max_sequence_length,
+                            std::max<int64_t>(2, config_.max_positions)));
     }
     const int per_step =
         plan.training.batch_size * plan.training.gradient_accumulation;

@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/check.h"
-#include "base/files.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
 #include "model/adapter/targets.h"
@@ -112,25 +111,28 @@ absl::StatusOr<codec::Layout> MakeLayout(const ModelConfig& config,
   return codec::Layout::Create(std::move(tensors));
 }
 
-// L2 norms of the rows of W, [out].
+// L2 norms of the rows of W, [out], of the numbers that W is read back as.
 absl::StatusOr<std::vector<float>> RowNorms(const TensorFiles& files,
                                             const LinearSpec& layer) {
-  const TensorFiles::Found found =
-      files.Find(absl::StrCat(layer.module, ".weight"));
-  CHOIR_ASSIGN_OR_RETURN(const std::vector<float> weight,
-                         ReadFloats(*found.view));
-  const size_t out = static_cast<size_t>(layer.out_features);
-  const size_t in = static_cast<size_t>(layer.in_features);
-  CHOIR_CHECK(weight.size() == in * out);
-  std::vector<double> sums(out, 0.0);
-  for (size_t i = 0; i < weight.size(); ++i) {
-    sums[layer.transposed ? i % out : i / in] +=
-        static_cast<double>(weight[i]) * weight[i];
+  CHOIR_ASSIGN_OR_RETURN(const ReadRows read, files.RowsOf(layer));
+  const int64_t out = layer.out_features;
+  const int64_t in = layer.in_features;
+  const int64_t step = std::clamp<int64_t>((1 << 16) / in, 1, out);
+  std::vector<float> rows(step * in), norms(out);
+  for (int64_t row = 0; row < out; ++row) {
+    const int64_t within = row % step;
+    if (within == 0) read(row, std::min(step, out - row), rows.data());
+    double sum = 0.0;
+    for (int64_t i = 0; i < in; ++i) {
+      const double weight = rows[within * in + i];
+      sum += weight * weight;
+    }
+    norms[row] = static_cast<float>(std::sqrt(sum));
+    if (std::isfinite(norms[row])) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor '", layer.module, ".weight', row ", row,
+                     ": the norm, where DoRA begins, is not a finite number"));
   }
-  base::ReleasePages(found.view->bytes);
-  std::vector<float> norms(out);
-  std::transform(sums.begin(), sums.end(), norms.begin(),
-                 [](double sum) { return static_cast<float>(std::sqrt(sum)); });
   return norms;
 }
 

@@ -89,9 +89,11 @@ std::vector<float> FrozenA(absl::string_view module, int64_t rank,
 std::vector<float> InitialAdapter(const codec::Layout& layout, uint64_t seed);
 
 // InitialAdapter(); DoRA's magnitudes are the norms of the rows of the base's
-// weights, read from `base_folder` one layer after the other, and the head of a
-// base that is a classifier of as many labels is copied.
-// Errors: those of TensorFiles::Open and of reading.
+// weights, read from `base_folder` one layer after the other (of a quantised
+// folder as they are read back, as in QDoRA), and the head of a base that is a
+// classifier of as many labels is copied.
+// Errors: those of TensorFiles::Open and of reading; INVALID_ARGUMENT for a
+// norm that is not finite.
 absl::StatusOr<std::vector<float>> InitialAdapterOf(
     const std::string& base_folder, const ModelConfig& config,
     const config::AdapterOptions& options, const codec::Layout& layout,

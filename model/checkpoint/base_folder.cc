@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/files.h"
 #include "base/status_macros.h"
+#include "model/checkpoint/packed_checkpoint.h"
 #include "model/checkpoint/tensor_files.h"
 #include "model/tokenizer/tokenizer.h"
 
@@ -25,7 +26,11 @@ absl::StatusOr<ModelConfig> CheckBaseFolder(const std::string& folder) {
   CHOIR_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(base::JoinPath(
                                                  folder, "config.json")));
   CHOIR_RETURN_IF_ERROR(LoadTokenizerFor(config, folder).status());
-  CHOIR_RETURN_IF_ERROR(TensorFiles::Open(folder, config).status());
+  CHOIR_ASSIGN_OR_RETURN(const TensorFiles files,
+                         TensorFiles::Open(folder, config));
+  CHOIR_ASSIGN_OR_RETURN(const absl::optional<WeightFormat> stored,
+                         ReadQuantization(folder));
+  if (!stored) CHOIR_RETURN_IF_ERROR(files.CheckNonePacked(kUnannouncedRemedy));
   return config;
 }
 

@@ -47,6 +47,10 @@ absl::StatusOr<absl::optional<WeightFormat>> ReadQuantization(
 // folder, its format and `remedy`.
 absl::Status CheckNotQuantised(const std::string& folder,
                                absl::string_view remedy);
+// What to do about a folder with quantised weights that ReadQuantization() has
+// no value for.
+inline constexpr char kUnannouncedRemedy[] =
+    "but config.json does not say so; restore its \"quantization_config\"";
 // config.json with the entry for `format`. `config_json` is an object.
 absl::StatusOr<std::string> WithQuantization(absl::string_view config_json,
                                              WeightFormat format,

@@ -71,23 +71,54 @@ absl::StatusOr<std::vector<std::string>> FileNames(
   return names;
 }
 
-// A file's table of contents with packed weights as what they stand for.
-void AddLogical(const ModelConfig& config, const SafetensorsFile& file,
-                std::vector<StoredTensor>& stored) {
-  std::set<std::string> transposed;  // the table has these as [in, out]
-  for (const LinearSpec& linear : LinearLayers(config)) {
-    if (!linear.transposed) continue;
-    const std::string name = absl::StrCat(linear.module, ".weight");
-    transposed.insert(std::string(absl::StripPrefix(name, NamePrefix(config))));
-    transposed.insert(name);
-  }
-  for (LogicalTensor& tensor : LogicalTensors(file)) {
-    if (tensor.packed && transposed.count(tensor.name) != 0) {
-      std::reverse(tensor.shape.begin(), tensor.shape.end());
+// The tables of contents of a model's files, with packed weights as what they
+// stand for.
+class TableOfContents {
+ public:
+  explicit TableOfContents(const ModelConfig& config) {
+    ModelConfig whole = config;  // experts that are not held are there, too
+    whole.moe.held.clear();
+    for (const LinearSpec& linear : LinearLayers(whole)) {
+      const std::string name = absl::StrCat(linear.module, ".weight");
+      linears_[name] = linear.transposed;
+      linears_[std::string(absl::StripPrefix(name, NamePrefix(config)))] =
+          linear.transposed;
     }
-    stored.push_back({std::move(tensor.name), std::move(tensor.shape)});
   }
-}
+
+  absl::Status Add(const SafetensorsFile& file) {
+    for (LogicalTensor& tensor : LogicalTensors(file)) {
+      const auto [other, fresh] = where_.emplace(tensor.name, file.source());
+      if (!fresh) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("tensor '", tensor.name, "' is there twice, in ",
+                         other->second, " and in ", file.source()));
+      }
+      if (tensor.packed) {
+        const auto linear = linears_.find(tensor.name);
+        if (linear == linears_.end()) {
+          return absl::InvalidArgumentError(absl::StrCat(
+              file.source(), ": tensor '", tensor.name,
+              "' is stored quantised, which only weights of linear layers "
+              "can be"));
+        }
+        // The model's table has it as [in, out].
+        if (linear->second) {
+          std::reverse(tensor.shape.begin(), tensor.shape.end());
+        }
+      }
+      tensors_.push_back({std::move(tensor.name), std::move(tensor.shape)});
+    }
+    return absl::OkStatus();
+  }
+  bool Has(const std::string& name) const { return where_.count(name) != 0; }
+  const std::vector<StoredTensor>& tensors() const { return tensors_; }
+
+ private:
+  std::map<std::string, bool> linears_;  // weights: whether they are transposed
+  std::map<std::string, std::string> where_;  // the file of each tensor
+  std::vector<StoredTensor> tensors_;
+};
 
 // Rows of a dense matrix in a file; the memory behind what was read is given
 // back, so that a model can pass through a little of it.
@@ -125,30 +156,20 @@ absl::StatusOr<TensorFiles> TensorFiles::Open(const std::string& directory,
   CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> names,
                          FileNames(directory));
   TensorFiles result;
-  std::vector<StoredTensor> stored;
-  std::map<std::string, std::string> where;
+  TableOfContents table(config);
   for (const std::string& name : names) {
     CHOIR_ASSIGN_OR_RETURN(
         SafetensorsFile file,
         SafetensorsFile::Open(base::JoinPath(directory, name)));
     file = file.WithTensors(SplitFusedExperts(config, file.tensors()));
-    for (const TensorView& tensor : file.tensors()) {
-      const auto [other, fresh] = where.emplace(tensor.name, name);
-      if (!fresh) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(directory, ": tensor '", tensor.name, "' is in both ",
-                         other->second, " and ", name));
-      }
-    }
-    AddLogical(config, file, stored);
+    CHOIR_RETURN_IF_ERROR(table.Add(file));
     result.files_.push_back(
         std::make_shared<const SafetensorsFile>(std::move(file)));
   }
   CHOIR_RETURN_IF_ERROR(CheckTensorTable(
-      config, stored,
+      config, table.tensors(),
       names.size() == 1 ? base::JoinPath(directory, names[0]) : directory));
-  const std::string embedding = ModelTensorNames(config).embedding;
-  if (where.count(embedding) == 0) {
+  if (!table.Has(ModelTensorNames(config).embedding)) {
     result.missing_prefix_ = std::string(NamePrefix(config));
   }
   return result;

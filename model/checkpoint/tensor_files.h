@@ -25,8 +25,10 @@ class TensorFiles {
   // adapter's; and checks that they hold the tensors of `config`. Experts may
   // be fused (fused_experts.h).
   //
-  // Errors: INVALID_ARGUMENT for an unreadable file or index, a tensor in two
-  //   files, and all that CheckTensorTable lists; those of base/files.h.
+  // Errors: INVALID_ARGUMENT for an unreadable file or index, a tensor that is
+  //   there twice (quantised and not, too), one that is quantised and no linear
+  //   layer's weight, and all that CheckTensorTable lists; those of
+  //   base/files.h.
   static absl::StatusOr<TensorFiles> Open(const std::string& directory,
                                           const ModelConfig& config);
 

@@ -49,7 +49,11 @@ absl::Status WriteTensors(const ModelConfig& dense, const ModelConfig& moe,
                           const TensorFiles& files,
                           const UpcycleOptions& options,
                           SafetensorsWriter& writer) {
-  const DType dtype = files.Find(ModelTensorNames(dense).embedding).view->dtype;
+  const std::string embedding = ModelTensorNames(dense).embedding;
+  const DType dtype = files.Find(embedding).view->dtype;
+  // Routers are written in it: it must be one of those that numbers have.
+  CHOIR_RETURN_IF_ERROR(
+      files.RowsOf(embedding, dense.vocab_size, dense.hidden_size).status());
   const std::vector<LinearSpec> layers = LinearLayers(dense);
   std::map<std::string, std::string> experts;  // a tensor's dense source
   for (const LinearSpec& linear : LinearLayers(moe)) {

@@ -390,14 +390,18 @@ absl::Status Decoder::ReadOptions(const std::vector<Group>& groups,
   }
   const std::set<std::string>& targets = named == paths.size() ? kinds : paths;
   options.target_modules.assign(targets.begin(), targets.end());
-  options.alpha = options.rank;  // llama.cpp: no alpha, no scaling
   const GgufValue* alpha = file_.Find("adapter.lora.alpha");
-  if (alpha == nullptr) return absl::OkStatus();
-  const float* value = std::get_if<float>(alpha);
+  const float none = 0.0f;
+  const float* value = alpha == nullptr ? &none : std::get_if<float>(alpha);
   if (value == nullptr || !std::isfinite(*value) || *value < 0) {
     return Wrong("adapter.lora.alpha is not a positive number");
   }
-  if (*value > 0) options.alpha = *value;
+  options.alpha = *value;
+  if (*value > 0) return absl::OkStatus();
+  // llama.cpp: no alpha, no scaling, whatever a layer's rank.
+  options.alpha = options.rank;
+  options.layer_alphas.insert(options.layer_ranks.begin(),
+                              options.layer_ranks.end());
   return absl::OkStatus();
 }
 

@@ -6,7 +6,8 @@
 // T.lora_b. Where llama.cpp turns the rows of query and key weights around
 // (Llama, Mistral, Mixtral), so are lora_b's; experts are stacked into one
 // tensor. llama.cpp multiplies by alpha / rank, so an rsLoRA adapter's alpha
-// becomes alpha * sqrt(rank). The key choir.adapter_config keeps
+// becomes alpha * sqrt(rank); without an alpha, or with 0, by 1, whatever the
+// rank of a tensor. The key choir.adapter_config keeps
 // adapter_config.json, with which reading gives back what was written.
 #ifndef CHOIR_MODEL_EXPORT_GGUF_LORA_H_
 #define CHOIR_MODEL_EXPORT_GGUF_LORA_H_

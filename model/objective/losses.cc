@@ -228,6 +228,23 @@ at::Tensor ObjectiveLoss(const LossContext& context,
   }
 }
 
+at::Tensor HiddenStates(const LossContext& context,
+                        const ForwardOptions& forward,
+                        absl::Span<const Example* const> examples) {
+  switch (context.options.objective) {
+    case config::Objective::kDpo:
+      return context.decoder.Hidden(PackPairs(context, examples).batch,
+                                    forward);
+    case config::Objective::kClassification:
+      return context.decoder.Hidden(PackLabelled(context, examples), forward);
+    default:
+      return context.decoder.Hidden(
+          PackExamples(examples, context.max_length, context.decoder.device(),
+                       context.whole_examples),
+          forward);
+  }
+}
+
 AttentionMethod AttentionOf(const config::TrainingOptions& options) {
   AttentionMethod method;
   switch (options.attention) {

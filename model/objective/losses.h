@@ -56,6 +56,12 @@ at::Tensor ObjectiveLoss(const LossContext& context,
                          absl::Span<const Example* const> examples,
                          double weight);
 
+// What the adapted model makes of them on the way to that loss: the blocks'
+// outputs of the tokens that predict, [tokens, hidden].
+at::Tensor HiddenStates(const LossContext& context,
+                        const ForwardOptions& forward,
+                        absl::Span<const Example* const> examples);
+
 // The AttentionMethod that a job asks for.
 AttentionMethod AttentionOf(const config::TrainingOptions& options);
 

@@ -19,24 +19,26 @@ absl::Span<const Linear> MlpLayers(const Decoder& decoder, size_t block) {
       .last(count);
 }
 
-// Multiplications and additions of one token's way through the blocks'
-// feed-forward layers and through all weights. Attention's scores are left out.
+// Multiplications and additions of one token's way through the weights of the
+// blocks, of these those of the feed-forward layers, and through the head.
+// Attention's scores are left out.
 struct Work {
+  double blocks = 0.0;
   double mlp = 0.0;
-  double all = 0.0;
+  double head = 0.0;
 };
 
 Work WorkPerToken(const Decoder& decoder) {
   Work work;
   for (size_t b = 0; b < decoder.weights().blocks.size(); ++b) {
     for (const Linear& linear : decoder.weights().blocks[b].linear) {
-      work.all += 2.0 * linear.spec.in_features * linear.spec.out_features;
+      work.blocks += 2.0 * linear.spec.in_features * linear.spec.out_features;
     }
     for (const Linear& linear : MlpLayers(decoder, b)) {
       work.mlp += 2.0 * linear.spec.in_features * linear.spec.out_features;
     }
   }
-  work.all += 2.0 * static_cast<double>(decoder.weights().head.numel());
+  work.head = 2.0 * static_cast<double>(decoder.weights().head.numel());
   return work;
 }
 
@@ -85,9 +87,14 @@ bool IsPacked(const Decoder& decoder) {
 }
 
 SparsityPlan::SparsityPlan(const Decoder& decoder,
-                           const config::SparsityOptions& options, int steps,
+                           const config::TrainingOptions& training, int steps,
                            uint64_t seed)
-    : decoder_(decoder), options_(options), steps_(steps), seed_(seed) {
+    : decoder_(decoder),
+      options_(training.sparsity),
+      objective_(training.objective),
+      checkpointing_(training.activation_checkpointing),
+      steps_(steps),
+      seed_(seed) {
   at::NoGradGuard no_grad;
   for (size_t b = 0; b < decoder.weights().blocks.size(); ++b) {
     const at::Tensor weight = MlpLayers(decoder, b).back().weight;
@@ -134,19 +141,25 @@ const MlpChannels* SparsityPlan::Channels(int step) {
 }
 
 void SparsityPlan::Count(int step, int64_t tokens) {
-  const Work work = WorkPerToken(decoder_);
+  Work work = WorkPerToken(decoder_);
+  // A classifier's own head is next to nothing.
+  if (objective_ == config::Objective::kClassification) work.head = 0.0;
   const double n = static_cast<double>(tokens);
-  // Forward, and the gradient of every layer's input, which costs as much.
-  const double dense = 2.0 * work.all * n;
+  // Forward, and the gradient of every layer's input, which costs as much; with
+  // checkpointing blocks go forward once more.
+  const double passes = checkpointing_ ? 3.0 : 2.0;
+  double dense = passes * work.blocks + 2.0 * work.head;
+  // The base without its adapter, forward, with every channel.
+  if (objective_ == config::Objective::kDpo) dense += work.blocks + work.head;
   const double rate = LadderRate(options_, step, steps_);
   const auto channels = static_cast<int64_t>(importance_[0].size());
   const double skipped =
       rate > 0.0 ? 1.0 - static_cast<double>(KeptChannels(channels, rate)) /
                              static_cast<double>(channels)
                  : 0.0;
-  report_.dense_flops += dense;
-  report_.done_flops += dense - 2.0 * work.mlp * n * skipped;
-  if (MustMeasure(step)) report_.done_flops += work.all * n;
+  const double measuring = MustMeasure(step) ? work.blocks : 0.0;
+  report_.dense_flops += n * dense;
+  report_.done_flops += n * (dense - passes * work.mlp * skipped + measuring);
 }
 
 }  // namespace choir::model

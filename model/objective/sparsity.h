@@ -35,6 +35,7 @@ std::vector<int64_t> DrawChannels(absl::Span<const float> importance,
 // left out (model/training/training_fit.h).
 bool IsPacked(const Decoder& decoder);
 
+// Of the products with the model's weights, dpo's reference pass included.
 struct SparsityReport {
   double dense_flops = 0.0;  // of the same steps with every channel
   double done_flops = 0.0;   // with what measuring took
@@ -43,11 +44,11 @@ struct SparsityReport {
 // Plans the steps of one training. Threads: one at a time.
 class SparsityPlan {
  public:
-  SparsityPlan(const Decoder& decoder, const config::SparsityOptions& options,
+  SparsityPlan(const Decoder& decoder, const config::TrainingOptions& training,
                int steps, uint64_t seed);
 
-  // True if step `step` must first measure: run a forward pass without
-  // gradients with ForwardOptions::activity set to `activity()`.
+  // True if step `step` must first measure: HiddenStates() (losses.h), without
+  // gradients, with ForwardOptions::activity set to `activity()`.
   bool MustMeasure(int step) const;
   ChannelActivity* activity() { return &activity_; }
   // After that pass.
@@ -56,14 +57,15 @@ class SparsityPlan {
   // The channels of step `step`; null: all of them.
   const MlpChannels* Channels(int step);
 
-  // Counts a step of `tokens` tokens, forward and backward, and the measuring
-  // pass before it.
+  // Counts a step of `tokens` tokens, and the measuring before it.
   void Count(int step, int64_t tokens);
   const SparsityReport& report() const { return report_; }
 
  private:
   const Decoder& decoder_;
   const config::SparsityOptions options_;
+  const config::Objective objective_;
+  const bool checkpointing_;
   const int steps_;
   const uint64_t seed_;
   std::vector<std::vector<float>> column_norms_, importance_;

@@ -341,7 +341,7 @@ void LoraTrainer::Measure(absl::Span<const Example* const> examples,
   at::NoGradGuard no_grad;
   ForwardOptions forward = Forward(options);
   forward.activity = plan.activity();
-  ObjectiveLoss(Context(options), forward, examples, 1.0);
+  HiddenStates(Context(options), forward, examples);
   plan.Measured();
 }
 
@@ -359,8 +359,8 @@ absl::StatusOr<TrainResult> LoraTrainer::TrainImpl(
   forward.dropout = adapter_.dropout;
   std::unique_ptr<SparsityPlan> sparsity;
   if (options.sparsity.max_rate > 0.0) {
-    sparsity = std::make_unique<SparsityPlan>(base_->decoder(),
-                                              options.sparsity, steps, seed);
+    sparsity =
+        std::make_unique<SparsityPlan>(base_->decoder(), options, steps, seed);
   }
   RouterTraining routers(base_->decoder().config(), options.router);
   TrainResult result;

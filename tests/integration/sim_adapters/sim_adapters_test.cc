@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/peft_folder.h"
+#include "model/checkpoint/quantize_checkpoint.h"
 #include "nlohmann/json.hpp"
 #include "sim/experiment/simulation.h"
 #include "sim/experiment/summary.h"
@@ -81,6 +82,23 @@ TEST_P(SimAdaptersTest, LowersTheHeldOutLossAndIsTheSameForAnyWorkers) {
   if (frozen) {
     const auto text = base::ReadFile(one.adapter_dir + "/adapter_config.json");
     EXPECT_FALSE(absl::StrContains(*text, "choir"));
+  }
+}
+
+TEST_P(SimAdaptersTest, TrainsOnAQuantisedBase) {
+  for (const auto format :
+       {model::WeightFormat::kInt8, model::WeightFormat::kNf4}) {
+    const std::string name(model::WeightFormatName(format));
+    const std::string folder = base::JoinPath(dir_, name);
+    ASSERT_TRUE(model::QuantizeCheckpoint(MicroModel(), format, folder).ok());
+    const std::string base = absl::StrCat("job.model.base=", folder);
+    const RunResult one = Run(name + "-1", {base, "simulation.workers=1"});
+    const RunResult two = Run(name + "-2", {base, "simulation.workers=2"});
+    EXPECT_EQ(one.progress.adapter.digest(), two.progress.adapter.digest());
+    const auto summary = nlohmann::json::parse(SummaryJson(
+        *LoadExperiment(toml_, {base}), one, base::JoinPath(dir_, name)));
+    EXPECT_LT(summary["heldout_loss"].get<double>(),
+              summary["heldout_loss_before"].get<double>() - 0.005);
   }
 }
 

@@ -3,11 +3,13 @@
 
 #include <cmath>
 
+#include "absl/strings/match.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/adapter/lora_layout.h"
 #include "model/compute.h"
 #include "model/loaded_model.h"
+#include "model/objective/losses.h"
 #include "model/objective/packing.h"
 #include "tests/unit/model/tiny_model.h"
 
@@ -196,6 +198,113 @@ TEST_F(SparsityTest, TrainingLowersTheLossAndReportsWhatItSaved) {
   EXPECT_GT(results[1].dense_flops, 0.0);
   EXPECT_LT(results[1].done_flops, results[1].dense_flops);
   EXPECT_LT(losses[1], before - 0.8 * (before - losses[0]));
+}
+
+// Multiplications and additions of a token's way through a dense Llama.
+struct TokenWork {
+  double blocks = 0.0, mlp = 0.0, head = 0.0;
+};
+TokenWork WorkOf(const ModelConfig& config) {
+  TokenWork work;
+  for (const LinearSpec& linear : LinearLayers(config)) {
+    const double flops = 2.0 * linear.in_features * linear.out_features;
+    work.blocks += flops;
+    if (absl::StrContains(linear.module, ".mlp.")) work.mlp += flops;
+  }
+  work.head = 2.0 * config.vocab_size * config.hidden_size;
+  return work;
+}
+
+// Of 20 ids each; of dpo with another answer of 18.
+std::vector<Example> EqualExamples(config::Objective objective,
+                                   int64_t vocabulary) {
+  std::vector<Example> examples = tests::RandomExamples(8, 20, vocabulary, 1);
+  for (Example& example : examples) {
+    example.ids.resize(20, 1);
+    example.loss_begin = example.rejected_begin = 5;
+    example.label = 0;
+    if (objective != config::Objective::kDpo) continue;
+    example.rejected.assign(18, 2);
+  }
+  return examples;
+}
+
+// Four steps, of which the first is preceded by measuring, counted by hand.
+TEST_F(SparsityTest, FlopsAreThoseOfThePassesThatRun) {
+  const ModelConfig& config = base_->decoder().config();
+  const TokenWork work = WorkOf(config);
+  const struct {
+    config::Objective objective;
+    bool checkpointing;
+    double tokens;  // of an example
+    double passes;  // that leave channels out
+    double dense;   // of a token's step
+  } cases[] = {
+      {config::Objective::kSupervised, false, 19, 2,
+       2 * work.blocks + 2 * work.head},
+      {config::Objective::kSupervised, true, 19, 3,
+       3 * work.blocks + 2 * work.head},
+      {config::Objective::kDpo, false, 19 + 17, 2,
+       3 * work.blocks + 3 * work.head},
+      {config::Objective::kClassification, false, 20, 2, 2 * work.blocks},
+  };
+  for (const auto& c : cases) {
+    config::TrainingOptions options = Options(0.5);
+    options.objective = c.objective;
+    options.activation_checkpointing = c.checkpointing;
+    options.local_steps = 4;
+    options.sparsity.stages = 2;  // half of the channels, half, none, none
+    config::AdapterOptions adapter = Adapter();
+    if (c.objective == config::Objective::kClassification) {
+      options.labels = {"a", "b"};
+      adapter.num_labels = 2;
+    }
+    const auto trainer = Trainer::Create(base_, adapter).value();
+    std::vector<float> values = InitialAdapter(trainer->layout(), 5);
+    const auto trained = trainer->Train(
+        absl::MakeSpan(values), EqualExamples(c.objective, config.vocab_size),
+        options, 1, nullptr);
+    ASSERT_TRUE(trained.ok()) << trained.status();
+    const double tokens = 4 * c.tokens;  // of a step
+    const double dense = 4 * tokens * c.dense;
+    const double saved = 2 * tokens * c.passes * work.mlp / 2;
+    EXPECT_NEAR(trained->dense_flops / dense, 1.0, 1e-12);
+    EXPECT_NEAR((dense - saved + tokens * work.blocks) / trained->done_flops,
+                1.0, 1e-12)
+        << static_cast<int>(c.objective) << " " << c.checkpointing;
+  }
+}
+
+// What measuring runs is the adapted model's pass of the objective, alone.
+TEST_F(SparsityTest, HiddenStatesExciteChannelsAsTheLossDoes) {
+  std::vector<Example> examples =
+      tests::RandomExamples(4, 20, base_->decoder().config().vocab_size, 1);
+  for (Example& example : examples) {
+    example.rejected = example.ids;
+    example.rejected.front() = 7;
+    example.label = 1;
+  }
+  std::vector<const Example*> pointers;
+  for (const Example& example : examples) pointers.push_back(&example);
+  for (const auto objective :
+       {config::Objective::kSupervised, config::Objective::kDpo,
+        config::Objective::kClassification}) {
+    config::TrainingOptions options = Options(0.0);
+    options.objective = objective;
+    const at::Tensor score =
+        at::ones({2, base_->decoder().config().hidden_size}, at::kFloat);
+    const LossContext context{base_->decoder(), options, 64, score};
+    ChannelActivity of_loss, alone;
+    ForwardOptions forward;
+    forward.activity = &of_loss;
+    ObjectiveLoss(context, forward, pointers, 1.0);
+    forward.activity = &alone;
+    HiddenStates(context, forward, pointers);
+    ASSERT_FALSE(alone.sums.empty());
+    for (size_t b = 0; b < alone.sums.size(); ++b) {
+      EXPECT_TRUE(at::equal(alone.sums[b], of_loss.sums[b])) << b;
+    }
+  }
 }
 
 TEST_F(SparsityTest, TrainersRefuseWhatTheyCannotLeaveOut) {

@@ -163,6 +163,88 @@ TEST(AdapterKindsTest, DorasMagnitudesBeginAsTheNormsOfTheRows) {
   }
 }
 
+// As QDoRA has it: of the rows that the quantised weights are read back as.
+TEST(AdapterKindsTest, DorasMagnitudesOfAQuantisedBaseAreThoseReadBack) {
+  for (const Family family :
+       {Family::kLlama, Family::kGpt2, Family::kMixtral}) {
+    const ModelConfig config = SmallConfig(family);
+    const config::AdapterOptions options =
+        SmallOptions(family, AdapterKind::kDora);
+    const std::string dense = tests::WriteCheckpoint(config);
+    const codec::Layout layout = AdapterLayout(config, options).value();
+    for (const WeightFormat format :
+         {WeightFormat::kInt8, WeightFormat::kNf4}) {
+      const std::string folder = tests::Quantised(dense, format);
+      const auto values = InitialAdapterOf(folder, config, options, layout, 5);
+      ASSERT_TRUE(values.ok()) << values.status();
+      EXPECT_NE(*values,
+                InitialAdapterOf(dense, config, options, layout, 5).value());
+      const PeftAdapter adapter{options, layout, *values, ""};
+      const TensorFiles files = TensorFiles::Open(folder, config).value();
+      const std::vector<LinearSpec> layers =
+          AdaptedLayers(config, options).value();
+      for (const LinearSpec& layer : layers) {
+        const QuantizedMatrix matrix =
+            files
+                .Packed(layer.module + ".weight", layer.out_features,
+                        layer.in_features)
+                .value();
+        const auto magnitude = ValuesOf(adapter, MagnitudeName(layer.module));
+        std::vector<float> row(layer.in_features);
+        for (int64_t o = 0; o < layer.out_features; ++o) {
+          matrix.Dequantize(o, 1, row.data());
+          double sum = 0.0;
+          for (const double v : row) sum += v * v;
+          EXPECT_EQ(magnitude[o], static_cast<float>(std::sqrt(sum)));
+        }
+      }
+    }
+  }
+}
+
+TEST(AdapterKindsTest, EveryKindBeginsOnAQuantisedBase) {
+  for (const AdapterKind kind :
+       {AdapterKind::kLora, AdapterKind::kDora, AdapterKind::kFrozenA,
+        AdapterKind::kIa3, AdapterKind::kLofit}) {
+    ModelConfig config = SmallConfig(Family::kLlama);
+    config.num_labels = 2;
+    config.tie_word_embeddings = true;  // a classifier has no head
+    config::AdapterOptions options = SmallOptions(Family::kLlama, kind);
+    options.num_labels = 2;
+    const std::string dense = tests::WriteCheckpoint(config);
+    const codec::Layout layout = AdapterLayout(config, options).value();
+    const auto values =
+        InitialAdapterOf(tests::Quantised(dense, WeightFormat::kNf4), config,
+                         options, layout, 5);
+    ASSERT_TRUE(values.ok()) << values.status();
+    const PeftAdapter adapter{options, layout, *values, ""};
+    EXPECT_THAT(
+        ValuesOf(adapter, ScoreName()),
+        testing::ElementsAreArray(tests::ReadAll(dense).at("score.weight")));
+  }
+}
+
+TEST(AdapterKindsTest, DoraRefusesNormsThatAreNotFinite) {
+  const ModelConfig config = SmallConfig(Family::kLlama);
+  const config::AdapterOptions options =
+      SmallOptions(Family::kLlama, AdapterKind::kDora);
+  const std::string folder = tests::WriteCheckpoint(config);
+  const std::string path = folder + "/model.safetensors";
+  const SafetensorsFile file = SafetensorsFile::Open(path).value();
+  std::vector<TensorView> tensors = file.tensors();
+  const std::string nans(16 * 8 * sizeof(float), '\xFF');
+  for (TensorView& tensor : tensors) {
+    if (tensor.name == std::string(kKeys) + ".weight") tensor.bytes = nans;
+  }
+  ASSERT_TRUE(base::WriteFileAtomic(path, EncodeSafetensors(tensors)).ok());
+  const absl::Status status =
+      InitialAdapterOf(folder, config, options,
+                       AdapterLayout(config, options).value(), 5)
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(kKeys));
+}
+
 class FolderTest : public testing::TestWithParam<AdapterKind> {};
 
 TEST_P(FolderTest, SurvivesWritingAndReading) {

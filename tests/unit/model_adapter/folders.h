@@ -12,6 +12,7 @@
 #include "model/adapter/lora_layout.h"
 #include "model/adapter/peft_folder.h"
 #include "model/checkpoint/families.h"
+#include "model/checkpoint/quantize_checkpoint.h"
 #include "model/checkpoint/safetensors.h"
 #include "model/checkpoint/tensor_files.h"
 #include "tests/support/golden.h"
@@ -99,6 +100,14 @@ inline std::string WriteCheckpoint(const model::ModelConfig& config,
   write("config.json", model::ModelConfigJson(config));
   write("notes.txt", "kept");
   return folder;
+}
+
+// The checkpoint in `folder`, quantised.
+inline std::string Quantised(const std::string& folder,
+                             model::WeightFormat format) {
+  const std::string out = base::JoinPath(NewTempDir(), "quantised");
+  CHOIR_CHECK(model::QuantizeCheckpoint(folder, format, out).ok());
+  return out;
 }
 
 // Options of each kind that fit SmallConfig(family), with a few targets.

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/match.h"
 #include "model/export/gguf_lora.h"
 #include "model/export/read_adapter.h"
 #include "tests/unit/model_adapter/folders.h"
@@ -220,6 +221,59 @@ TEST(GgufLoraTest, ReadsFilesWithoutOurKey) {
   EXPECT_EQ(read->options.rank, 3);
   EXPECT_NEAR(read->options.scale(), options.scale(), 1e-6);
   EXPECT_EQ(read->options.target_modules, options.target_modules);
+}
+
+// llama.cpp multiplies every tensor by 1 then, whatever its rank.
+TEST(GgufLoraTest, WithoutAnAlphaEveryLayerHasScaleOne) {
+  const ModelConfig config = SmallConfig(Family::kLlama);
+  config::AdapterOptions options =
+      SmallOptions(Family::kLlama, AdapterKind::kLora);
+  const std::string wide = "model.layers.1.self_attn.q_proj";
+  options.layer_ranks[wide] = 5;
+  const PeftAdapter adapter = RandomAdapter(config, options, 9);
+  const std::string bytes =
+      EncodeGgufLora(config, adapter, DType::kF32).value();
+  const GgufFile written = ParseGguf(bytes, "f").value();
+  const auto read = [&](absl::optional<float> alpha) {
+    GgufFile file = written;
+    std::vector<std::pair<std::string, GgufValue>> metadata;
+    for (auto& [key, value] : file.metadata) {
+      if (absl::StartsWith(key, "choir.")) continue;
+      if (key == "adapter.lora.alpha") {
+        if (!alpha.has_value()) continue;
+        value = *alpha;
+      }
+      metadata.emplace_back(key, value);
+    }
+    auto decoded =
+        DecodeGgufLora(EncodeGguf(metadata, file.tensors).value(), config, "f");
+    EXPECT_TRUE(decoded.ok()) << decoded.status();
+    return *std::move(decoded);
+  };
+  for (const auto alpha : {absl::optional<float>(), absl::optional<float>(0)}) {
+    const PeftAdapter plain = read(alpha);
+    EXPECT_EQ(plain.options.rank_of(wide), 5);
+    EXPECT_EQ(plain.options.scale_of(wide), 1.0);
+    EXPECT_EQ(plain.options.scale_of("model.layers.0.self_attn.q_proj"), 1.0);
+  }
+  const PeftAdapter scaled = read(6.0f);
+  EXPECT_EQ(scaled.options.scale_of(wide), 6.0 / 5);
+  EXPECT_EQ(scaled.options.scale_of("model.layers.0.self_attn.q_proj"), 2.0);
+}
+
+TEST(GgufLoraTest, ValuesThatTheDtypeLacksAreRefused) {
+  const ModelConfig config = SmallConfig(Family::kLlama);
+  PeftAdapter adapter = RandomAdapter(
+      config, SmallOptions(Family::kLlama, AdapterKind::kLora), 9);
+  adapter.values.back() = 1e6f;
+  const absl::Status refused =
+      EncodeGgufLora(config, adapter, DType::kF16).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(
+      std::string(refused.message()),
+      testing::AllOf(HasSubstr("tensor 'blk."), HasSubstr("lora_"),
+                     HasSubstr("1e+06"), HasSubstr("too large for F16")));
+  EXPECT_TRUE(EncodeGgufLora(config, adapter, DType::kBf16).ok());
 }
 
 TEST(GgufLoraTest, RefusesOtherKindsAndModels) {

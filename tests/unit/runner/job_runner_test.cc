@@ -12,6 +12,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "model/adapter/peft_folder.h"
+#include "model/checkpoint/quantize_checkpoint.h"
+#include "model/checkpoint/safetensors.h"
 #include "proto/codec/flat_update.h"
 #include "tests/integration/runner/fake_fleet.h"
 
@@ -157,6 +159,68 @@ TEST_F(JobRunnerTest, RefusesFoldersThatAreNoModels) {
   job_.training.router.z_loss = 0.0;
   job_.base_model = folder_.path() + "/nowhere";
   EXPECT_THAT(fault(), HasSubstr("nowhere"));
+}
+
+// Whatever its first adapter needs of the base: the coordinator goes on.
+TEST_F(JobRunnerTest, StartsDoraOnAQuantisedBaseThatTheJournalHas) {
+  const std::string quantised = folder_.path() + "/quantised";
+  ASSERT_TRUE(
+      model::QuantizeCheckpoint(base_, model::WeightFormat::kNf4, quantised)
+          .ok());
+  job_.base_model = quantised;
+  job_.adapter.kind = config::AdapterKind::kDora;
+  // Submitted to a coordinator that ended before it could start the job.
+  v1::JournalRecord record;
+  *record.mutable_job_submitted()->mutable_config() = config::ToProto(job_);
+  ASSERT_TRUE(store_->journal().Append({record}).ok());
+  const auto fleet = Training();
+  EXPECT_EQ(fleet->runner().facts().num_parameters(), 32u + 8u);
+}
+
+TEST_F(JobRunnerTest, RefusesQuantisedFoldersThatNobodyCanRead) {
+  const std::string quantised = folder_.path() + "/quantised";
+  ASSERT_TRUE(
+      model::QuantizeCheckpoint(base_, model::WeightFormat::kInt8, quantised)
+          .ok());
+  job_.base_model = quantised;
+  const auto fault = [&] {
+    const auto facts = ImportBaseModel(job_, store_->blobs());
+    EXPECT_TRUE(absl::IsInvalidArgument(facts.status())) << facts.status();
+    return std::string(facts.status().message());
+  };
+  // Weights that are quantised, and a config.json that does not know.
+  const std::string config = base::ReadFile(base_ + "/config.json").value();
+  ASSERT_TRUE(base::WriteFileAtomic(quantised + "/config.json", config).ok());
+  for (const auto kind :
+       {config::AdapterKind::kLora, config::AdapterKind::kDora}) {
+    job_.adapter.kind = kind;
+    EXPECT_THAT(fault(), HasSubstr("restore its \"quantization_config\""));
+  }
+  // Of tensors that are read as they are.
+  const auto file =
+      model::SafetensorsFile::Open(quantised + "/model.safetensors");
+  ASSERT_TRUE(file.ok()) << file.status();
+  std::vector<model::TensorView> tensors = file->tensors();
+  const std::string bytes(8, '\1');
+  for (model::TensorView& tensor : tensors) {
+    if (tensor.name != "model.norm.weight") continue;
+    tensor = {"model.norm.weight.int8", model::DType::kI8, {8}, bytes};
+  }
+  const std::string norm = model::EncodeSafetensors(tensors);
+  // And a weight both ways.
+  const std::string dense(8 * 8 * 4, '\0');
+  tensors = file->tensors();
+  tensors.push_back({"model.layers.0.self_attn.q_proj.weight",
+                     model::DType::kF32,
+                     {8, 8},
+                     dense});
+  const std::string twice = model::EncodeSafetensors(tensors);
+  ASSERT_TRUE(
+      base::WriteFileAtomic(quantised + "/model.safetensors", norm).ok());
+  EXPECT_THAT(fault(), HasSubstr("'model.norm.weight' is stored quantised"));
+  ASSERT_TRUE(
+      base::WriteFileAtomic(quantised + "/model.safetensors", twice).ok());
+  EXPECT_THAT(fault(), HasSubstr("q_proj.weight' is there twice"));
 }
 
 TEST_F(JobRunnerTest, BrokenUpdatesAreRefusedWithAReasonAndJournaled) {
