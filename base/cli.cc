@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
@@ -20,8 +21,21 @@ namespace {
 std::atomic<bool> g_stop{false};
 int g_pipe[2] = {-1, -1};
 
+constexpr absl::string_view kToldToStop = "told to stop";
+constexpr absl::string_view kEndText = "error: told to stop\n";
+constexpr absl::string_view kEndJson =
+    "{\"error\":{\"code\":\"CANCELLED\",\"message\":\"told to stop\"}}\n";
+// Said by the first signal before it ends the process; empty: it does not.
+absl::string_view g_last_words;
+
 void OnSignal(int) {
   if (g_stop.exchange(true)) _exit(kExitInterrupted);
+  if (!g_last_words.empty()) {
+    const int to = g_last_words == kEndJson ? STDOUT_FILENO : STDERR_FILENO;
+    [[maybe_unused]] ssize_t ignored =
+        write(to, g_last_words.data(), g_last_words.size());
+    _exit(kExitInterrupted);
+  }
   const char byte = 1;
   [[maybe_unused]] ssize_t ignored = write(g_pipe[1], &byte, 1);
 }
@@ -102,6 +116,24 @@ std::string JsonQuote(absl::string_view text) {
   return quoted + "\"";
 }
 
+std::string PrintableText(absl::string_view text) {
+  std::string printable;
+  while (!text.empty()) {
+    const size_t bytes = CharacterBytes(text);
+    const unsigned char first = static_cast<unsigned char>(text[0]);
+    const bool control = first < 0x20 || first == 0x7f ||
+                         (first == 0xc2 && bytes == 2 &&
+                          static_cast<unsigned char>(text[1]) < 0xa0);
+    if (bytes == 0 || control) {
+      printable += "\xef\xbf\xbd";  // U+FFFD
+    } else {
+      absl::StrAppend(&printable, text.substr(0, bytes));
+    }
+    text.remove_prefix(std::max<size_t>(bytes, 1));
+  }
+  return printable;
+}
+
 void StopSignal::Install() {
   CHOIR_CHECK(pipe2(g_pipe, O_CLOEXEC | O_NONBLOCK) == 0);
   struct sigaction action = {};
@@ -112,7 +144,15 @@ void StopSignal::Install() {
   signal(SIGPIPE, SIG_IGN);
 }
 
+void StopSignal::InstallToEnd(bool json) {
+  g_last_words = json ? kEndJson : kEndText;
+  Install();
+}
+
 bool StopSignal::requested() { return g_stop; }
+absl::Status StopSignal::Check() {
+  return g_stop ? absl::CancelledError(kToldToStop) : absl::OkStatus();
+}
 int StopSignal::file_descriptor() { return g_pipe[0]; }
 
 }  // namespace choir::base

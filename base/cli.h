@@ -34,12 +34,21 @@ int PrintUsageError(absl::string_view program, absl::string_view what, int argc,
 // become U+FFFD.
 std::string JsonQuote(absl::string_view text);
 
+// `text` for a terminal: control characters, and bytes that are not UTF-8,
+// become U+FFFD.
+std::string PrintableText(absl::string_view text);
+
 // Stops a program gracefully. Install() makes the first SIGTERM or SIGINT set
 // the flag and the second end the process at once with kExitInterrupted.
 class StopSignal {
  public:
   static void Install();
+  // For a program that would leave nothing half-done: the first signal already
+  // ends it, with the error "told to stop" as PrintError() prints it.
+  static void InstallToEnd(bool json);
   static bool requested();
+  // CANCELLED as soon as the flag is set.
+  static absl::Status Check();
   // Readable when the flag is set: for poll() and the like.
   static int file_descriptor();
 };

@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/files.h"
@@ -15,22 +14,25 @@
 #include "model/checkpoint/base_folder.h"
 #include "model/checkpoint/model_config.h"
 #include "model/checkpoint/side_files.h"
+#include "model/checkpoint/tensor_files.h"
 #include "model/training/training_fit.h"
 
 namespace choir::runner {
 namespace {
 
 constexpr char kConfigName[] = "config.json";
+constexpr char kIndexName[] = "model.safetensors.index.json";
 constexpr char kTokenizerName[] = "tokenizer.json";
 
-bool IsModelFile(absl::string_view name) {
-  return name == kConfigName || model::IsSideFile(name) ||
-         absl::EndsWith(name, ".safetensors") ||
-         absl::EndsWith(name, ".safetensors.index.json");
+std::string LastPart(absl::string_view path) {
+  const std::vector<absl::string_view> parts =
+      absl::StrSplit(path, '/', absl::SkipEmpty());
+  return parts.empty() ? "base" : std::string(parts.back());
 }
 
-// Names of the files to import, sorted.
-absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& folder) {
+// Names of the files to import besides the weights.
+absl::StatusOr<std::vector<std::string>> SmallFilesOf(
+    const std::string& folder) {
   const absl::StatusOr<std::vector<std::string>> entries =
       base::ListDirectory(folder);
   if (!entries.ok()) {
@@ -39,14 +41,11 @@ absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& folder) {
                      "' (model.base): ", entries.status().message()));
   }
   std::vector<std::string> files;
-  bool has_weights = false;
   for (const std::string& entry : *entries) {
-    // Weights of an adapter in the same folder are not the base model's.
-    if (!IsModelFile(entry) || entry == model::kAdapterModelName) continue;
-    files.push_back(entry);
-    has_weights |= absl::EndsWith(entry, ".safetensors");
+    if (entry == kConfigName || model::IsSideFile(entry)) {
+      files.push_back(entry);
+    }
   }
-  std::sort(files.begin(), files.end());
   const auto has = [&](const char* name) {
     return std::binary_search(files.begin(), files.end(), std::string(name));
   };
@@ -59,17 +58,23 @@ absl::StatusOr<std::vector<std::string>> FilesOf(const std::string& folder) {
         absl::StrCat("the base model's folder '", folder, "' has no ",
                      kTokenizerName, " (nor vocab.json and merges.txt)"));
   }
-  if (!has_weights) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the base model's folder '", folder, "' has no *.safetensors file"));
-  }
   return files;
 }
 
-std::string LastPart(absl::string_view path) {
-  const std::vector<absl::string_view> parts =
-      absl::StrSplit(path, '/', absl::SkipEmpty());
-  return parts.empty() ? "base" : std::string(parts.back());
+// Names of the files that hold the model's weights, not those of an adapter or
+// of other forms of it that lie in the same folder.
+absl::StatusOr<std::vector<std::string>> WeightFilesOf(
+    const std::string& folder, const model::ModelConfig& config) {
+  CHOIR_ASSIGN_OR_RETURN(const model::TensorFiles opened,
+                         model::TensorFiles::Open(folder, config));
+  std::vector<std::string> files;
+  for (const auto& file : opened.files()) {
+    files.push_back(LastPart(file->source()));
+  }
+  const bool indexed = files[0] != "model.safetensors" &&
+                       base::FileExists(base::JoinPath(folder, kIndexName));
+  if (indexed) files.push_back(kIndexName);
+  return files;
 }
 
 }  // namespace
@@ -77,7 +82,7 @@ std::string LastPart(absl::string_view path) {
 absl::StatusOr<v1::JobStarted> ImportBaseModel(
     const config::JobOptions& options, store::BlobStore& blobs) {
   const std::string& folder = options.base_model;
-  CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> files, FilesOf(folder));
+  CHOIR_ASSIGN_OR_RETURN(std::vector<std::string> files, SmallFilesOf(folder));
   // Everything that can be wrong is found before anything is copied.
   absl::StatusOr<model::ModelConfig> config = model::CheckBaseFolder(folder);
   if (!config.ok()) {
@@ -91,6 +96,10 @@ absl::StatusOr<v1::JobStarted> ImportBaseModel(
         "token; set training.objective to \"classification\" or take another "
         "base");
   }
+  CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> weights,
+                         WeightFilesOf(folder, *config));
+  files.insert(files.end(), weights.begin(), weights.end());
+  std::sort(files.begin(), files.end());
   CHOIR_RETURN_IF_ERROR(model::CheckJobFits(options));
   CHOIR_ASSIGN_OR_RETURN(const codec::Layout layout,
                          model::AdapterLayout(*config, options.adapter));

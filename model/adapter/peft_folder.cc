@@ -131,17 +131,14 @@ absl::Status WritePeftFolder(const std::string& directory,
 
 absl::Status WritePeftFolder(const std::string& directory,
                              const PeftAdapter& adapter, DType dtype) {
-  std::string bytes = EncodeAdapterFile(adapter.layout, adapter.values, dtype);
-  if (dtype != DType::kF32) {
-    const absl::Status fits =
-        DecodeAdapterFile(bytes, adapter.layout, directory).status();
-    if (!fits.ok()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the adapter has values that are too large for ",
-                       DTypeName(dtype), "; write it in float32"));
-    }
+  const codec::Layout& layout = adapter.layout;
+  for (size_t i = 0; i < layout.tensors().size(); ++i) {
+    const codec::TensorSpec& spec = layout.tensors()[i];
+    const auto values = absl::MakeSpan(adapter.values)
+                            .subspan(layout.offset(i), spec.num_elements());
+    CHOIR_RETURN_IF_ERROR(CheckFits(spec.name, values, dtype));
   }
-  return WriteFiles(directory, bytes,
+  return WriteFiles(directory, EncodeAdapterFile(layout, adapter.values, dtype),
                     AdapterConfigJson(adapter.options, adapter.base_model));
 }
 

@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/families.h"
+#include "model/checkpoint/new_folder.h"
 #include "model/checkpoint/packed_checkpoint.h"
 #include "model/checkpoint/side_files.h"
 
@@ -68,8 +69,7 @@ absl::Status CopyTensor(const TensorView& view, const std::string& name,
   return absl::OkStatus();
 }
 
-absl::Status CheckTarget(const std::string& folder, WeightFormat format,
-                         const std::string& out,
+absl::Status CheckSource(const std::string& folder, WeightFormat format,
                          const QuantizeOptions& options) {
   if (format != WeightFormat::kInt8 && format != WeightFormat::kNf4) {
     return absl::InvalidArgumentError(
@@ -81,14 +81,7 @@ absl::Status CheckTarget(const std::string& folder, WeightFormat format,
         "outliers begin at ", options.outlier_rms,
         " root mean squares; give a number from 0 (none are looked for) on"));
   }
-  CHOIR_RETURN_IF_ERROR(CheckNotQuantised(folder, kRemedy));
-  for (const char* name : {kWeights, kConfig}) {
-    if (base::FileExists(base::JoinPath(out, name))) {
-      return absl::AlreadyExistsError(
-          absl::StrCat(out, " already holds ", name, "; give another folder"));
-    }
-  }
-  return absl::OkStatus();
+  return CheckNotQuantised(folder, kRemedy);
 }
 
 absl::Status WriteWeights(const TensorFiles& files, const ModelConfig& config,
@@ -136,8 +129,8 @@ absl::Status WriteWeights(const TensorFiles& files, const ModelConfig& config,
 
 absl::StatusOr<QuantizeReport> QuantizeCheckpoint(
     const std::string& folder, WeightFormat format, const std::string& out,
-    const QuantizeOptions& options) {
-  CHOIR_RETURN_IF_ERROR(CheckTarget(folder, format, out, options));
+    const QuantizeOptions& options, const StopFn& stop) {
+  CHOIR_RETURN_IF_ERROR(CheckSource(folder, format, options));
   const std::string config_path = base::JoinPath(folder, kConfig);
   CHOIR_ASSIGN_OR_RETURN(const std::string config_text,
                          base::ReadFile(config_path, 1u << 20));
@@ -146,21 +139,22 @@ absl::StatusOr<QuantizeReport> QuantizeCheckpoint(
   CHOIR_ASSIGN_OR_RETURN(const TensorFiles files,
                          TensorFiles::Open(folder, config));
   CHOIR_RETURN_IF_ERROR(files.CheckNonePacked(kRemedy));
-  CHOIR_RETURN_IF_ERROR(base::MakeDirectories(out));
-  const std::string weights = base::JoinPath(out, kWeights);
+  CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<NewFolder> target,
+                         NewFolder::Create(out));
+  const std::string weights = base::JoinPath(target->partial(), kWeights);
   CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,
-                         SafetensorsWriter::Create(weights));
+                         SafetensorsWriter::Create(weights, stop));
   QuantizeReport report;
   CHOIR_RETURN_IF_ERROR(
       WriteWeights(files, config, format, options, *writer, report));
-  CHOIR_RETURN_IF_ERROR(CopySideFiles(folder, out));
+  CHOIR_RETURN_IF_ERROR(CopySideFiles(folder, target->partial()));
   CHOIR_RETURN_IF_ERROR(writer->Finish());
   CHOIR_ASSIGN_OR_RETURN(report.bytes_after, base::FileSize(weights));
   CHOIR_ASSIGN_OR_RETURN(const std::string quantised,
                          WithQuantization(config_text, format, config_path));
-  // The last file: a folder with it is whole.
-  CHOIR_RETURN_IF_ERROR(
-      base::WriteFileAtomic(base::JoinPath(out, kConfig), quantised));
+  CHOIR_RETURN_IF_ERROR(base::WriteFileAtomic(
+      base::JoinPath(target->partial(), kConfig), quantised));
+  CHOIR_RETURN_IF_ERROR(target->Finish());
   return report;
 }
 

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "model/checkpoint/safetensors_writer.h"
 #include "model/checkpoint/tensor_files.h"
 #include "model/quantize/quantized_matrix.h"
 
@@ -27,18 +28,19 @@ struct QuantizeReport {
   }
 };
 
-// Writes the model of `folder` to the folder `out` (made if absent): the linear
-// layers of the decoder blocks in `format` (int8 or nf4), embedding and head in
-// bfloat16, all else as it is; config.json with its quantisation entry; and
-// the side files (side_files.h). A few rows are in memory at a time, and one
-// layer's codes.
+// Writes the model of `folder` to the new folder `out`: the linear layers of
+// the decoder blocks in `format` (int8 or nf4), embedding and head in bfloat16,
+// all else as it is; config.json with its quantisation entry; and the side
+// files (side_files.h). A few rows are in memory at a time, and one layer's
+// codes.
 //
 // Errors: INVALID_ARGUMENT for another format, an outlier_rms that is not a
 //   number from 0 on, a model that is quantised already or cannot be read;
-//   ALREADY_EXISTS if `out` holds a model; those of base/files.h.
+//   those of CheckNewFolder() for `out`, of `stop` and of base/files.h. On an
+//   error nothing is left of `out`.
 absl::StatusOr<QuantizeReport> QuantizeCheckpoint(
     const std::string& folder, WeightFormat format, const std::string& out,
-    const QuantizeOptions& options = {});
+    const QuantizeOptions& options = {}, const StopFn& stop = nullptr);
 
 // A weight of `files` in `format`: as packed there, or quantised now. bfloat16
 // from a bfloat16 file stays in the file. INVALID_ARGUMENT if it is packed in

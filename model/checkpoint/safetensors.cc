@@ -316,6 +316,26 @@ absl::StatusOr<std::vector<float>> ReadFloats(const TensorView& tensor) {
   return values;
 }
 
+absl::Status CheckFits(absl::string_view name, absl::Span<const float> values,
+                       DType dtype) {
+  // From here on the nearest number is infinite.
+  const float limit = dtype == DType::kF16    ? 65520.0f
+                      : dtype == DType::kBf16 ? 0x1.ffp127f
+                                              : HUGE_VALF;
+  for (const float value : values) {
+    if (std::fabs(value) < limit) continue;
+    return absl::InvalidArgumentError(
+        std::isfinite(value)
+            ? absl::StrCat("tensor '", name, "' has the value ", value,
+                           ", which is too large for ", DTypeName(dtype),
+                           "; write it in float32")
+            : absl::StrCat("tensor '", name, "' would hold ", value,
+                           ", which is not a finite number; the base or the "
+                           "adapter has values that are too large"));
+  }
+  return absl::OkStatus();
+}
+
 std::string FloatsToBytes(absl::Span<const float> values, DType dtype) {
   CHOIR_CHECK(dtype == DType::kF32 || dtype == DType::kBf16 ||
               dtype == DType::kF16);

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -104,6 +105,11 @@ absl::StatusOr<SafetensorsFile> ParseSafetensors(absl::string_view bytes,
 absl::StatusOr<std::vector<float>> ReadFloats(const TensorView& tensor);
 // The same into `out`, which must have tensor.num_elements() elements.
 absl::Status ReadFloatsInto(const TensorView& tensor, absl::Span<float> out);
+
+// OK if the `values` of tensor `name` stay finite when FloatsToBytes() rounds
+// them; INVALID_ARGUMENT with the name and the first that does not.
+absl::Status CheckFits(absl::string_view name, absl::Span<const float> values,
+                       DType dtype);
 
 // `values` as bytes of `dtype`, which must be kF32, kBf16 or kF16; rounds to
 // nearest, ties to even.

@@ -26,13 +26,14 @@ absl::Status WriteAll(std::FILE* file, absl::string_view bytes,
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
-    const std::string& path) {
+    const std::string& path, StopFn stop) {
   const std::string data = path + ".data";
   std::FILE* file = std::fopen(data.c_str(), "w+b");
   if (file == nullptr) {
     return base::ErrnoStatus(errno, absl::StrCat("create ", data));
   }
-  return std::unique_ptr<SafetensorsWriter>(new SafetensorsWriter(path, file));
+  return std::unique_ptr<SafetensorsWriter>(
+      new SafetensorsWriter(path, file, std::move(stop)));
 }
 
 SafetensorsWriter::~SafetensorsWriter() {
@@ -55,6 +56,7 @@ absl::Status SafetensorsWriter::Begin(absl::string_view name, DType dtype,
 absl::Status SafetensorsWriter::Append(absl::string_view bytes) {
   CHOIR_CHECK(data_ != nullptr && !entries_.empty() &&
               written_ + bytes.size() <= entries_.back().end);
+  if (stop_) CHOIR_RETURN_IF_ERROR(stop_());
   CHOIR_RETURN_IF_ERROR(WriteAll(data_, bytes, path_ + ".data"));
   written_ += bytes.size();
   return absl::OkStatus();
@@ -93,6 +95,7 @@ absl::Status SafetensorsWriter::CopyData(std::FILE* out) {
   std::string buffer(1 << 20, '\0');
   uint64_t copied = 0;
   while (true) {
+    if (stop_) CHOIR_RETURN_IF_ERROR(stop_());
     const size_t n = std::fread(&buffer[0], 1, buffer.size(), data_);
     if (n == 0) break;
     CHOIR_RETURN_IF_ERROR(
@@ -124,6 +127,7 @@ absl::Status SafetensorsWriter::Finish(
   }
   std::fclose(data_);
   data_ = nullptr;
+  unlink((path_ + ".data").c_str());
   CHOIR_RETURN_IF_ERROR(status);
   if (std::rename(temporary.c_str(), path_.c_str()) != 0) {
     return base::ErrnoStatus(errno, absl::StrCat("rename ", temporary));

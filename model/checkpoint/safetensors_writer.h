@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -16,6 +17,10 @@
 
 namespace choir::model {
 
+// Asked again and again during long work; a status that is not OK ends it, and
+// is what it returns.
+using StopFn = std::function<absl::Status()>;
+
 // The header comes first in the file but is known last, so the tensors gather
 // in PATH.data; Finish() writes header and tensors to PATH.new and renames it
 // to PATH, which is thus never seen half-written. Dropped without Finish(), it
@@ -24,7 +29,7 @@ namespace choir::model {
 class SafetensorsWriter {
  public:
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
-      const std::string& path);
+      const std::string& path, StopFn stop = nullptr);
   ~SafetensorsWriter();
 
   // Appends one tensor; names must differ, the bytes must fit the shape. A
@@ -45,13 +50,14 @@ class SafetensorsWriter {
     std::vector<int64_t> shape;
     uint64_t begin, end;
   };
-  SafetensorsWriter(std::string path, std::FILE* data)
-      : path_(std::move(path)), data_(data) {}
+  SafetensorsWriter(std::string path, std::FILE* data, StopFn stop)
+      : path_(std::move(path)), data_(data), stop_(std::move(stop)) {}
   std::string Header(const std::map<std::string, std::string>& metadata) const;
   absl::Status CopyData(std::FILE* out);
 
   const std::string path_;
   std::FILE* data_;
+  const StopFn stop_;  // null: never
   uint64_t written_ = 0;
   std::vector<Entry> entries_;
 };

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <iterator>
+#include <vector>
 
 #include "base/files.h"
 #include "base/status_macros.h"
@@ -18,6 +20,9 @@ constexpr const char* kSideFiles[] = {
     "tokenizer_config.json",   "vocab.json",
 };
 
+// The same tokenizer for other programs. Nothing here reads it.
+constexpr char kSentencePiece[] = "tokenizer.model";
+
 }  // namespace
 
 absl::Span<const char* const> SideFiles() { return kSideFiles; }
@@ -28,7 +33,9 @@ bool IsSideFile(absl::string_view name) {
 }
 
 absl::Status CopySideFiles(const std::string& from, const std::string& to) {
-  for (const char* name : kSideFiles) {
+  std::vector<const char*> names(std::begin(kSideFiles), std::end(kSideFiles));
+  names.push_back(kSentencePiece);
+  for (const char* name : names) {
     const std::string path = base::JoinPath(from, name);
     if (!base::FileExists(path)) continue;
     CHOIR_ASSIGN_OR_RETURN(const std::string bytes,

@@ -16,8 +16,9 @@ absl::Span<const char* const> SideFiles();
 
 bool IsSideFile(absl::string_view name);
 
-// Copies those that the folder `from` has into the folder `to`, which exists;
-// others of these names there are replaced. Errors: those of base/files.h.
+// Copies those that the folder `from` has, and a tokenizer.model, which other
+// programs read, into the folder `to`, which exists; others of these names
+// there are replaced. Errors: those of base/files.h.
 absl::Status CopySideFiles(const std::string& from, const std::string& to);
 
 }  // namespace choir::model

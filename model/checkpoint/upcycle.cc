@@ -11,9 +11,9 @@
 #include "base/sim_random.h"
 #include "base/status_macros.h"
 #include "model/checkpoint/families.h"
+#include "model/checkpoint/new_folder.h"
 #include "model/checkpoint/packed_checkpoint.h"
 #include "model/checkpoint/safetensors.h"
-#include "model/checkpoint/safetensors_writer.h"
 #include "model/checkpoint/side_files.h"
 #include "model/checkpoint/tensor_files.h"
 
@@ -125,8 +125,7 @@ absl::StatusOr<ModelConfig> UpcycledConfig(const ModelConfig& dense,
 }
 
 absl::Status UpcycleFolder(const std::string& from, const std::string& to,
-                           const UpcycleOptions& options) {
-  const std::string out = base::JoinPath(to, kModelName);
+                           const UpcycleOptions& options, const StopFn& stop) {
   CHOIR_ASSIGN_OR_RETURN(const ModelConfig dense,
                          LoadModelConfig(base::JoinPath(from, "config.json")));
   CHOIR_ASSIGN_OR_RETURN(const ModelConfig moe, UpcycledConfig(dense, options));
@@ -134,18 +133,17 @@ absl::Status UpcycleFolder(const std::string& from, const std::string& to,
   CHOIR_ASSIGN_OR_RETURN(const TensorFiles files,
                          TensorFiles::Open(from, dense));
   CHOIR_RETURN_IF_ERROR(files.CheckNonePacked(kRemedy));
-  if (base::FileExists(out) ||
-      base::FileExists(base::JoinPath(to, "config.json"))) {
-    return absl::AlreadyExistsError(
-        absl::StrCat(to, " already holds a model; give another --out"));
-  }
-  CHOIR_RETURN_IF_ERROR(base::MakeDirectories(to));
-  CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,
-                         SafetensorsWriter::Create(out));
+  CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<NewFolder> target,
+                         NewFolder::Create(to));
+  const std::string& out = target->partial();
+  CHOIR_ASSIGN_OR_RETURN(
+      const std::unique_ptr<SafetensorsWriter> writer,
+      SafetensorsWriter::Create(base::JoinPath(out, kModelName), stop));
   CHOIR_RETURN_IF_ERROR(WriteTensors(dense, moe, files, options, *writer));
-  CHOIR_RETURN_IF_ERROR(CopySideFiles(from, to));
-  return base::WriteFileAtomic(base::JoinPath(to, "config.json"),
-                               ModelConfigJson(moe));
+  CHOIR_RETURN_IF_ERROR(CopySideFiles(from, out));
+  CHOIR_RETURN_IF_ERROR(base::WriteFileAtomic(
+      base::JoinPath(out, "config.json"), ModelConfigJson(moe)));
+  return target->Finish();
 }
 
 }  // namespace choir::model

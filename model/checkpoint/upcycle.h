@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "model/checkpoint/model_config.h"
+#include "model/checkpoint/safetensors_writer.h"
 
 namespace choir::model {
 
@@ -30,14 +31,18 @@ struct UpcycleOptions {
 absl::StatusOr<ModelConfig> UpcycledConfig(const ModelConfig& dense,
                                            const UpcycleOptions& options);
 
-// Writes folder `to`: every expert a copy of the MLP, routers drawn at random,
-// the chosen experts' weights made to sum to 1, so that the logits are those of
-// the dense model. The side files (side_files.h) come along. One tensor is in
-// memory at a time.
+// Writes the new folder `to`: every expert a copy of the MLP, routers drawn at
+// random, the chosen experts' weights made to sum to 1, so that the logits are
+// those of the dense model. The side files (side_files.h) come along. One
+// tensor is in memory at a time.
+//
 // Errors: those of UpcycledConfig and TensorFiles::Open; INVALID_ARGUMENT for a
-//   quantised model; ALREADY_EXISTS if `to` holds a model; those of writing.
+//   quantised model or an embedding that is not F32, BF16 or F16; those of
+//   CheckNewFolder() for `to`, of `stop` and of writing. On an error nothing is
+//   left of `to`.
 absl::Status UpcycleFolder(const std::string& from, const std::string& to,
-                           const UpcycleOptions& options);
+                           const UpcycleOptions& options,
+                           const StopFn& stop = nullptr);
 
 }  // namespace choir::model
 

@@ -139,7 +139,7 @@ class Encoder {
     for (const Group& group : groups) {
       CHOIR_RETURN_IF_ERROR(CheckExperts(config_, group));
       CHOIR_RETURN_IF_ERROR(CheckRanks(group));
-      Add(group);
+      CHOIR_RETURN_IF_ERROR(Add(group));
     }
     return EncodeGguf(Metadata(), tensors_);
   }
@@ -194,8 +194,9 @@ class Encoder {
     options.layer_alphas.clear();
     return options;
   }
-  void Push(std::string name, std::vector<int64_t> shape,
-            absl::Span<const float> values) {
+  absl::Status Push(std::string name, std::vector<int64_t> shape,
+                    absl::Span<const float> values) {
+    CHOIR_RETURN_IF_ERROR(CheckFits(name, values, dtype_));
     bytes_.push_back(FloatsToBytes(values, dtype_));
     TensorView view;
     view.name = std::move(name);
@@ -203,8 +204,9 @@ class Encoder {
     view.shape = std::move(shape);
     view.bytes = bytes_.back();
     tensors_.push_back(std::move(view));
+    return absl::OkStatus();
   }
-  void Add(const Group& group) {
+  absl::Status Add(const Group& group) {
     const LinearSpec& first = group.layers[0];
     const int64_t rank = adapter_.options.rank_of(first.module);
     std::vector<float> a, b;
@@ -229,8 +231,9 @@ class Encoder {
       shape_a.insert(shape_a.begin(), experts);
       shape_b.insert(shape_b.begin(), experts);
     }
-    Push(absl::StrCat(group.name, ".lora_a"), shape_a, a);
-    Push(absl::StrCat(group.name, ".lora_b"), shape_b, b);
+    CHOIR_RETURN_IF_ERROR(
+        Push(absl::StrCat(group.name, ".lora_a"), shape_a, a));
+    return Push(absl::StrCat(group.name, ".lora_b"), shape_b, b);
   }
   std::vector<std::pair<std::string, GgufValue>> Metadata() const {
     return {

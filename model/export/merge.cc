@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -15,8 +14,9 @@
 #include "base/json_text.h"
 #include "base/status_macros.h"
 #include "model/adapter/lora_layout.h"
+#include "model/checkpoint/new_folder.h"
 #include "model/checkpoint/packed_checkpoint.h"
-#include "model/checkpoint/safetensors_writer.h"
+#include "model/checkpoint/side_files.h"
 #include "model/checkpoint/tensor_files.h"
 #include "model/export/folded_layer.h"
 #include "model/export/read_adapter.h"
@@ -28,6 +28,7 @@ using nlohmann::ordered_json;
 
 constexpr char kConfigName[] = "config.json";
 constexpr char kScoreName[] = "score.weight";
+constexpr char kSingleName[] = "model.safetensors";
 constexpr char kIndexName[] = "model.safetensors.index.json";
 constexpr char kRemedy[] = "merge into the checkpoint that was not quantised";
 constexpr size_t kLargestJson = 64u << 20;
@@ -71,8 +72,10 @@ class Merger {
                          DType dtype, SafetensorsWriter& writer);
   absl::Status WriteNewBias(const std::string& name, const LinearSpec& spec,
                             DType dtype, SafetensorsWriter& writer);
-  absl::Status Count(uint64_t bytes);
-  absl::Status CopyOtherFiles();
+  void Count(uint64_t bytes);
+  // Rounds and appends.
+  absl::Status Append(absl::string_view name, absl::Span<const float> values,
+                      DType dtype, SafetensorsWriter& writer);
   absl::Status WriteIndex();
   absl::Status WriteConfig();
   DType Target(DType stored) const {
@@ -91,22 +94,11 @@ class Merger {
   // By the weight beside which they are written.
   std::map<std::string, LinearSpec> new_biases_;
   std::map<std::string, std::string> shard_of_;  // by tensor
+  std::unique_ptr<NewFolder> out_;
   MergeReport report_;
-  uint64_t total_ = 0;
 };
 
 absl::Status Merger::Open() {
-  std::error_code error;
-  for (const std::string& input : {options_.model, options_.adapter}) {
-    if (std::filesystem::equivalent(input, options_.out, error)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          options_.out, " is the folder of an input; name a new one"));
-    }
-  }
-  if (base::FileExists(base::JoinPath(options_.out, kConfigName))) {
-    return absl::AlreadyExistsError(
-        absl::StrCat(options_.out, " has a model already; name a new folder"));
-  }
   const std::string path = base::JoinPath(options_.model, kConfigName);
   CHOIR_ASSIGN_OR_RETURN(const std::string text,
                          base::ReadFile(path, kLargestJson));
@@ -201,16 +193,19 @@ absl::Status Merger::PlanTensors() {
     CHOIR_RETURN_IF_ERROR(plan(layer, ".weight", false));
     if (layer.spec().bias) CHOIR_RETURN_IF_ERROR(plan(layer, ".bias", true));
   }
-  for (const auto& file : files_->files()) total_ += file->tensors().size();
-  total_ += new_biases_.size();
   return absl::OkStatus();
 }
 
-absl::Status Merger::Count(uint64_t bytes) {
+void Merger::Count(uint64_t bytes) {
   ++report_.tensors;
   report_.bytes += bytes;
-  if (!options_.progress) return absl::OkStatus();
-  return options_.progress(report_.tensors, total_);
+}
+
+absl::Status Merger::Append(absl::string_view name,
+                            absl::Span<const float> values, DType dtype,
+                            SafetensorsWriter& writer) {
+  CHOIR_RETURN_IF_ERROR(CheckFits(name, values, dtype));
+  return writer.Append(FloatsToBytes(values, dtype));
 }
 
 absl::Status Merger::WriteRows(const TensorView& tensor, const Plan& plan,
@@ -242,7 +237,7 @@ absl::Status Merger::WriteRows(const TensorView& tensor, const Plan& plan,
                               absl::MakeSpan(values).subspan(i * width, width));
       }
     }
-    CHOIR_RETURN_IF_ERROR(writer.Append(FloatsToBytes(values, dtype)));
+    CHOIR_RETURN_IF_ERROR(Append(tensor.name, values, dtype, writer));
     base::ReleasePages(part.bytes);
   }
   return absl::OkStatus();
@@ -259,7 +254,7 @@ absl::Status Merger::WriteTensor(const TensorView& tensor,
                                              : !plan.layer->changes_weight());
   CHOIR_RETURN_IF_ERROR(writer.Begin(tensor.name, dtype, tensor.shape));
   if (is_head) {
-    CHOIR_RETURN_IF_ERROR(writer.Append(FloatsToBytes(head_, dtype)));
+    CHOIR_RETURN_IF_ERROR(Append(tensor.name, head_, dtype, writer));
   } else if (unchanged && dtype == tensor.dtype) {
     CHOIR_RETURN_IF_ERROR(writer.Append(tensor.bytes));
     base::ReleasePages(tensor.bytes);
@@ -268,8 +263,9 @@ absl::Status Merger::WriteTensor(const TensorView& tensor,
         WriteRows(tensor, unchanged ? Plan() : plan, dtype, writer));
   }
   if (is_head || !unchanged) ++report_.merged;
-  return Count(static_cast<uint64_t>(tensor.num_elements()) *
-               static_cast<uint64_t>(DTypeBytes(dtype)));
+  Count(static_cast<uint64_t>(tensor.num_elements()) *
+        static_cast<uint64_t>(DTypeBytes(dtype)));
+  return absl::OkStatus();
 }
 
 absl::Status Merger::WriteNewBias(const std::string& name,
@@ -283,16 +279,16 @@ absl::Status Merger::WriteNewBias(const std::string& name,
     }
   }
   CHOIR_RETURN_IF_ERROR(writer.Begin(name, dtype, {spec.out_features}));
-  const std::string bytes = FloatsToBytes(values, dtype);
-  CHOIR_RETURN_IF_ERROR(writer.Append(bytes));
-  return Count(bytes.size());
+  Count(values.size() * DTypeBytes(dtype));
+  return Append(name, values, dtype, writer);
 }
 
 absl::Status Merger::WriteShard(const SafetensorsFile& file) {
   const std::string name = BaseName(file.source());
   CHOIR_ASSIGN_OR_RETURN(
       const std::unique_ptr<SafetensorsWriter> writer,
-      SafetensorsWriter::Create(base::JoinPath(options_.out, name)));
+      SafetensorsWriter::Create(base::JoinPath(out_->partial(), name),
+                                options_.stop));
   for (const TensorView& tensor : file.tensors()) {
     CHOIR_RETURN_IF_ERROR(WriteTensor(tensor, *writer));
     shard_of_[tensor.name] = name;
@@ -309,33 +305,9 @@ absl::Status Merger::WriteShard(const SafetensorsFile& file) {
   return writer->Finish(metadata);
 }
 
-absl::Status Merger::CopyOtherFiles() {
-  std::set<std::string> skip = {kConfigName, kIndexName, kAdapterConfigName,
-                                kAdapterModelName};
-  for (const auto& file : files_->files())
-    skip.insert(BaseName(file->source()));
-  CHOIR_ASSIGN_OR_RETURN(const std::vector<std::string> names,
-                         base::ListDirectory(options_.model));
-  for (const std::string& name : names) {
-    const std::string from = base::JoinPath(options_.model, name);
-    std::error_code error;
-    if (skip.count(name) > 0 ||
-        !std::filesystem::is_regular_file(from, error)) {
-      continue;
-    }
-    std::filesystem::copy_file(
-        from, base::JoinPath(options_.out, name),
-        std::filesystem::copy_options::overwrite_existing, error);
-    if (error) {
-      return base::ErrnoStatus(error.value(), absl::StrCat("copy ", from));
-    }
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Merger::WriteIndex() {
   const std::string from = base::JoinPath(options_.model, kIndexName);
-  if (!base::FileExists(from) || files_->files().size() < 2) {
+  if (!base::FileExists(from) || shard_of_.begin()->second == kSingleName) {
     return absl::OkStatus();
   }
   ordered_json index;
@@ -343,7 +315,7 @@ absl::Status Merger::WriteIndex() {
   for (const auto& [tensor, shard] : shard_of_) {
     index["weight_map"][tensor] = shard;
   }
-  return base::WriteFileAtomic(base::JoinPath(options_.out, kIndexName),
+  return base::WriteFileAtomic(base::JoinPath(out_->partial(), kIndexName),
                                index.dump(2) + "\n");
 }
 
@@ -354,14 +326,14 @@ absl::Status Merger::WriteConfig() {
     config_json_["torch_dtype"] = name;
   }
   return base::WriteFileAtomic(
-      base::JoinPath(options_.out, kConfigName),
+      base::JoinPath(out_->partial(), kConfigName),
       config_json_.dump(2, ' ', false, ordered_json::error_handler_t::replace) +
           "\n");
 }
 
 absl::StatusOr<MergeReport> Merger::Run() {
   CHOIR_RETURN_IF_ERROR(Open());
-  CHOIR_RETURN_IF_ERROR(base::MakeDirectories(options_.out));
+  CHOIR_ASSIGN_OR_RETURN(out_, NewFolder::Create(options_.out));
   // LoFiT's bias is made of the weight, which may stand in another shard.
   for (FoldedLayer& layer : layers_) {
     const std::string name = absl::StrCat(layer.spec().module, ".weight");
@@ -370,9 +342,10 @@ absl::StatusOr<MergeReport> Merger::Run() {
   for (const auto& file : files_->files()) {
     CHOIR_RETURN_IF_ERROR(WriteShard(*file));
   }
-  CHOIR_RETURN_IF_ERROR(CopyOtherFiles());
+  CHOIR_RETURN_IF_ERROR(CopySideFiles(options_.model, out_->partial()));
   CHOIR_RETURN_IF_ERROR(WriteIndex());
   CHOIR_RETURN_IF_ERROR(WriteConfig());
+  CHOIR_RETURN_IF_ERROR(out_->Finish());
   return report_;
 }
 

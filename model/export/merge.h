@@ -3,13 +3,13 @@
 #define CHOIR_MODEL_EXPORT_MERGE_H_
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "model/checkpoint/safetensors.h"
+#include "model/checkpoint/safetensors_writer.h"
 
 namespace choir::model {
 
@@ -19,9 +19,7 @@ struct MergeOptions {
   std::string out;      // new folder
   // Of the floating-point tensors written; unset: each as the base stores it.
   std::optional<DType> dtype;
-  // Called with the tensors written and their number; a status that is not OK
-  // stops the work.
-  std::function<absl::Status(uint64_t done, uint64_t total)> progress;
+  StopFn stop;  // null: never
 };
 
 struct MergeReport {
@@ -30,21 +28,20 @@ struct MergeReport {
   uint64_t bytes = 0;
 };
 
-// Writes `out` with every file of `model`, its safetensors files (the same
-// shards) with the adapter folded in: W + s B A for LoRA, m / |W + s B A|
-// (W + s B A) for DoRA, rows or columns scaled for (IA)^3, all in float32, then
-// rounded to the tensor's dtype; LoFiT's offsets v become W v in the attention
-// output's bias. A Llama without biases gets them (attention_bias in
-// config.json). An adapter's classification head takes the place of the one of
-// a base that is a classifier of as many labels.
+// Writes `out`: the weights of `model` (in the same shards) with the adapter
+// folded in, config.json and the side files (side_files.h). W + s B A for LoRA,
+// m / |W + s B A| (W + s B A) for DoRA, rows or columns scaled for (IA)^3, all
+// in float32, then rounded to the tensor's dtype; LoFiT's offsets v become W v
+// in the attention output's bias. A Llama without biases gets them
+// (attention_bias in config.json). An adapter's classification head takes the
+// place of the one of a base that is a classifier of as many labels.
 //
 // Memory: one tensor and its product at a time.
 // Errors: INVALID_ARGUMENT for an adapter that does not fit, a LoFiT adapter on
 //   a family whose attention output can have no bias, a classification head on
 //   a base without one or with another number of labels, a quantised base, or
-//   an `out` that is one of the inputs; ALREADY_EXISTS if `out` has a
-//   config.json; those of base/files.h. On an error, `out` has no config.json
-//   and so is no model.
+//   a value that is too large for its dtype; those of CheckNewFolder() for
+//   `out`, of `stop` and of base/files.h. On an error nothing is left of `out`.
 absl::StatusOr<MergeReport> MergeAdapter(const MergeOptions& options);
 
 }  // namespace choir::model

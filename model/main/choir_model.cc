@@ -18,6 +18,8 @@
 namespace choir::model {
 namespace {
 
+constexpr char kNewFolder[] = "folder of the new model: a new or empty one";
+
 // Whole numbers that do not fit are told the limits.
 template <typename T>
 CLI::Option* AddNumber(CLI::App* verb, const char* name, T& value,
@@ -68,7 +70,7 @@ void AddPretrain(CLI::App* verb, CommonOptions& common, PretrainFlags& flags) {
     AddNumber(verb, name, value, help);
   };
   verb->add_option("--corpus", o.corpus, "text files")->required();
-  verb->add_option("--out", o.out, "folder of the new model")->required();
+  verb->add_option("--out", o.out, kNewFolder)->required();
   verb->add_option("--tokenizer", o.tokenizer,
                    "tokenizer.json; default: trained on the corpus");
   add("--split", flags.split, "documents are paragraphs, lines or files");
@@ -151,8 +153,9 @@ void AddExport(CLI::App* verb, ExportFlags& o, bool merges) {
                    "base model's folder; default: where the adapter says");
   verb->add_option("--adapter", o.adapter, "PEFT folder or GGUF file")
       ->required();
-  verb->add_option("--out", o.out,
-                   merges ? "new model folder" : "new folder or GGUF file")
+  verb->add_option(
+          "--out", o.out,
+          merges ? kNewFolder : "new or empty folder, or a new GGUF file")
       ->required();
   if (!merges) {
     verb->add_option("--to", o.to, "peft (a folder) or gguf (for llama.cpp)")
@@ -176,7 +179,7 @@ void AddExportVerbs(const Verb& verb, const CommonOptions& common,
 
 void AddUpcycle(CLI::App* verb, UpcycleFlags& o) {
   verb->add_option("--model", o.model, "dense model's folder")->required();
-  verb->add_option("--out", o.out, "new model folder")->required();
+  verb->add_option("--out", o.out, kNewFolder)->required();
   AddNumber(verb, "--experts", o.options.experts, "experts in each block");
   AddNumber(verb, "--experts-per-token", o.options.experts_per_token,
             "experts that a token passes");
@@ -210,7 +213,7 @@ void AddDeviceVerbs(const Verb& verb, CommonOptions& common,
                            [&] { return RunQuantize(common, quantize); });
   AddModel(command, common, false);
   command->add_option("--to", quantize.to, "int8 or nf4")->required();
-  command->add_option("--out", quantize.out, "new model folder")->required();
+  command->add_option("--out", quantize.out, kNewFolder)->required();
   command->add_option("--outlier-rms", quantize.outlier_rms,
                       "int8: columns with a weight above so many root mean "
                       "squares are kept in float32 (0: none; default 6)");
@@ -265,6 +268,13 @@ void AddVerbs(const Verb& verb, Flags& flags) {
               common, flags.pretrain);
 }
 
+// Verbs that write no files, and so have nothing to clear away.
+bool OnlyAnswers(const CLI::App& app) {
+  return app.got_subcommand("inspect") || app.got_subcommand("tokenize") ||
+         app.got_subcommand("eval") || app.got_subcommand("generate") ||
+         app.got_subcommand("plan");
+}
+
 int Main(int argc, char** argv) {
   CLI::App app(
       "Looks into language models, evaluates and runs them, and "
@@ -289,7 +299,11 @@ int Main(int argc, char** argv) {
           base::ParseCommandLine(app, argc, argv)) {
     return *code;
   }
-  base::StopSignal::Install();
+  if (OnlyAnswers(app)) {
+    base::StopSignal::InstallToEnd(flags.common.json);
+  } else {
+    base::StopSignal::Install();
+  }
   const absl::Status status = run();
   if (status.ok()) return base::kExitDone;
   if (base::StopSignal::requested()) {

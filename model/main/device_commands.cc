@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "base/cli.h"
 #include "base/files.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
@@ -181,9 +182,9 @@ absl::Status RunQuantize(const CommonOptions& common,
   CHOIR_ASSIGN_OR_RETURN(const WeightFormat format, QuantizedFormat(flags.to));
   CHOIR_ASSIGN_OR_RETURN(const QuantizeOptions options,
                          OptionsOf(flags, format));
-  CHOIR_ASSIGN_OR_RETURN(
-      const QuantizeReport report,
-      QuantizeCheckpoint(common.model, format, flags.out, options));
+  CHOIR_ASSIGN_OR_RETURN(const QuantizeReport report,
+                         QuantizeCheckpoint(common.model, format, flags.out,
+                                            options, base::StopSignal::Check));
   Json json;
   json["format"] = std::string(WeightFormatName(format));
   json["parameters"] = report.parameters;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "base/cli.h"
 #include "base/status_macros.h"
 #include "model/main/adapted_model.h"
 #include "model/main/class_report.h"
@@ -191,16 +192,16 @@ void PrintLabels(const Result& result) {
   if (result.labels_by_domain.empty()) return;
   size_t width = 6;
   for (const auto& [name, report] : result.labels_by_domain) {
-    width = std::max(width, name.size());
+    width = std::max(width, base::PrintableText(name).size());
   }
   std::cout << absl::StrFormat("\n%-*s  %9s  %9s  %9s  %8s\n",
                                static_cast<int>(width), "domain", "examples",
                                "accuracy", "macro F1", "loss");
   for (const auto& [name, report] : result.labels_by_domain) {
-    std::cout << absl::StrFormat("%-*s  %9d  %7.2f %%  %9.4f  %8.4f\n",
-                                 static_cast<int>(width), name,
-                                 report.examples(), 100.0 * report.accuracy(),
-                                 report.macro_f1(), report.mean_loss());
+    std::cout << absl::StrFormat(
+        "%-*s  %9d  %7.2f %%  %9.4f  %8.4f\n", static_cast<int>(width),
+        base::PrintableText(name), report.examples(), 100.0 * report.accuracy(),
+        report.macro_f1(), report.mean_loss());
   }
 }
 
@@ -240,15 +241,16 @@ void PrintTable(const Result& result) {
   if (result.domains.empty()) return;
   size_t width = 6;
   for (const auto& [name, tally] : result.domains) {
-    width = std::max(width, name.size());
+    width = std::max(width, base::PrintableText(name).size());
   }
   std::cout << absl::StrFormat("\n%-*s  %9s  %9s  %8s  %10s\n",
                                static_cast<int>(width), "domain", "examples",
                                "tokens", "loss", "perplexity");
   for (const auto& [name, tally] : result.domains) {
     std::cout << absl::StrFormat(
-        "%-*s  %9d  %9d  %8.4f  %10.2f\n", static_cast<int>(width), name,
-        tally.examples, tally.tokens, tally.mean(), std::exp(tally.mean()));
+        "%-*s  %9d  %9d  %8.4f  %10.2f\n", static_cast<int>(width),
+        base::PrintableText(name), tally.examples, tally.tokens, tally.mean(),
+        std::exp(tally.mean()));
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <iostream>
+#include <memory>
 #include <optional>
 #include <system_error>
 
@@ -12,6 +13,7 @@
 #include "base/json_text.h"
 #include "base/status_macros.h"
 #include "model/adapter/peft_folder.h"
+#include "model/checkpoint/new_folder.h"
 #include "model/export/gguf_lora.h"
 #include "model/export/merge.h"
 #include "model/export/read_adapter.h"
@@ -62,42 +64,25 @@ absl::StatusOr<std::string> ModelFolder(const ExportFlags& flags) {
                    "model's folder with --model"));
 }
 
-// Nothing that is there is ever written over, the inputs least of all.
-absl::Status CheckOut(const ExportFlags& flags, const std::string& model) {
+// Nothing that is there is ever written over.
+absl::Status WriteGguf(const std::string& out, const ModelConfig& config,
+                       const PeftAdapter& adapter, DType dtype) {
   std::error_code error;
-  for (const std::string& input : {flags.adapter, model}) {
-    if (std::filesystem::equivalent(input, flags.out, error)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--out is ", flags.out, ", which is an input; name a ",
-                       flags.to == "gguf" ? "new file" : "new folder"));
-    }
-  }
-  const std::filesystem::file_status out =
-      std::filesystem::symlink_status(flags.out, error);
-  if (flags.to == "gguf") {
-    if (!std::filesystem::exists(out)) return absl::OkStatus();
+  if (std::filesystem::exists(std::filesystem::symlink_status(out, error))) {
     return absl::AlreadyExistsError(
-        absl::StrCat(flags.out, " is there already; name a new file"));
+        absl::StrCat(out, " is there already; name a new file"));
   }
-  if (std::filesystem::is_regular_file(flags.out, error)) {
-    return absl::AlreadyExistsError(
-        absl::StrCat(flags.out, " is a file; name a new folder"));
-  }
-  for (const char* name : {kAdapterConfigName, kAdapterModelName}) {
-    if (base::FileExists(base::JoinPath(flags.out, name))) {
-      return absl::AlreadyExistsError(absl::StrCat(
-          flags.out, " already holds ", name, "; name a new folder"));
-    }
-  }
-  return absl::OkStatus();
+  CHOIR_ASSIGN_OR_RETURN(const std::string bytes,
+                         EncodeGgufLora(config, adapter, dtype));
+  return base::WriteFileAtomic(out, bytes);
 }
 
-absl::Status WriteGguf(const ExportFlags& flags, const ModelConfig& config,
-                       const PeftAdapter& adapter, std::optional<DType> dtype) {
-  CHOIR_ASSIGN_OR_RETURN(
-      const std::string bytes,
-      EncodeGgufLora(config, adapter, dtype.value_or(DType::kF32)));
-  return base::WriteFileAtomic(flags.out, bytes);
+absl::Status WritePeft(const std::string& out, const PeftAdapter& adapter,
+                       DType dtype) {
+  CHOIR_ASSIGN_OR_RETURN(const std::unique_ptr<NewFolder> folder,
+                         NewFolder::Create(out));
+  CHOIR_RETURN_IF_ERROR(WritePeftFolder(folder->partial(), adapter, dtype));
+  return folder->Finish();
 }
 
 }  // namespace
@@ -108,10 +93,7 @@ absl::Status RunMerge(const ExportFlags& flags, bool json) {
   options.adapter = flags.adapter;
   options.out = flags.out;
   CHOIR_ASSIGN_OR_RETURN(options.dtype, ParseDtype(flags.dtype));
-  options.progress = [](uint64_t, uint64_t) {
-    return base::StopSignal::requested() ? absl::CancelledError("told to stop")
-                                         : absl::OkStatus();
-  };
+  options.stop = base::StopSignal::Check;
   CHOIR_ASSIGN_OR_RETURN(const MergeReport report, MergeAdapter(options));
   Print({{"out", flags.out},
          {"tensors", report.tensors},
@@ -129,21 +111,19 @@ absl::Status RunExport(const ExportFlags& flags, bool json) {
     return absl::InvalidArgumentError(
         absl::StrCat("--to is \"", flags.to, "\"; one of peft, gguf"));
   }
-  CHOIR_ASSIGN_OR_RETURN(const std::optional<DType> dtype,
+  CHOIR_ASSIGN_OR_RETURN(const std::optional<DType> wish,
                          ParseDtype(flags.dtype));
+  const DType dtype = wish.value_or(DType::kF32);
   CHOIR_ASSIGN_OR_RETURN(const std::string folder, ModelFolder(flags));
-  CHOIR_RETURN_IF_ERROR(CheckOut(flags, folder));
   CHOIR_ASSIGN_OR_RETURN(
       const ModelConfig config,
       LoadModelConfig(base::JoinPath(folder, "config.json")));
   CHOIR_ASSIGN_OR_RETURN(const PeftAdapter adapter,
                          ReadAdapter(flags.adapter, config));
-  if (flags.to == "gguf") {
-    CHOIR_RETURN_IF_ERROR(WriteGguf(flags, config, adapter, dtype));
-  } else {
-    CHOIR_RETURN_IF_ERROR(
-        WritePeftFolder(flags.out, adapter, dtype.value_or(DType::kF32)));
-  }
+  CHOIR_RETURN_IF_ERROR(base::StopSignal::Check());
+  CHOIR_RETURN_IF_ERROR(flags.to == "gguf"
+                            ? WriteGguf(flags.out, config, adapter, dtype)
+                            : WritePeft(flags.out, adapter, dtype));
   const std::string kind(config::AdapterKindName(adapter.options.kind));
   Print({{"format", flags.to},
          {"kind", kind},

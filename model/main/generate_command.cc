@@ -5,7 +5,6 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "base/cli.h"
 #include "base/status_macros.h"
 #include "model/generate.h"
 #include "model/main/adapted_model.h"
@@ -34,10 +33,7 @@ struct Writer {
       return false;
     }
     Write(*piece);
-    if (base::StopSignal::requested()) {
-      status = absl::CancelledError("stopped by a signal");
-    }
-    return status.ok() && !stream.stopped();
+    return !stream.stopped();
   }
 };
 

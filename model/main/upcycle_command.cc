@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "absl/strings/str_format.h"
+#include "base/cli.h"
 #include "base/files.h"
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
@@ -10,7 +11,8 @@
 namespace choir::model {
 
 absl::Status RunUpcycle(const UpcycleFlags& flags, bool json) {
-  CHOIR_RETURN_IF_ERROR(UpcycleFolder(flags.model, flags.out, flags.options));
+  CHOIR_RETURN_IF_ERROR(UpcycleFolder(flags.model, flags.out, flags.options,
+                                      base::StopSignal::Check));
   CHOIR_ASSIGN_OR_RETURN(
       const ModelConfig config,
       LoadModelConfig(base::JoinPath(flags.out, "config.json")));

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/sim_random.h"
 #include "base/status_macros.h"
+#include "model/checkpoint/new_folder.h"
 #include "model/checkpoint/safetensors.h"
 #include "model/compute.h"
 #include "model/generate.h"
@@ -449,13 +450,13 @@ absl::StatusOr<PretrainResult> Pretrainer::Run() {
 }  // namespace
 
 absl::StatusOr<PretrainResult> Pretrain(const PretrainOptions& options) {
-  for (const char* name : {kStateName, kModelName}) {
-    if (!options.resume &&
-        base::FileExists(base::JoinPath(options.out, name))) {
+  if (!options.resume) {
+    if (base::FileExists(base::JoinPath(options.out, kStateName))) {
       return absl::AlreadyExistsError(absl::StrCat(
-          options.out, " already holds ", name,
+          options.out, " already holds ", kStateName,
           "; add --resume to go on with it or give another --out"));
     }
+    CHOIR_RETURN_IF_ERROR(CheckNewFolder(options.out));
   }
   CHOIR_ASSIGN_OR_RETURN(PretrainData data, LoadPretrainData(options));
   return TorchGuard("pretraining", [&]() -> absl::StatusOr<PretrainResult> {

@@ -57,8 +57,8 @@ struct PretrainResult {
 // tokens alone the result depends on corpus and options only.
 //
 // Errors: INVALID_ARGUMENT for options that do not fit together, a corpus too
-// small or a prompt too long; ALREADY_EXISTS if options.out holds a model or
-// a state and --resume is not set; those of base/files.h; ABORTED if the loss
+// small or a prompt too long; without --resume those of CheckNewFolder() for
+// options.out; those of base/files.h; ABORTED if the loss
 // stops being finite or the process was asked to stop (a checkpoint is written
 // first).
 absl::StatusOr<PretrainResult> Pretrain(const PretrainOptions& options);

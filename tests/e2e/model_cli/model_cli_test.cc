@@ -117,6 +117,19 @@ TEST_F(ModelCliTest, EvalTellsDomainsApart) {
   EXPECT_THAT(table.out, HasSubstr("fruit"));
 }
 
+TEST_F(ModelCliTest, TablesOfDomainsMoveNoCursor) {
+  const std::string data =
+      WriteLines({R"({"text":"the apple","topic":"a\u001b[2J\nb\u009bc"})",
+                  R"({"text":"the tree","topic":"Bäume"})"});
+  const std::vector<std::string> eval = {"eval", "--data", data,
+                                         "--domain-field", "topic"};
+  const std::string table = Run(eval).out;
+  EXPECT_THAT(table, HasSubstr("a\uFFFD[2J\uFFFDb\uFFFDc  "));
+  EXPECT_THAT(table, HasSubstr("Bäume"));
+  EXPECT_THAT(table, Not(HasSubstr("\x1b")));
+  EXPECT_EQ(RunJson(eval)["domains"][1]["domain"], "a\x1b[2J\nb\u009bc");
+}
+
 TEST_F(ModelCliTest, EvalRefusesWhatDoesNotFit) {
   const std::string data = WriteLines({R"({"text":"a"})", R"({"note":"b"})"});
   const tests::CommandResult line = Run({"eval", "--data", data});

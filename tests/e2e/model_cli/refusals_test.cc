@@ -64,7 +64,8 @@ class RefusalsTest : public testing::Test {
     EXPECT_EQ(made.exit_code, 0) << made.document;
     return out;
   }
-  static std::string Adapter() {
+  // With `value` as the last number of its last B.
+  static std::string Adapter(float value = 0.0f) {
     const auto config =
         model::LoadModelConfig(base::JoinPath(Tiny(), "config.json"));
     config::AdapterOptions options;
@@ -72,9 +73,10 @@ class RefusalsTest : public testing::Test {
     options.target_modules = {"q_proj"};
     const codec::Layout layout = model::AdapterLayout(*config, options).value();
     const std::string folder = NewPath("adapter");
-    EXPECT_TRUE(model::WritePeftFolder(folder, options, layout,
-                                       model::InitialAdapter(layout, 3), Tiny())
-                    .ok());
+    std::vector<float> values = model::InitialAdapter(layout, 3);
+    values.back() = value;
+    EXPECT_TRUE(
+        model::WritePeftFolder(folder, options, layout, values, Tiny()).ok());
     return folder;
   }
 };
@@ -162,6 +164,39 @@ TEST_F(RefusalsTest, QuantizeOffersWhatItTakes) {
   EXPECT_EQ(none.document["outlier_columns"], 0) << none.document;
 }
 
+TEST_F(RefusalsTest, ModelsAreWrittenIntoNewFoldersOnly) {
+  const std::string adapter = Adapter();
+  const std::string taken = Adapter();
+  const auto what = AllOf(HasSubstr(taken), HasSubstr("adapter_config.json"),
+                          HasSubstr("name a new folder"));
+  const std::vector<std::vector<std::string>> writers = {
+      {"merge", "--model", Tiny(), "--adapter", adapter},
+      {"export", "--model", Tiny(), "--adapter", adapter},
+      {"quantize", "--model", Tiny(), "--to", "nf4"},
+      {"upcycle", "--model", Tiny()},
+      {"pretrain", "--corpus", Tiny() + "/README.md"}};
+  for (std::vector<std::string> writer : writers) {
+    writer.insert(writer.end(), {"--out", taken});
+    Refuses(writer, what, "ALREADY_EXISTS");
+  }
+  EXPECT_EQ(base::ListDirectory(taken).value().size(), 2u);
+}
+
+TEST_F(RefusalsTest, NumbersThatTheDtypeLacksAreRefused) {
+  const std::string adapter = Adapter(1e6f);
+  const auto what = AllOf(HasSubstr("tensor '"), HasSubstr("too large for F16"),
+                          HasSubstr("float32"));
+  for (std::vector<std::string> writer : {std::vector<std::string>{"merge"},
+                                          {"export"},
+                                          {"export", "--to", "gguf"}}) {
+    const std::string out = NewPath("out");
+    writer.insert(writer.end(), {"--model", Tiny(), "--adapter", adapter,
+                                 "--dtype", "f16", "--out", out});
+    Refuses(writer, what);
+    EXPECT_FALSE(base::FileExists(out)) << writer[0];
+  }
+}
+
 TEST_F(RefusalsTest, ExportNeverWritesOverWhatIsThere) {
   const std::string adapter = Adapter();
   const auto bytes = [&] {
@@ -174,14 +209,12 @@ TEST_F(RefusalsTest, ExportNeverWritesOverWhatIsThere) {
                                     "--to",   format,    "--adapter",
                                     adapter,  "--out",   out};
   };
-  const auto input = AllOf(HasSubstr("is an input"), HasSubstr("name a new"));
-  Refuses(to("peft", adapter), input);
-  Refuses(to("peft", adapter + "/."), input);
-  Refuses(to("gguf", adapter), input);
-  Refuses(to("peft", Tiny()), input);
-  Refuses(to("peft", Adapter()),
-          AllOf(HasSubstr("adapter_config.json"), HasSubstr("new folder")),
-          "ALREADY_EXISTS");
+  for (const std::string& input : {adapter, adapter + "/.", Tiny()}) {
+    Refuses(to("peft", input),
+            AllOf(HasSubstr(input), HasSubstr("name a new folder")),
+            "ALREADY_EXISTS");
+    Refuses(to("gguf", input), HasSubstr("name a new file"), "ALREADY_EXISTS");
+  }
   EXPECT_EQ(bytes(), before);
 
   const std::string gguf = NewPath("a.gguf");
@@ -194,7 +227,7 @@ TEST_F(RefusalsTest, ExportNeverWritesOverWhatIsThere) {
           "ALREADY_EXISTS");
   Refuses(to("peft", gguf), HasSubstr("name a new folder"), "ALREADY_EXISTS");
   EXPECT_EQ(base::ReadFile(gguf).value(), written);
-  // A folder that holds something else is fine.
+  // An empty folder is fine.
   EXPECT_EQ(Run(to("peft", tests::NewTempDir())).exit_code, 0);
 }
 

@@ -87,7 +87,10 @@ TEST(AdapterDtypesTest, ValuesThatHalfPrecisionLacksAreRefused) {
   const std::string folder = base::JoinPath(tests::NewTempDir(), "new");
   const absl::Status refused = WritePeftFolder(folder, adapter, DType::kF16);
   EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("too large for F16"));
+  EXPECT_THAT(
+      std::string(refused.message()),
+      testing::AllOf(HasSubstr("too large for F16"), HasSubstr("100000"),
+                     HasSubstr(adapter.layout.tensors()[0].name)));
   EXPECT_FALSE(base::FileExists(folder));
   EXPECT_TRUE(WritePeftFolder(folder, adapter, DType::kBf16).ok());
 }

@@ -18,7 +18,9 @@ namespace choir::model {
 namespace {
 
 using testing::AllOf;
+using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 using tests::AdapterKind;
 
 std::string Base() {
@@ -37,14 +39,16 @@ std::string Quantised(WeightFormat format) {
 // Every way to make another checkpoint of the one in `folder`.
 struct Way {
   const char* name;
-  std::function<absl::Status(const std::string& folder, const std::string& out)>
+  std::function<absl::Status(const std::string& folder, const std::string& out,
+                             const StopFn& stop)>
       run;
 };
 
 std::vector<Way> Ways() {
   return {
       {"merge",
-       [](const std::string& folder, const std::string& out) {
+       [](const std::string& folder, const std::string& out,
+          const StopFn& stop) {
          const ModelConfig config = tests::SmallConfig(Family::kLlama);
          const config::AdapterOptions options =
              tests::SmallOptions(Family::kLlama, AdapterKind::kLora);
@@ -53,19 +57,23 @@ std::vector<Way> Ways() {
          merge.model = folder;
          merge.adapter = tests::NewTempDir();
          merge.out = out;
+         merge.stop = stop;
          EXPECT_TRUE(WritePeftFolder(merge.adapter, options, adapter.layout,
                                      adapter.values, "small")
                          .ok());
          return MergeAdapter(merge).status();
        }},
       {"upcycle",
-       [](const std::string& folder, const std::string& out) {
+       [](const std::string& folder, const std::string& out,
+          const StopFn& stop) {
          UpcycleOptions options;
          options.experts = 3;
-         return UpcycleFolder(folder, out, options);
+         return UpcycleFolder(folder, out, options, stop);
        }},
-      {"quantise", [](const std::string& folder, const std::string& out) {
-         return QuantizeCheckpoint(folder, WeightFormat::kInt8, out).status();
+      {"quantise", [](const std::string& folder, const std::string& out,
+                      const StopFn& stop) {
+         return QuantizeCheckpoint(folder, WeightFormat::kInt8, out, {}, stop)
+             .status();
        }}};
 }
 
@@ -74,7 +82,7 @@ TEST(CheckpointCopiesTest, AQuantisedBaseIsRefusedWithItsFormatAndTheRemedy) {
     const std::string folder = Quantised(format);
     for (const Way& way : Ways()) {
       const std::string out = NewFolder();
-      const absl::Status status = way.run(folder, out);
+      const absl::Status status = way.run(folder, out, nullptr);
       EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << way.name;
       EXPECT_THAT(std::string(status.message()),
                   AllOf(HasSubstr(folder),
@@ -94,7 +102,7 @@ TEST(CheckpointCopiesTest, PackedWeightsThatNothingAnnouncesAreRefused) {
                             ModelConfigJson(tests::SmallConfig(Family::kLlama)))
           .ok());
   for (const Way& way : Ways()) {
-    const absl::Status status = way.run(folder, NewFolder());
+    const absl::Status status = way.run(folder, NewFolder(), nullptr);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << way.name;
     EXPECT_THAT(std::string(status.message()),
                 AllOf(HasSubstr("_proj.weight' is quantised"),
@@ -118,12 +126,83 @@ TEST(CheckpointCopiesTest, EverySideFileComesAlong) {
   ASSERT_TRUE(IsSideFile("added_tokens.json"));
   for (const Way& way : Ways()) {
     const std::string out = NewFolder();
-    const absl::Status status = way.run(folder, out);
+    const absl::Status status = way.run(folder, out, nullptr);
     ASSERT_TRUE(status.ok()) << way.name << ": " << status;
     for (const char* name : SideFiles()) {
       const auto copy = base::ReadFile(base::JoinPath(out, name));
       ASSERT_TRUE(copy.ok()) << way.name << " " << copy.status();
       EXPECT_EQ(*copy, base::ReadFile(base::JoinPath(folder, name)).value());
+    }
+  }
+}
+
+TEST(CheckpointCopiesTest, NoOtherFormOfTheWeightsComesAlong) {
+  const std::string folder = Base();
+  for (const char* name :
+       {"consolidated.safetensors", "pytorch_model.bin", "adapter_config.json",
+        "README.md", "tokenizer.model"}) {
+    ASSERT_TRUE(
+        base::WriteFileAtomic(base::JoinPath(folder, name), "of the base")
+            .ok());
+  }
+  for (const Way& way : Ways()) {
+    const std::string out = NewFolder();
+    const absl::Status status = way.run(folder, out, nullptr);
+    ASSERT_TRUE(status.ok()) << way.name << ": " << status;
+    EXPECT_THAT(
+        base::ListDirectory(out).value(),
+        ElementsAre("config.json", "model.safetensors", "tokenizer.model"))
+        << way.name;
+  }
+}
+
+TEST(CheckpointCopiesTest, OnlyNewAndEmptyFoldersAreWrittenTo) {
+  const std::string folder = Base();
+  for (const Way& way : Ways()) {
+    const std::string out = tests::NewTempDir();
+    const std::string other = base::JoinPath(out, "adapter_config.json");
+    ASSERT_TRUE(base::WriteFileAtomic(other, "{}").ok());
+    for (const std::string& taken : {out, other}) {
+      const absl::Status status = way.run(folder, taken, nullptr);
+      EXPECT_EQ(status.code(), absl::StatusCode::kAlreadyExists) << way.name;
+      EXPECT_THAT(std::string(status.message()),
+                  AllOf(HasSubstr(out), HasSubstr("adapter_config.json"),
+                        HasSubstr("name a new folder")))
+          << way.name;
+    }
+    EXPECT_THAT(base::ListDirectory(out).value(),
+                ElementsAre("adapter_config.json"));
+    const absl::Status empty = way.run(folder, tests::NewTempDir(), nullptr);
+    EXPECT_TRUE(empty.ok()) << way.name << ": " << empty;
+  }
+}
+
+TEST(CheckpointCopiesTest, WhatIsStoppedLeavesNothing) {
+  const std::string folder = Base();
+  for (const Way& way : Ways()) {
+    int asked = 0;
+    ASSERT_TRUE(way.run(folder, NewFolder(),
+                        [&] {
+                          ++asked;
+                          return absl::OkStatus();
+                        })
+                    .ok())
+        << way.name;
+    ASSERT_GT(asked, 10) << way.name;
+    for (const int last : {1, asked / 2, asked}) {
+      int left = last;
+      const StopFn stop = [&left] {
+        return --left > 0 ? absl::OkStatus() : absl::CancelledError("enough");
+      };
+      const std::string fresh = NewFolder();
+      EXPECT_EQ(way.run(folder, fresh, stop), absl::CancelledError("enough"))
+          << way.name << " " << last;
+      EXPECT_FALSE(base::FileExists(fresh)) << way.name << " " << last;
+      // A folder that was there stays there.
+      left = last;
+      const std::string empty = tests::NewTempDir();
+      EXPECT_FALSE(way.run(folder, empty, stop).ok());
+      EXPECT_THAT(base::ListDirectory(empty).value(), IsEmpty()) << way.name;
     }
   }
 }

@@ -1,5 +1,6 @@
 #include "model/checkpoint/safetensors.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -14,6 +15,7 @@
 namespace choir::model {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -51,6 +53,34 @@ TEST(SafetensorsTest, WritesTheSameBytesForTensorsInAnyOrder) {
   const std::string bytes = EncodeSafetensors({a, b});
   EXPECT_EQ(bytes, EncodeSafetensors({b, a}));
   EXPECT_EQ(static_cast<uint8_t>(bytes[0]) % 8, 0) << "header not padded";
+}
+
+TEST(SafetensorsTest, WhatFitsIsWhatStaysFinite) {
+  for (const DType dtype : {DType::kF16, DType::kBf16, DType::kF32}) {
+    float largest = 0.0f;
+    for (const float edge : {65520.0f, 0x1.ffp127f}) {
+      for (const float value :
+           {1.0f, edge, std::nextafter(edge, 0.0f), 2 * edge, NAN}) {
+        for (const float v : {value, -value}) {
+          TensorView view{"t", dtype, {1}, ""};
+          const std::string bytes = FloatsToBytes({v}, dtype);
+          view.bytes = bytes;
+          const bool finite = std::isfinite(ReadFloats(view).value()[0]);
+          const absl::Status status = CheckFits("t", {0.5f, v}, dtype);
+          EXPECT_EQ(status.ok(), finite) << DTypeName(dtype) << " " << v;
+          if (finite) largest = std::max(largest, v);
+        }
+      }
+    }
+    EXPECT_GT(largest, 65000.0f);
+  }
+  const absl::Status large = CheckFits("a.b", {0.5f, -1e6f}, DType::kF16);
+  EXPECT_EQ(large.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(large.message()),
+              AllOf(HasSubstr("'a.b'"), HasSubstr("-1e+06"), HasSubstr("F16"),
+                    HasSubstr("float32")));
+  EXPECT_THAT(std::string(CheckFits("a.b", {INFINITY}, DType::kF32).message()),
+              AllOf(HasSubstr("'a.b'"), HasSubstr("not a finite number")));
 }
 
 struct BadFile {

@@ -124,6 +124,43 @@ TEST_F(JobRunnerTest, ImportsTheFilesThatClientsNeed) {
   EXPECT_EQ(other->layout_digest(), facts->layout_digest());
 }
 
+TEST_F(JobRunnerTest, ImportsTheWeightsThatAreRead) {
+  const auto names = [&] {
+    const auto facts = ImportBaseModel(job_, store_->blobs());
+    EXPECT_TRUE(facts.ok()) << facts.status();
+    std::vector<std::string> names;
+    for (const v1::ModelFile& file : facts->base_model()) {
+      names.push_back(file.name());
+    }
+    return names;
+  };
+  const std::string single = base_ + "/model.safetensors";
+  const std::string index = base_ + "/model.safetensors.index.json";
+  const std::string shard = "model-00001-of-00001.safetensors";
+  // Other forms of the weights, as some repositories have them, and adapters.
+  for (const char* name : {"consolidated.safetensors", "model-old.safetensors",
+                           "adapter_model.safetensors"}) {
+    std::filesystem::copy(single, base_ + "/" + name);
+  }
+  ASSERT_TRUE(base::WriteFileAtomic(index, "{}").ok());
+  EXPECT_THAT(names(), ElementsAre("config.json", "model.safetensors",
+                                   "tokenizer.json"));
+  const auto file = model::SafetensorsFile::Open(single);
+  ASSERT_TRUE(file.ok()) << file.status();
+  std::string map;
+  for (const model::TensorView& tensor : file->tensors()) {
+    absl::StrAppend(&map, map.empty() ? "" : ",", "\"", tensor.name, "\":\"",
+                    shard, "\"");
+  }
+  ASSERT_TRUE(
+      base::WriteFileAtomic(index, absl::StrCat("{\"weight_map\":{", map, "}}"))
+          .ok());
+  std::filesystem::rename(single, base_ + "/" + shard);
+  EXPECT_THAT(names(),
+              ElementsAre("config.json", shard, "model.safetensors.index.json",
+                          "tokenizer.json"));
+}
+
 TEST_F(JobRunnerTest, RefusesFoldersThatAreNoModels) {
   const auto fault = [&] {
     const auto facts = ImportBaseModel(job_, store_->blobs());
