@@ -158,15 +158,20 @@ absl::StatusOr<ChatTemplate> ChatTemplate::For(const Tokenizer& tokenizer,
     if (!tokens.bos) tokens.bos = "";
     if (!tokens.eos) tokens.eos = "";
   }
-  absl::StatusOr<ChatFrames> frames = ChatFrames::Read(
-      by_model ? absl::string_view(own) : shape->jinja, tokens, end_marks);
-  if (!frames.ok()) return WithRemedy(frames.status());
-  return ChatTemplate(*std::move(frames));
+  absl::StatusOr<ChatProgram> program =
+      ChatProgram::Read(by_model ? absl::string_view(own) : shape->jinja,
+                        std::move(tokens), std::move(end_marks));
+  if (!program.ok()) return WithRemedy(program.status());
+  return ChatTemplate(*std::move(program));
 }
 
 absl::StatusOr<std::vector<ChatPiece>> ChatTemplate::Render(
     absl::Span<const ChatMessage> messages, bool add_generation_prompt) const {
-  return frames_.Render(messages, add_generation_prompt);
+  auto pieces = program_.Render(messages, add_generation_prompt);
+  if (absl::IsFailedPrecondition(pieces.status())) {
+    return WithRemedy(pieces.status());
+  }
+  return pieces;
 }
 
 absl::StatusOr<ChatIds> ChatTemplate::Encode(

@@ -1,10 +1,9 @@
 // Conversations as the text that a chat model was trained on.
 //
-// Hugging Face folders carry a Jinja program for this. Programs of the common
-// shapes are recognised by the tokens that they write; what they write around
-// messages is read off trial conversations, and every string that they can
-// write must be met in one (chat_frames.h). A program of another shape, or with
-// a part that this does not explain, is refused, never guessed at.
+// Hugging Face folders carry a Jinja program for this, which is run as it is
+// (chat_program.h). Its shape, recognised by the tokens that it writes, says
+// what ends the turns of the assistant. A program of no known shape, or with a
+// part that is not understood, is refused, never guessed at.
 #ifndef CHOIR_MODEL_TOKENIZER_CHAT_TEMPLATE_H_
 #define CHOIR_MODEL_TOKENIZER_CHAT_TEMPLATE_H_
 
@@ -16,7 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "model/tokenizer/chat_frames.h"
+#include "model/tokenizer/chat_program.h"
 #include "model/tokenizer/tokenizer.h"
 
 namespace choir::model {
@@ -41,11 +40,7 @@ class ChatTemplate {
   static absl::StatusOr<ChatTemplate> For(const Tokenizer& tokenizer,
                                           absl::string_view format);
 
-  // A template that knows no generation prompt gets the one that its answers
-  // have before them.
-  // Errors: INVALID_ARGUMENT naming the message that does not fit: another
-  // role, a system prompt that is not the first message, or what the template
-  // refuses, such as users and assistants that do not take turns.
+  // As ChatProgram::Render.
   using Piece = ChatPiece;
   absl::StatusOr<std::vector<Piece>> Render(
       absl::Span<const ChatMessage> messages, bool add_generation_prompt) const;
@@ -56,9 +51,9 @@ class ChatTemplate {
                                  bool add_generation_prompt) const;
 
  private:
-  explicit ChatTemplate(ChatFrames frames) : frames_(std::move(frames)) {}
+  explicit ChatTemplate(ChatProgram program) : program_(std::move(program)) {}
 
-  ChatFrames frames_;
+  ChatProgram program_;
 };
 
 }  // namespace choir::model

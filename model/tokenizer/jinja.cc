@@ -19,6 +19,7 @@ using Value = absl::StatusOr<json>;
 
 constexpr size_t kMaxSteps = 200000;
 constexpr size_t kMaxText = 1u << 18;
+constexpr size_t kMaxCopies = 16;  // of the variables, in text
 constexpr size_t kBytesAStep = 256;
 
 // About the bytes that a copy takes.
@@ -34,23 +35,33 @@ size_t Weight(const json& value) {
 // One run of a program.
 class Run {
  public:
-  explicit Run(const json& variables) {
+  explicit Run(const json& variables) : given_(Weight(variables)) {
     scopes_.emplace_back();
     for (const auto& [name, value] : variables.items()) {
       scopes_[0][name] = value;
     }
   }
 
-  absl::Status Nodes(std::vector<JinjaNode>& nodes) {
-    for (JinjaNode& node : nodes) CHOIR_RETURN_IF_ERROR(Node(node));
+  absl::Status Nodes(const std::vector<JinjaNode>& nodes) {
+    for (const JinjaNode& node : nodes) CHOIR_RETURN_IF_ERROR(Node(node));
     return absl::OkStatus();
   }
 
   std::string& text() { return text_; }
 
  private:
-  absl::Status Step() {
-    if (++steps_ > kMaxSteps || text_.size() > kMaxText) {
+  // A value, or where a variable has it: what is asked of a conversation needs
+  // no copy of it.
+  struct Held {
+    json own;
+    const json* at = nullptr;
+    const json& operator*() const { return at == nullptr ? own : *at; }
+  };
+
+  absl::Status Step(size_t bytes = 0) {
+    steps_ += 1 + bytes / kBytesAStep;
+    if (steps_ > kMaxSteps + given_ ||
+        text_.size() > kMaxText + kMaxCopies * given_) {
       return absl::ResourceExhaustedError("runs too long or writes too much");
     }
     return absl::OkStatus();
@@ -64,23 +75,23 @@ class Run {
     return nullptr;
   }
 
-  absl::Status Node(JinjaNode& node) {
+  absl::Status Node(const JinjaNode& node) {
     CHOIR_RETURN_IF_ERROR(Step());
-    node.reached = true;
     if (node.kind == JinjaNode::Kind::kText) {
       text_ += node.text;
       return absl::OkStatus();
     }
     if (node.kind == JinjaNode::Kind::kIf) return If(node);
-    CHOIR_ASSIGN_OR_RETURN(const json value, Eval(*node.expr));
-    if (node.kind == JinjaNode::Kind::kFor) return For(node, value);
+    if (node.kind == JinjaNode::Kind::kFor) return For(node);
     if (node.kind == JinjaNode::Kind::kOutput) {
-      CHOIR_ASSIGN_OR_RETURN(const std::string written, JinjaText(value));
+      CHOIR_ASSIGN_OR_RETURN(const Held value, Look(*node.expr));
+      CHOIR_ASSIGN_OR_RETURN(const std::string written, JinjaText(*value));
       text_ += written;
       return absl::OkStatus();
     }
+    CHOIR_ASSIGN_OR_RETURN(json value, Eval(*node.expr));
     if (node.targets.size() == 1) {
-      scopes_.back()[node.targets[0]] = value;
+      scopes_.back()[node.targets[0]] = std::move(value);
       return absl::OkStatus();
     }
     json* space = Find(node.targets[0]);
@@ -88,17 +99,16 @@ class Run {
       return absl::InvalidArgumentError(
           absl::StrCat("'", node.targets[0], "' is no namespace"));
     }
-    (*space)[node.targets[1]] = value;
+    (*space)[node.targets[1]] = std::move(value);
     return absl::OkStatus();
   }
 
-  absl::Status If(JinjaNode& node) {
-    for (JinjaNode::Branch& branch : node.branches) {
+  absl::Status If(const JinjaNode& node) {
+    for (const JinjaNode::Branch& branch : node.branches) {
       if (branch.condition != nullptr) {
-        CHOIR_ASSIGN_OR_RETURN(const json value, Eval(*branch.condition));
-        if (!JinjaTruth(value)) continue;
+        CHOIR_ASSIGN_OR_RETURN(const Held value, Look(*branch.condition));
+        if (!JinjaTruth(*value)) continue;
       }
-      branch.entered = true;
       return Nodes(branch.body);
     }
     return absl::OkStatus();
@@ -118,24 +128,25 @@ class Run {
     return absl::OkStatus();
   }
 
-  absl::Status For(JinjaNode& node, const json& value) {
-    JinjaNode::Branch& branch = node.branches[0];
-    CHOIR_ASSIGN_OR_RETURN(const json all, JinjaItems(value));
+  absl::Status For(const JinjaNode& node) {
+    const JinjaNode::Branch& branch = node.branches[0];
+    CHOIR_ASSIGN_OR_RETURN(const Held value, Look(*node.expr));
+    CHOIR_ASSIGN_OR_RETURN(const json all, JinjaItems(*value));
     std::vector<json> items;
     for (const json& item : all) {
+      CHOIR_RETURN_IF_ERROR(Step(Weight(item)));
       bool kept = true;
       if (branch.condition != nullptr) {
         scopes_.emplace_back();
         CHOIR_RETURN_IF_ERROR(Bind(node, item));
-        CHOIR_ASSIGN_OR_RETURN(const json wanted, Eval(*branch.condition));
-        kept = JinjaTruth(wanted);
+        CHOIR_ASSIGN_OR_RETURN(const Held wanted, Look(*branch.condition));
+        kept = JinjaTruth(*wanted);
         scopes_.pop_back();
       }
       if (kept) items.push_back(item);
     }
     const size_t count = items.size();
     for (size_t i = 0; i < count; ++i) {
-      branch.entered = true;
       scopes_.emplace_back();
       json& loop = scopes_.back()["loop"];
       loop = {{"index", i + 1},        {"index0", i},
@@ -151,7 +162,7 @@ class Run {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<std::vector<json>> Arguments(JinjaExpr& expr) {
+  absl::StatusOr<std::vector<json>> Arguments(const JinjaExpr& expr) {
     std::vector<json> values;
     for (size_t i = 1; i < expr.args.size(); ++i) {
       CHOIR_ASSIGN_OR_RETURN(json value, Eval(*expr.args[i]));
@@ -160,16 +171,16 @@ class Run {
     return values;
   }
 
-  Value Call(JinjaExpr& expr) {
-    JinjaExpr& callee = *expr.args[0];
+  Value Call(const JinjaExpr& expr) {
+    const JinjaExpr& callee = *expr.args[0];
     CHOIR_ASSIGN_OR_RETURN(std::vector<json> given, Arguments(expr));
     if (callee.kind == Kind::kMember) {
-      CHOIR_ASSIGN_OR_RETURN(const json base, Eval(*callee.args[0]));
+      CHOIR_ASSIGN_OR_RETURN(const Held base, Look(*callee.args[0]));
       if (!expr.named.empty()) {
         return absl::UnimplementedError(
             absl::StrCat("gives names to what .", callee.name, "() takes"));
       }
-      return JinjaMethod(base, callee.name, given);
+      return JinjaMethod(*base, callee.name, given);
     }
     if (callee.kind == Kind::kName && callee.name == "raise_exception") {
       CHOIR_ASSIGN_OR_RETURN(
@@ -189,27 +200,28 @@ class Run {
                      "(), which is not known"));
   }
 
-  Value Slice(JinjaExpr& expr) {
-    CHOIR_ASSIGN_OR_RETURN(const json base, Eval(*expr.args[0]));
+  Value Slice(const JinjaExpr& expr) {
+    CHOIR_ASSIGN_OR_RETURN(const Held base, Look(*expr.args[0]));
     json bounds[3];
     for (int i = 0; i < 3; ++i) {
       if (expr.args[i + 1] == nullptr) continue;
       CHOIR_ASSIGN_OR_RETURN(bounds[i], Eval(*expr.args[i + 1]));
     }
-    return JinjaSlice(base, bounds[0], bounds[1], bounds[2]);
+    return JinjaSlice(*base, bounds[0], bounds[1], bounds[2]);
   }
 
-  Value Binary(JinjaExpr& expr) {
-    CHOIR_ASSIGN_OR_RETURN(json left, Eval(*expr.args[0]));
+  Value Binary(const JinjaExpr& expr) {
+    CHOIR_ASSIGN_OR_RETURN(const Held left, Look(*expr.args[0]));
     if (expr.name == "and" || expr.name == "or") {
-      if (JinjaTruth(left) == (expr.name == "or")) return left;
+      if (JinjaTruth(*left) == (expr.name == "or")) return *left;
       return Eval(*expr.args[1]);
     }
-    CHOIR_ASSIGN_OR_RETURN(const json right, Eval(*expr.args[1]));
-    return JinjaBinary(expr.name, left, right);
+    CHOIR_ASSIGN_OR_RETURN(const Held right, Look(*expr.args[1]));
+    CHOIR_RETURN_IF_ERROR(Step(Weight(*left) + Weight(*right)));
+    return JinjaBinary(expr.name, *left, *right);
   }
 
-  Value Unary(JinjaExpr& expr) {
+  Value Unary(const JinjaExpr& expr) {
     CHOIR_ASSIGN_OR_RETURN(const json value, Eval(*expr.args[0]));
     if (expr.name == "not") return json(!JinjaTruth(value));
     if (!value.is_number_integer()) {
@@ -218,42 +230,57 @@ class Run {
     return json(-value.get<int64_t>());
   }
 
-  Value Apply(JinjaExpr& expr) {
-    CHOIR_ASSIGN_OR_RETURN(const json base, Eval(*expr.args[0]));
+  Value Apply(const JinjaExpr& expr) {
+    CHOIR_ASSIGN_OR_RETURN(const Held base, Look(*expr.args[0]));
     CHOIR_ASSIGN_OR_RETURN(const std::vector<json> given, Arguments(expr));
     if (!expr.named.empty()) {
       return absl::UnimplementedError(
           absl::StrCat("gives names to what |", expr.name, " takes"));
     }
-    return expr.kind == Kind::kTest ? JinjaTest(base, expr.name, given)
-                                    : JinjaFilter(base, expr.name, given);
+    return expr.kind == Kind::kTest ? JinjaTest(*base, expr.name, given)
+                                    : JinjaFilter(*base, expr.name, given);
   }
 
-  Value Eval(JinjaExpr& expr) {
+  Value Eval(const JinjaExpr& expr) {
+    CHOIR_ASSIGN_OR_RETURN(Held held, Look(expr));
+    if (held.at == nullptr) return std::move(held.own);
+    CHOIR_RETURN_IF_ERROR(Step(Weight(*held)));
+    return *held;
+  }
+
+  absl::StatusOr<Held> Look(const JinjaExpr& expr) {
     CHOIR_RETURN_IF_ERROR(Step());
-    expr.reached = true;
-    Value value = Compute(expr);
-    if (value.ok()) steps_ += Weight(*value) / kBytesAStep;
-    return value;
+    Held held;
+    if (expr.kind == Kind::kName) {
+      held.at = Find(expr.name);
+    } else if (expr.kind == Kind::kMember || expr.kind == Kind::kIndex) {
+      CHOIR_ASSIGN_OR_RETURN(const Held base, Look(*expr.args[0]));
+      json key = expr.name;
+      if (expr.kind == Kind::kIndex) {
+        CHOIR_ASSIGN_OR_RETURN(key, Eval(*expr.args[1]));
+      }
+      CHOIR_ASSIGN_OR_RETURN(held.at, JinjaMember(*base, key));
+      if (base.at == nullptr && held.at != nullptr) {
+        held.own = *held.at;
+        held.at = nullptr;
+        return held;
+      }
+    } else {
+      CHOIR_ASSIGN_OR_RETURN(held.own, Compute(expr));
+      CHOIR_RETURN_IF_ERROR(Step(Weight(held.own)));
+      return held;
+    }
+    if (held.at == nullptr) held.own = JinjaUndefined();
+    if (held.at != nullptr && held.at->is_string()) {
+      CHOIR_RETURN_IF_ERROR(Step(Weight(*held)));
+    }
+    return held;
   }
 
-  Value Compute(JinjaExpr& expr) {
+  Value Compute(const JinjaExpr& expr) {
     switch (expr.kind) {
       case Kind::kLiteral:
         return expr.value;
-      case Kind::kName: {
-        const json* found = Find(expr.name);
-        return found == nullptr ? JinjaUndefined() : *found;
-      }
-      case Kind::kMember: {
-        CHOIR_ASSIGN_OR_RETURN(const json base, Eval(*expr.args[0]));
-        return JinjaMember(base, json(expr.name));
-      }
-      case Kind::kIndex: {
-        CHOIR_ASSIGN_OR_RETURN(const json base, Eval(*expr.args[0]));
-        CHOIR_ASSIGN_OR_RETURN(const json key, Eval(*expr.args[1]));
-        return JinjaMember(base, key);
-      }
       case Kind::kSlice:
         return Slice(expr);
       case Kind::kCall:
@@ -267,7 +294,7 @@ class Run {
         return Binary(expr);
       case Kind::kChoice: {
         CHOIR_ASSIGN_OR_RETURN(const json wanted, Eval(*expr.args[0]));
-        JinjaExprPtr& taken = expr.args[JinjaTruth(wanted) ? 1 : 2];
+        const JinjaExprPtr& taken = expr.args[JinjaTruth(wanted) ? 1 : 2];
         return taken == nullptr ? JinjaUndefined() : Eval(*taken);
       }
       case Kind::kDict: {
@@ -282,9 +309,13 @@ class Run {
         }
         return dict;
       }
+      case Kind::kName:
+      case Kind::kMember:
+      case Kind::kIndex:
+        break;  // Look knows them
       case Kind::kList: {
         json list = json::array();
-        for (JinjaExprPtr& item : expr.args) {
+        for (const JinjaExprPtr& item : expr.args) {
           CHOIR_ASSIGN_OR_RETURN(json value, Eval(*item));
           list.push_back(std::move(value));
         }
@@ -294,93 +325,11 @@ class Run {
     return absl::InternalError("an expression of no kind");
   }
 
+  const size_t given_;
   std::vector<std::map<std::string, json>> scopes_;
   std::string text_;
   size_t steps_ = 0;
 };
-
-// Does a condition ask for what conversations here never have?
-bool AsksForOther(absl::string_view condition) {
-  const std::string lower = absl::AsciiStrToLower(condition);
-  for (const char* word :
-       {"tool", "function", "ipython", "document", "thinking", "reasoning",
-        "developer", "image", "video", "audio", "is string", "is not string",
-        "is mapping", "is iterable", "is sequence"}) {
-    if (absl::StrContains(lower, word)) return true;
-  }
-  return false;
-}
-
-// The first string that an expression can hand on, is not reached and is not
-// blank; comparisons, subscripts and arguments hand on nothing.
-std::string UnreachedIn(const JinjaExpr& expr) {
-  if (expr.kind == Kind::kLiteral && !expr.reached && expr.value.is_string()) {
-    return expr.value.get<std::string>();
-  }
-  size_t begin = 0;
-  size_t end = 0;
-  switch (expr.kind) {
-    case Kind::kFilter:
-    case Kind::kMember:
-    case Kind::kSlice:
-    case Kind::kIndex:
-      end = 1;
-      break;
-    case Kind::kCall:  // the text that a method works on
-      if (expr.args[0]->kind == Kind::kMember) end = 1;
-      break;
-    case Kind::kChoice:
-      begin = 1;
-      end = expr.args.size();
-      break;
-    case Kind::kList:
-    case Kind::kDict:
-      end = expr.args.size();
-      break;
-    case Kind::kBinary:
-      for (const char* op : {"+", "~", "and", "or"}) {
-        if (expr.name == op) end = 2;
-      }
-      break;
-    default:
-      break;
-  }
-  for (size_t i = begin; i < end; ++i) {
-    if (expr.args[i] == nullptr) continue;
-    std::string found = UnreachedIn(*expr.args[i]);
-    if (!found.empty()) return found;
-  }
-  return "";
-}
-
-std::string UnreachedIn(const std::vector<JinjaNode>& nodes,
-                        absl::string_view condition) {
-  for (const JinjaNode& node : nodes) {
-    std::string found;
-    if (node.kind == JinjaNode::Kind::kText) {
-      // White space is left behind a raise_exception.
-      if (!node.reached && !PythonStrip(node.text, true, true).empty()) {
-        found = node.text;
-      }
-    } else if (node.expr != nullptr && node.kind != JinjaNode::Kind::kFor) {
-      found = UnreachedIn(*node.expr);
-    }
-    if (!found.empty()) {
-      return absl::StrCat("'", found.substr(0, 60), "' under {% ", condition,
-                          " %}");
-    }
-    bool asks = false;
-    for (const JinjaNode::Branch& branch : node.branches) {
-      asks |= AsksForOther(branch.source);
-      if (!branch.entered && asks) continue;
-      found = UnreachedIn(branch.body, branch.source.empty()
-                                           ? condition
-                                           : absl::string_view(branch.source));
-      if (!found.empty()) return found;
-    }
-  }
-  return "";
-}
 
 }  // namespace
 
@@ -390,14 +339,10 @@ absl::StatusOr<JinjaProgram> JinjaProgram::Parse(absl::string_view text) {
   return program;
 }
 
-absl::StatusOr<std::string> JinjaProgram::Render(const json& variables) {
+absl::StatusOr<std::string> JinjaProgram::Render(const json& variables) const {
   Run run(variables);
   CHOIR_RETURN_IF_ERROR(run.Nodes(nodes_));
   return std::move(run.text());
-}
-
-std::string JinjaProgram::Unreached() const {
-  return UnreachedIn(nodes_, "no condition");
 }
 
 }  // namespace choir::model

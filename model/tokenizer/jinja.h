@@ -1,6 +1,5 @@
-// The part of Jinja that chat templates are written in, to see what they make
-// of a conversation: the text, the error that they raise, and which of their
-// strings no conversation has reached yet.
+// The part of Jinja that chat templates are written in: what they make of a
+// conversation, or the error that they raise.
 //
 // As transformers runs them: trim_blocks and lstrip_blocks, raise_exception
 // and namespace, no access to anything else. Of the language: text, comments,
@@ -9,7 +8,7 @@
 // reached (functions, filters, tests) or parsed (statements). Programs come
 // from strangers: nesting, steps and the length of texts are bounded.
 //
-// Threads: safe for one thread at a time; Render notes what it reaches.
+// Threads: safe, nothing changes after Parse.
 #ifndef CHOIR_MODEL_TOKENIZER_JINJA_H_
 #define CHOIR_MODEL_TOKENIZER_JINJA_H_
 
@@ -48,7 +47,6 @@ struct JinjaExpr {
   nlohmann::json value;
   std::vector<JinjaExprPtr> args;
   std::vector<std::pair<std::string, JinjaExprPtr>> named;
-  bool reached = false;
 };
 
 struct JinjaNode {
@@ -56,15 +54,12 @@ struct JinjaNode {
   struct Branch {
     JinjaExprPtr condition;  // null: else
     std::vector<JinjaNode> body;
-    std::string source;  // of the condition
-    bool entered = false;
   };
   Kind kind = Kind::kText;
   std::string text;                  // kText
   JinjaExprPtr expr;                 // output, iterable, or value
   std::vector<std::string> targets;  // kFor; kSet: name or name, member
   std::vector<Branch> branches;      // kIf; kFor: the body with its filter
-  bool reached = false;
 };
 
 // Errors: UNIMPLEMENTED naming what is not known, INVALID_ARGUMENT for text
@@ -77,14 +72,8 @@ class JinjaProgram {
 
   // Errors: INVALID_ARGUMENT with what the program raises, or where Jinja would
   // raise an error of its own; UNIMPLEMENTED naming what is not known;
-  // RESOURCE_EXHAUSTED past the bounds.
-  absl::StatusOr<std::string> Render(const nlohmann::json& variables);
-
-  // A string that the program can write though no Render so far has come upon
-  // it, and the condition that it stands under ("'x' under {% if y %}"); empty:
-  // none. Left out are branches never entered whose condition asks for what
-  // conversations here never have: tools, documents, images, other roles.
-  std::string Unreached() const;
+  // RESOURCE_EXHAUSTED past the bounds, which grow with the variables.
+  absl::StatusOr<std::string> Render(const nlohmann::json& variables) const;
 
  private:
   std::vector<JinjaNode> nodes_;

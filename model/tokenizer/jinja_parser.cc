@@ -321,6 +321,9 @@ class ExpressionParser {
       for (; i < code_.size() && code_[i] != quote; ++i) {
         if (code_[i] != '\\' || i + 1 >= code_.size()) {
           text += code_[i];
+        } else if (absl::StrContains("abfvNU01234567", code_[i + 1])) {
+          return absl::UnimplementedError(
+              absl::StrCat("has the escape \\", code_.substr(i + 1, 1)));
         } else {
           AppendEscape(code_, i, text);
         }
@@ -474,7 +477,6 @@ class BlockParser {
     while (word != "endif") {
       JinjaNode::Branch branch;
       if (word == "if" || word == "elif") {
-        branch.source = std::string(absl::StripAsciiWhitespace(code.rest()));
         CHOIR_ASSIGN_OR_RETURN(branch.condition, code.Choice());
       } else if (word != "else") {
         return absl::InvalidArgumentError("lacks {% endif %}");
@@ -490,8 +492,6 @@ class BlockParser {
   absl::Status For(ExpressionParser& code, JinjaNode& node) {
     node.kind = JinjaNode::Kind::kFor;
     JinjaNode::Branch branch;
-    branch.source =
-        absl::StrCat("for ", absl::StripAsciiWhitespace(code.rest()));
     do {
       node.targets.push_back(code.Word());
     } while (code.Take(","));

@@ -18,7 +18,7 @@ namespace {
 using nlohmann::json;
 using Value = absl::StatusOr<json>;
 
-constexpr size_t kMaxText = 1u << 18;
+constexpr size_t kMaxText = 1u << 24;
 
 absl::Status Raises(absl::string_view what) {
   return absl::InvalidArgumentError(what);
@@ -30,6 +30,10 @@ bool Equal(const json& left, const json& right) {
   if (IsUndefined(left) || IsUndefined(right)) {
     return IsUndefined(left) && IsUndefined(right);
   }
+  if (left.is_boolean() && right.is_number()) {
+    return right == json(left.get<bool>() ? 1 : 0);
+  }
+  if (left.is_number() && right.is_boolean()) return Equal(right, left);
   return left == right;
 }
 
@@ -124,7 +128,8 @@ Value Select(const json& base, bool selects, const std::vector<json>& given) {
   }
   json out = json::array();
   for (const json& item : items) {
-    CHOIR_ASSIGN_OR_RETURN(json member, JinjaMember(item, given[0]));
+    CHOIR_ASSIGN_OR_RETURN(const json* found, JinjaMember(item, given[0]));
+    const json member = found == nullptr ? JinjaUndefined() : *found;
     bool fits = JinjaTruth(member);
     if (given.size() > 1) {
       CHOIR_ASSIGN_OR_RETURN(
@@ -182,16 +187,12 @@ absl::StatusOr<std::string> JinjaText(const json& value) {
 
 Value JinjaItems(const json& value) {
   if (value.is_array()) return value;
-  json items = json::array();
-  if (IsUndefined(value)) return items;
-  if (!value.is_object()) {
-    return Raises(absl::StrCat("runs over a ", value.type_name()));
-  }
-  for (const auto& [key, unused] : value.items()) items.push_back(key);
-  return items;
+  if (IsUndefined(value)) return json::array();
+  return absl::UnimplementedError(
+      absl::StrCat("runs over what is a ", value.type_name()));
 }
 
-Value JinjaMember(const json& base, const json& key) {
+absl::StatusOr<const json*> JinjaMember(const json& base, const json& key) {
   if (IsUndefined(base)) {
     return Raises(absl::StrCat("asks for ",
                                key.is_string() ? Str(key) : key.dump(),
@@ -199,20 +200,18 @@ Value JinjaMember(const json& base, const json& key) {
   }
   if (base.is_object() && key.is_string()) {
     const auto found = base.find(Str(key));
-    return found == base.end() ? JinjaUndefined() : *found;
+    return found == base.end() ? nullptr : &*found;
   }
   if (base.is_array() && key.is_number_integer()) {
     int64_t index = key.get<int64_t>();
     if (index < 0) index += static_cast<int64_t>(base.size());
-    if (index < 0 || index >= static_cast<int64_t>(base.size())) {
-      return JinjaUndefined();
-    }
-    return base[static_cast<size_t>(index)];
+    if (index < 0 || index >= static_cast<int64_t>(base.size())) return nullptr;
+    return &base[static_cast<size_t>(index)];
   }
   if (base.is_string() && key.is_number_integer()) {
     return absl::UnimplementedError("asks for one character of a text");
   }
-  return JinjaUndefined();
+  return nullptr;
 }
 
 Value JinjaSlice(const json& base, const json& low, const json& high,
@@ -286,14 +285,6 @@ Value JinjaMethod(const json& base, absl::string_view name,
     if (base.contains(Str(first))) return base[Str(first)];
     return given.size() > 1 ? given[1] : json();
   }
-  if (base.is_object() && name == "items" && given.empty()) {
-    json pairs = json::array();
-    for (const auto& [key, value] : base.items()) {
-      pairs.push_back(json::array({key, value}));
-    }
-    return pairs;
-  }
-  if (base.is_object() && name == "keys") return JinjaItems(base);
   if (!base.is_string()) {
     return absl::UnimplementedError(absl::StrCat(
         "calls .", name, "() of a ", base.type_name(), ", which is not known"));
@@ -315,7 +306,7 @@ Value JinjaMethod(const json& base, absl::string_view name,
   }
   if (name == "replace" && given.size() == 2 && first.is_string() &&
       !Str(first).empty() && given[1].is_string()) {
-    if (text.size() * (Str(given[1]).size() + 1) > kMaxText) {
+    if (text.size() / Str(first).size() * Str(given[1]).size() > kMaxText) {
       return absl::ResourceExhaustedError("makes too long a text");
     }
     return json(absl::StrReplaceAll(text, {{Str(first), Str(given[1])}}));
@@ -334,10 +325,15 @@ Value JinjaFilter(const json& base, absl::string_view name,
   const bool is_text = base.is_string() || IsUndefined(base);
   if (given.empty() && is_text) {
     if (name == "trim") return json(std::string(PythonStrip(text, true, true)));
+    if (name == "string") return json(text);
+    if ((name == "upper" || name == "lower" || name == "capitalize") &&
+        !std::all_of(text.begin(), text.end(), absl::ascii_isascii)) {
+      return absl::UnimplementedError(
+          absl::StrCat("changes letters beyond ASCII by ", name));
+    }
     if (name == "upper") return json(absl::AsciiStrToUpper(text));
     if (name == "lower") return json(absl::AsciiStrToLower(text));
     if (name == "capitalize") return json(Capitalized(text));
-    if (name == "string") return json(text);
   }
   if (name == "length" || name == "count") {
     if (base.is_array() || base.is_object()) return json(base.size());

@@ -22,9 +22,9 @@ bool JinjaTruth(const nlohmann::json& value);
 absl::StatusOr<std::string> JinjaText(const nlohmann::json& value);
 // What a for runs over, as a list.
 absl::StatusOr<nlohmann::json> JinjaItems(const nlohmann::json& value);
-// base.key and base[key]; undefined if not there.
-absl::StatusOr<nlohmann::json> JinjaMember(const nlohmann::json& base,
-                                           const nlohmann::json& key);
+// base.key and base[key], within base; null: undefined.
+absl::StatusOr<const nlohmann::json*> JinjaMember(const nlohmann::json& base,
+                                                  const nlohmann::json& key);
 // base[low:high:step]; null: left out.
 absl::StatusOr<nlohmann::json> JinjaSlice(const nlohmann::json& base,
                                           const nlohmann::json& low,

@@ -4,7 +4,7 @@
     python3 make_chat_templates.py > chat_templates.json    (needs jinja2)
 
 The templates have the shapes, and use the means of Jinja, of those that models
-and trainers publish; the environment is set as transformers sets it.
+and trainers publish; environment and variables are set as transformers sets them.
 """
 
 import json
@@ -153,6 +153,34 @@ MISTRAL = r"""
 {%- endfor %}
 """
 
+# The system prompt and the first question are stripped together; when it has a
+# default is filled in. No message reaches the branch for systems.
+LLAMA2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set turns = messages[1:] %}"
+    "{% set rules = messages[0]['content'] %}"
+    "{% elif DEFAULT == true and '<<SYS>>' not in messages[0]['content'] %}"
+    "{% set turns = messages %}{% set rules = 'Speak like a sailor.' %}"
+    "{% else %}{% set turns = messages %}{% set rules = false %}{% endif %}"
+    "{% for m in turns %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('out of turn') }}{% endif %}"
+    "{% if loop.index0 == 0 and rules != false %}"
+    "{% set said = '<<SYS>>\\n' + rules + '\\n<</SYS>>\\n\\n' + m['content'] %}"
+    "{% else %}{% set said = m['content'] %}{% endif %}"
+    "{% if m['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + said.strip() + ' [/INST]' }}"
+    "{% elif m['role'] == 'system' %}"
+    "{{ '<<SYS>>\\n' + said.strip() + '\\n<</SYS>>\\n\\n' }}"
+    "{% elif m['role'] == 'assistant' %}"
+    "{{ ' ' + said.strip() + ' ' + eos_token }}{% endif %}{% endfor %}")
+
+# Which messages are written, and what of them, is filled in.
+SOME = (LOOP + "{% if KEPT %}{% set said = m.content %}"
+        "{% if m.role == 'assistant' and '</think>' in said %}"
+        "{% set said = said.split('</think>')[-1] %}{% endif %}"
+        "{{ '<|im_start|>' + m.role + '\n' + WHAT + '<|im_end|>\n' }}{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}"
+        "{{ '<|im_start|>assistant\n' }}{% endif %}")
+
 
 def filled(template, **parts):
     for name, text in parts.items():
@@ -264,6 +292,17 @@ TEMPLATES = [
      "{{ bos_token + '[INST] ' + said.strip() + ' [/INST]' }}"
      "{% elif m['role'] == 'assistant' %}"
      "{{ ' ' + said.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"),
+    ("Llama 2, a branch that nothing reaches", "<s>", "</s>",
+     filled(LLAMA2, DEFAULT="false")),
+    ("Llama 2, a default system prompt", "<s>", "</s>",
+     filled(LLAMA2, DEFAULT="true")),
+    ("ChatML, empty messages left out, thoughts taken away", None,
+     "<|im_end|>", filled(SOME, KEPT="m.content", WHAT="said")),
+    ("ChatML, empty system prompts left out", None, "<|im_end|>",
+     filled(SOME, KEPT="m.role != 'system' or m.content", WHAT="said|trim")),
+    ("ChatML, the part before a mark", None, "<|im_end|>",
+     filled(SOME, KEPT="loop.index < 12 or m.role == 'user'",
+            WHAT="said.split('###')[0]")),
 ]
 
 # Roles, what users and systems say, what assistants say, generation prompt.
@@ -279,6 +318,11 @@ CASES = [
     ("UAU", "q{}", "<think>\nt{}\n</think>\n\na", True),
     ("UU", "q{}", "", False),
     ("AU", "q{}", "a{}", False),
+    ("SU", "", "", False),
+    ("SUA", " ", "a{}", False),
+    ("UAU", "q{}", "", False),
+    ("U", " \n<<SYS>> q{}###b</think>c", "", False),
+    ("UAUAUAUAUAUU", "q{}", "<think>t</think>a{}###b", False),
 ]
 ROLES = {"S": "system", "U": "user", "A": "assistant"}
 
@@ -292,8 +336,12 @@ def refuse(message):
     raise ValueError(message)
 
 
-def rendered(template, variables):
+def rendered(template, bos, eos, messages, generates):
     """The text, or None if the template refuses the conversation."""
+    variables = {"messages": messages, "eos_token": eos, "tools": None,
+                 "documents": None, "add_generation_prompt": generates}
+    if bos:
+        variables["bos_token"] = bos
     try:
         return template.render(**variables)
     except ValueError:
@@ -304,30 +352,24 @@ def main():
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = refuse
+    cases = [{"messages": conversation(roles, asked, said), "generates": generates}
+             for roles, asked, said, generates in CASES]
     out = []
     for name, bos, eos, jinja in TEMPLATES:
         template = environment.from_string(jinja)
-        cases = []
-        for roles, asked, said, generates in CASES:
-            if generates and "add_generation_prompt" not in jinja:
-                continue
-            messages = conversation(roles, asked, said)
-            variables = {"messages": messages, "eos_token": eos,
-                         "add_generation_prompt": generates}
-            if bos:
-                variables["bos_token"] = bos
-            cases.append({"messages": messages, "generates": generates,
-                          "text": rendered(template, variables)})
+        texts = [rendered(template, bos, eos, **case) for case in cases]
         out.append({"name": name, "bos": bos, "eos": eos, "jinja": jinja,
-                    "cases": cases})
-    # One line for each case.
-    print("[")
+                    "texts": texts})
+    # One line for each conversation, template and text.
+    print('{"cases": [')
+    print(",\n".join(json.dumps(case) for case in cases))
+    print('], "templates": [')
     for i, one in enumerate(out):
-        cases = one.pop("cases")
-        print(json.dumps(one)[:-1] + ', "cases": [')
-        print(",\n".join(json.dumps(case) for case in cases))
+        texts = one.pop("texts")
+        print(json.dumps(one)[:-1] + ', "texts": [')
+        print(",\n".join(json.dumps(text) for text in texts))
         print("]}" + ("," if i + 1 < len(out) else ""))
-    print("]")
+    print("]}")
 
 
 if __name__ == "__main__":

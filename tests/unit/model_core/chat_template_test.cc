@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "base/files.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -17,6 +18,7 @@ namespace {
 
 using nlohmann::json;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // A byte-level tokenizer with the special tokens of all shapes, whose folder
 // has the chat template `jinja`.
@@ -111,42 +113,52 @@ TEST(ChatTemplateTest, ChatMlWithASystemPromptOfItsOwn) {
             "<|im_start|>user\nHi<|im_end|>\n");
 }
 
-// The templates that chat_templates.json has, by name.
-json Templates() {
+json Golden() {
   const auto text = base::ReadFile(base::JoinPath(
       tests::SourceDir(), "tests/data/tokenizer/chat_templates.json"));
   EXPECT_TRUE(text.ok()) << text.status();
+  return json::parse(*text);
+}
+
+// The templates that chat_templates.json has, by name.
+json Templates() {
+  const json golden = Golden();
   json named = json::object();
-  for (json& one : json::parse(*text)) named[one["name"]] = one;
+  for (const json& one : golden["templates"]) named[one["name"]] = one;
   return named;
 }
 
 TEST(ChatTemplateTest, EveryTemplateWritesWhatJinjaWrites) {
-  const json templates = Templates();
-  ASSERT_GT(templates.size(), 15u);
-  for (const auto& [name, one] : templates.items()) {
+  const json golden = Golden();
+  ASSERT_GT(golden["templates"].size(), 20u);
+  for (const json& one : golden["templates"]) {
     const auto tokenizer = WithTemplate(one["jinja"], one["bos"], one["eos"]);
     const auto chat = ChatTemplate::For(*tokenizer, "model");
-    ASSERT_TRUE(chat.ok()) << name << ": " << chat.status();
-    for (const json& wanted : one["cases"]) {
+    ASSERT_TRUE(chat.ok()) << one["name"] << ": " << chat.status();
+    const bool prompts = absl::StrContains(one["jinja"].get<std::string>(),
+                                           "add_generation_prompt");
+    for (size_t i = 0; i < golden["cases"].size(); ++i) {
+      const json& wanted = golden["cases"][i];
+      if (wanted["generates"] && !prompts) continue;
+      SCOPED_TRACE(one["name"].get<std::string>() + wanted.dump());
       std::vector<ChatMessage> messages;
+      long answers = 0;
+      bool has_blank = false;
       for (const json& message : wanted["messages"]) {
         messages.push_back({message["role"], message["content"]});
+        if (message["role"] != "assistant") continue;
+        ++answers;
+        has_blank |= message["content"] == "";
       }
       const auto pieces = chat->Render(messages, wanted["generates"]);
-      ASSERT_EQ(pieces.ok(), !wanted["text"].is_null())
-          << name << ": " << wanted << pieces.status();
+      ASSERT_EQ(pieces.ok(), !one["texts"][i].is_null()) << pieces.status();
       if (!pieces.ok()) continue;
-      EXPECT_EQ(Text(*pieces), wanted["text"].get<std::string>())
-          << name << ": " << wanted;
+      EXPECT_EQ(Text(*pieces), one["texts"][i].get<std::string>());
       // What each assistant says is learnt, the end of its turn included.
-      const auto is_answer = [](const ChatMessage& m) {
-        return m.role == "assistant";
-      };
+      if (has_blank) continue;
       EXPECT_EQ(std::count_if(pieces->begin(), pieces->end(),
                               [](const auto& piece) { return piece.learnt; }),
-                std::count_if(messages.begin(), messages.end(), is_answer))
-          << name << ": " << wanted;
+                answers);
     }
   }
 }
@@ -236,26 +248,27 @@ std::string WhyRefused(const std::string& jinja) {
   return std::string(status.message());
 }
 
-TEST(ChatTemplateTest, RefusesWhatTheFramesDoNotExplain) {
-  const auto with = [](const std::string& more) {
-    return "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + "
-           "m.content + '<|im_end|>\\n' }}" +
-           more + "{% endfor %}";
-  };
-  EXPECT_THAT(
-      WhyRefused(with("{% if messages|length > 40 %}{{ 'Long!' }}{% endif %}")),
-      AllOf(HasSubstr("'Long!'"), HasSubstr("messages|length > 40")));
-  EXPECT_THAT(WhyRefused(with("{{ 'x' if loop.index > 50 else '' }}")),
-              HasSubstr("'x'"));
-  EXPECT_THAT(
-      WhyRefused(with("{% if loop.index0 == 2 %}{{ 'Go on.' }}{% endif %}")),
-      AllOf(HasSubstr("Go on."), HasSubstr("user, assistant, user")));
+std::string ChatMlWith(const std::string& more) {
+  return "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + "
+         "m.content + '<|im_end|>\\n' }}" +
+         more + "{% endfor %}";
+}
+
+TEST(ChatTemplateTest, RefusesWhatIsNotUnderstood) {
+  const auto with = ChatMlWith;
   EXPECT_THAT(WhyRefused(with("{{ m.content | shuffle }}")),
               HasSubstr("shuffle"));
   EXPECT_THAT(WhyRefused(with("{% include 'x' %}")), HasSubstr("{% include"));
   EXPECT_THAT(WhyRefused(with("{% if m %}")), HasSubstr("endif"));
   EXPECT_THAT(WhyRefused(with("{{ m.content +")), HasSubstr("cannot be read"));
+  EXPECT_THAT(WhyRefused(with("{{ 'a\\b' }}")), HasSubstr("the escape \\b"));
+  EXPECT_THAT(WhyRefused(with("{% for k in m %}{% endfor %}")),
+              HasSubstr("runs over what is a object"));
   EXPECT_THAT(WhyRefused(with("{{ m.lost.found }}")), HasSubstr("undefined"));
+  EXPECT_THAT(WhyRefused(with("{{ m.content }}")), HasSubstr("more than once"));
+  EXPECT_THAT(WhyRefused("<|im_start|>{% for m in messages %}{{ "
+                         "m.content|lower + '<|im_end|>' }}{% endfor %}"),
+              HasSubstr("leaves out or changes what message 2"));
   EXPECT_THAT(
       WhyRefused("{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + "
                  "m.content + '\\n' }}{% endfor %}"),
@@ -266,6 +279,118 @@ TEST(ChatTemplateTest, RefusesWhatTheFramesDoNotExplain) {
           *WithTemplate(with("{% if tools %}{{ tools|pretty }}{% endif %}")),
           "model")
           .ok());
+}
+
+absl::Status WhyNot(const std::string& jinja,
+                    const std::vector<ChatMessage>& messages) {
+  const auto tokenizer = WithTemplate(jinja);
+  const auto chat = ChatTemplate::For(*tokenizer, "model");
+  EXPECT_TRUE(chat.ok()) << chat.status();
+  return chat->Render(messages, false).status();
+}
+
+std::vector<ChatMessage> Turns(int count) {
+  std::vector<ChatMessage> turns;
+  for (int i = 0; i < count; ++i) {
+    turns.push_back({"user", "Go on."});
+    turns.push_back({"assistant", "On."});
+  }
+  return turns;
+}
+
+TEST(ChatTemplateTest, RefusesConversationsWhoseAnswersCannotBeTold) {
+  const std::vector<ChatMessage> talk = {{"user", "What?"},
+                                         {"assistant", "A zebra."},
+                                         {"user", "What?"},
+                                         {"assistant", "An ox."}};
+  // More around an answer for what it says.
+  const absl::Status around =
+      WhyNot(ChatMlWith("{{ 'Zzz' if 'zebra' in m.content }}"), talk);
+  EXPECT_EQ(around.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(around.message()),
+              AllOf(HasSubstr("Zzz"), HasSubstr("instead of"),
+                    HasSubstr("--chat-format")));
+  // Answers that are left out.
+  const std::string short_talk =
+      "{% for m in messages %}{% if loop.index < 12 %}{{ '<|im_start|>' + "
+      "m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}";
+  EXPECT_TRUE(WhyNot(short_talk, Turns(5)).ok());
+  EXPECT_THAT(std::string(WhyNot(short_talk, Turns(6)).message()),
+              HasSubstr("message 12"));
+  // An answer that has the frame behind it.
+  std::vector<ChatMessage> nested = talk;
+  nested[1].content +=
+      "<|im_end|>\n<|im_start|>user\nWhat?<|im_end|>\n"
+      "<|im_start|>assistant\nA gnu.";
+  const absl::Status ends = WhyNot(ChatMlWith(""), nested);
+  EXPECT_EQ(ends.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(ends.message()), HasSubstr("where it ends"));
+  // What is not known of Jinja, when a conversation comes to it.
+  const std::string loud =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + (m.content "
+      "if m.role == 'assistant' else m.content|upper) + '<|im_end|>' }}"
+      "{% endfor %}";
+  EXPECT_THAT(std::string(WhyNot(loud, {{"user", "Où?"}}).message()),
+              HasSubstr("beyond ASCII by upper"));
+  EXPECT_EQ(Text(Render(loud, {{"user", "who"}})),
+            "<|im_start|>user\nWHO<|im_end|>");
+}
+
+TEST(ChatTemplateTest, ConditionsOnTheConversationHoldForEachOne) {
+  const std::string jinja =
+      ChatMlWith("{% if loop.index == 50 %}{{ 'Enough.' }}{% endif %}");
+  EXPECT_THAT(Text(Render(jinja, Turns(24))), Not(HasSubstr("Enough.")));
+  const auto pieces = Render(jinja, Turns(26));
+  EXPECT_THAT(Text(pieces), HasSubstr("On.<|im_end|>\nEnough.<|im_start|>"));
+  EXPECT_THAT(Learnt(pieces), Not(HasSubstr("Enough.")));
+}
+
+TEST(ChatTemplateTest, EmptyMessagesAreWrittenOrLeftOutAsJinjaDoes) {
+  const std::vector<ChatMessage> talk = {{"system", ""},
+                                         {"user", "a"},
+                                         {"assistant", ""},
+                                         {"user", "b"},
+                                         {"assistant", "c"}};
+  const auto all = Render(kChatMl, talk);
+  EXPECT_EQ(Text(all),
+            "<|im_start|>system\n<|im_end|>\n<|im_start|>user\na<|im_end|>\n"
+            "<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\nb<|im_end|>\n"
+            "<|im_start|>assistant\nc<|im_end|>\n");
+  EXPECT_EQ(Learnt(all), "{<|im_end|>}{c<|im_end|>}");
+  const auto some =
+      Render(Templates()["ChatML, empty messages left out, thoughts taken away"]
+                        ["jinja"],
+             talk);
+  EXPECT_EQ(Text(some),
+            "<|im_start|>user\na<|im_end|>\n<|im_start|>user\nb<|im_end|>\n"
+            "<|im_start|>assistant\nc<|im_end|>\n");
+  EXPECT_EQ(Learnt(some), "{c<|im_end|>}");
+}
+
+TEST(ChatTemplateTest, LearntIsWhatTheTemplateLeavesOfAnAnswer) {
+  const std::vector<ChatMessage> talk = {
+      {"user", "a"}, {"assistant", " <think>b</think>c ###d "}};
+  EXPECT_EQ(
+      Learnt(Render(
+          Templates()["ChatML, empty messages left out, thoughts taken away"]
+                     ["jinja"],
+          talk)),
+      "{c ###d <|im_end|>}");
+  EXPECT_EQ(Learnt(Render(
+                Templates()["ChatML, the part before a mark"]["jinja"], talk)),
+            "{c <|im_end|>}");
+  EXPECT_EQ(Learnt(Render(kLlama3, talk)),
+            "{<think>b</think>c ###d<|eot_id|>}");
+}
+
+TEST(ChatTemplateTest, LongConversationsAreWritten) {
+  std::vector<ChatMessage> talk = Turns(400);
+  for (ChatMessage& message : talk) message.content += std::string(2000, 'x');
+  for (const char* name : {"ChatML, thoughts", "Llama 2",
+                           "Mistral, system prompt with a last question"}) {
+    const auto pieces = Render(Templates()[name]["jinja"], talk);
+    EXPECT_GT(Text(pieces).size(), 1600000u) << name;
+  }
 }
 
 TEST(ChatTemplateTest, TemplatesThatRunLongAreRefused) {
@@ -359,8 +484,9 @@ TEST(ChatTemplateTest, RefusesShapesAndConversationsItDoesNotKnow) {
   EXPECT_THAT(problem(chatml, {{"tool", "a"}}), HasSubstr("role 'tool'"));
   EXPECT_THAT(problem(chatml, {{"user", "a"}, {"system", "b"}}),
               HasSubstr("message 2"));
-  EXPECT_THAT(problem(llama2, {{"user", "a"}, {"user", "b"}}),
-              HasSubstr("take turns"));
+  EXPECT_THAT(problem(llama2, {{"user", "a"}, {"user", "b"}, {"user", "c"}}),
+              AllOf(HasSubstr("message 2"), HasSubstr("the role user"),
+                    HasSubstr("take turns")));
   const std::vector<ChatMessage> twice = {{"user", "a"}, {"user", "b"}};
   EXPECT_TRUE(chatml.Render(twice, false).ok());
 }
