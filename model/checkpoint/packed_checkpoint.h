@@ -50,7 +50,7 @@ absl::Status CheckNotQuantised(const std::string& folder,
 // What to do about a folder with quantised weights that ReadQuantization() has
 // no value for.
 inline constexpr char kUnannouncedRemedy[] =
-    "but config.json does not say so; restore its \"quantization_config\"";
+    "config.json does not say so: restore its \"quantization_config\"";
 // config.json with the entry for `format`. `config_json` is an object.
 absl::StatusOr<std::string> WithQuantization(absl::string_view config_json,
                                              WeightFormat format,

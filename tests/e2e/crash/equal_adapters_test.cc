@@ -34,17 +34,22 @@ class EqualAdaptersTest : public ::testing::Test {
     }
     ASSERT_TRUE(
         base::WriteFileAtomic(base::JoinPath(dir_, "all.jsonl"), all).ok());
-    // The job's tables move below [job].
-    std::string job = MicroJob("equal", kRounds, kClients);
-    job = absl::StrReplaceAll(job, {{"\n[", "\n[job."}});
+    job_ = MicroJob("equal", kRounds, kClients);
+    WriteExperiment();
+  }
+
+  // With the tables of job_ below [job].
+  void WriteExperiment() {
     experiment_ = base::JoinPath(dir_, "experiment.toml");
-    ASSERT_TRUE(base::WriteFileAtomic(
-                    experiment_,
-                    absl::StrCat("[job]\n", job,
-                                 "[clients]\npartition = \"natural\"\n"
-                                 "field = \"topic\"\n[clients.data]\npath = \"",
-                                 base::JoinPath(dir_, "all.jsonl"), "\"\n"))
-                    .ok());
+    ASSERT_TRUE(
+        base::WriteFileAtomic(
+            experiment_,
+            absl::StrCat("[job]\n",
+                         absl::StrReplaceAll(job_, {{"\n[", "\n[job."}}),
+                         "[clients]\npartition = \"natural\"\n"
+                         "field = \"topic\"\n[clients.data]\npath = \"",
+                         base::JoinPath(dir_, "all.jsonl"), "\"\n"))
+            .ok());
   }
 
   std::vector<std::string> SimCommand(const std::string& out,
@@ -69,29 +74,46 @@ class EqualAdaptersTest : public ::testing::Test {
         absl::StripPrefix(summary.value("adapter_digest", ""), "sha256:"));
   }
 
+  // job_ with one worker, with two and over gRPC.
+  void ExpectEqual() {
+    const std::string one = Digest(RunCommand(SimCommand("one", "1")));
+    const std::string two = Digest(RunCommand(SimCommand("two", "2")));
+    ASSERT_EQ(one.size(), 64u);
+    EXPECT_EQ(one, two);
+    EXPECT_EQ(VerifyProblem(base::JoinPath(dir_, "one/store")), "");
+
+    Cluster cluster;
+    cluster.StartCoordinator();
+    for (int i = 1; i <= kClients; ++i) {
+      const std::string name = absl::StrCat("client-", i);
+      cluster.AddAgent(name, base::JoinPath(dir_, name + ".jsonl"));
+      cluster.StartAgent(name);
+    }
+    cluster.Submit(job_);
+    const JobView view = cluster.AwaitJob("equal", absl::Seconds(120));
+    ASSERT_EQ(view.state, "done") << cluster.Logs();
+    EXPECT_EQ(std::string(absl::StripPrefix(view.adapter_digest, "sha256:")),
+              one);
+  }
+
   std::string dir_;
-  std::string experiment_;
+  std::string job_, experiment_;
 };
 
-TEST_F(EqualAdaptersTest, OverGrpcAndInTheSimulator) {
-  const std::string one = Digest(RunCommand(SimCommand("one", "1")));
-  const std::string two = Digest(RunCommand(SimCommand("two", "2")));
-  ASSERT_EQ(one.size(), 64u);
-  EXPECT_EQ(one, two);
-  EXPECT_EQ(VerifyProblem(base::JoinPath(dir_, "one/store")), "");
+TEST_F(EqualAdaptersTest, OverGrpcAndInTheSimulator) { ExpectEqual(); }
 
-  Cluster cluster;
-  cluster.StartCoordinator();
-  for (int i = 1; i <= kClients; ++i) {
-    const std::string name = absl::StrCat("client-", i);
-    cluster.AddAgent(name, base::JoinPath(dir_, name + ".jsonl"));
-    cluster.StartAgent(name);
-  }
-  cluster.Submit(MicroJob("equal", kRounds, kClients));
-  const JobView view = cluster.AwaitJob("equal", absl::Seconds(120));
-  ASSERT_EQ(view.state, "done") << cluster.Logs();
-  EXPECT_EQ(std::string(absl::StripPrefix(view.adapter_digest, "sha256:")),
-            one);
+TEST_F(EqualAdaptersTest, OfDoraOnAQuantisedBase) {
+  const std::string base =
+      base::JoinPath(SourceDir(), "tests/data/micro-llama");
+  const std::string quantised = base::JoinPath(dir_, "quantised");
+  const CommandResult made =
+      RunCommand({base::JoinPath(BinDir(), "choir-model"), "quantize",
+                  "--model", base, "--to", "nf4", "--out", quantised});
+  ASSERT_EQ(made.exit_code, 0) << made.out << made.err;
+  job_ = absl::StrReplaceAll(
+      job_, {{base, quantised}, {"[adapter]", "[adapter]\nkind = \"dora\""}});
+  WriteExperiment();
+  ExpectEqual();
 }
 
 TEST_F(EqualAdaptersTest, AfterTheSimulatorWasKilledAndResumed) {
