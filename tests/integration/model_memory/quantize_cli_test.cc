@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "base/files.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/golden.h"
@@ -60,6 +61,16 @@ TEST(QuantizeCliTest, AQuantisedModelIsSmallAndNearlyAsGood) {
     EXPECT_EQ(again.exit_code, 2);
     EXPECT_EQ(nlohmann::json::parse(again.out)["error"]["code"],
               "ALREADY_EXISTS");
+    // Nobody reads the weights as something else than they are.
+    const std::string config =
+        base::ReadFile(base::JoinPath(base, "config.json")).value();
+    ASSERT_TRUE(
+        base::WriteFileAtomic(base::JoinPath(out, "config.json"), config).ok());
+    const tests::CommandResult lost =
+        ChoirModel({"eval", "--model", out, "--text",
+                    base::JoinPath(tests::SourceDir(), "README.md")});
+    EXPECT_EQ(lost.exit_code, 2);
+    EXPECT_THAT(lost.out, testing::HasSubstr("config.json does not say so"));
   }
   const tests::CommandResult unknown =
       ChoirModel({"quantize", "--model", base, "--to", "int3", "--out",

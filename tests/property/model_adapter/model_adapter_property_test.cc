@@ -102,5 +102,75 @@ TEST(AdapterPropertyTest, DamagedGgufNeverCrashes) {
   }));
 }
 
+// Tensors left out, renamed, doubled, of another type or shape; `pool` has the
+// bytes of those.
+std::vector<TensorView> Odd(std::vector<TensorView> tensors,
+                            absl::string_view pool) {
+  const int changes = *rc::gen::inRange(1, 4);
+  for (int i = 0; i < changes; ++i) {
+    const size_t at = *rc::gen::inRange<size_t>(0, tensors.size());
+    TensorView tensor = tensors[at];
+    const int what = *rc::gen::inRange(0, 5);
+    if (what != 3) tensors.erase(tensors.begin() + at);
+    if (what == 0) continue;
+    if (what == 1) {
+      tensor.shape.back() = *rc::gen::inRange<int64_t>(1, 40);
+    } else if (what == 2) {
+      tensor.dtype = *rc::gen::element(DType::kI8, DType::kU8, DType::kBf16,
+                                       DType::kF32, DType::kI32, DType::kI64);
+    } else {
+      const size_t end = tensor.name.find(".weight");
+      tensor.name = tensor.name.substr(0, end) + ".weight" +
+                    *rc::gen::element<std::string>(
+                        "", ".int8", ".int8_scale", ".int8_columns",
+                        ".int8_outliers", ".nf4", ".nf4_shape", ".nf4_absmax");
+    }
+    tensor.bytes =
+        pool.substr(0, tensor.num_elements() * DTypeBytes(tensor.dtype));
+    if (std::none_of(tensors.begin(), tensors.end(), [&](const TensorView& t) {
+          return t.name == tensor.name;
+        })) {
+      tensors.push_back(tensor);
+    }
+  }
+  return tensors;
+}
+
+TEST(AdapterPropertyTest, OddCheckpointsAreReadOrRefused) {
+  const std::string pool(1 << 20, '\1');
+  for (const Family family : {Family::kLlama, Family::kGpt2}) {
+    const ModelConfig config = tests::SmallConfig(family);
+    const config::AdapterOptions dora =
+        tests::SmallOptions(family, AdapterKind::kDora);
+    const codec::Layout layout = AdapterLayout(config, dora).value();
+    const std::string dense = tests::WriteCheckpoint(config);
+    for (const std::string& from :
+         {dense, tests::Quantised(dense, WeightFormat::kInt8),
+          tests::Quantised(dense, WeightFormat::kNf4)}) {
+      const SafetensorsFile file =
+          SafetensorsFile::Open(from + "/model.safetensors").value();
+      const std::string folder = tests::NewTempDir();
+      EXPECT_TRUE(rc::check([&] {
+        RC_ASSERT(
+            base::WriteFileAtomic(folder + "/model.safetensors",
+                                  EncodeSafetensors(Odd(file.tensors(), pool)),
+                                  base::Durability::kProcessCrash)
+                .ok());
+        const auto files = TensorFiles::Open(folder, config);
+        if (!files.ok()) {
+          RC_ASSERT(absl::IsInvalidArgument(files.status()));
+          return;
+        }
+        for (const codec::TensorSpec& spec : ModelTensors(config)) {
+          if (files->IsPacked(spec.name)) continue;
+          (void)ReadFloats(*files->Find(spec.name).view).status();
+        }
+        const auto values = InitialAdapterOf(folder, config, dora, layout, 1);
+        RC_ASSERT(values.ok() || absl::IsInvalidArgument(values.status()));
+      }));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace choir::model
