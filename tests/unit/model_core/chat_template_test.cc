@@ -139,18 +139,19 @@ TEST(ChatTemplateTest, EveryTemplateWritesWhatJinjaWrites) {
                                            "add_generation_prompt");
     for (size_t i = 0; i < golden["cases"].size(); ++i) {
       const json& wanted = golden["cases"][i];
-      if (wanted["generates"] && !prompts) continue;
+      const bool generates = wanted["generates"].get<bool>();
+      if (generates && !prompts) continue;
       SCOPED_TRACE(one["name"].get<std::string>() + wanted.dump());
       std::vector<ChatMessage> messages;
-      long answers = 0;
+      ptrdiff_t answers = 0;
       bool has_blank = false;
       for (const json& message : wanted["messages"]) {
         messages.push_back({message["role"], message["content"]});
-        if (message["role"] != "assistant") continue;
+        if (messages.back().role != "assistant") continue;
         ++answers;
-        has_blank |= message["content"] == "";
+        has_blank |= messages.back().content.empty();
       }
-      const auto pieces = chat->Render(messages, wanted["generates"]);
+      const auto pieces = chat->Render(messages, generates);
       ASSERT_EQ(pieces.ok(), !one["texts"][i].is_null()) << pieces.status();
       if (!pieces.ok()) continue;
       EXPECT_EQ(Text(*pieces), one["texts"][i].get<std::string>());
@@ -391,6 +392,18 @@ TEST(ChatTemplateTest, LongConversationsAreWritten) {
     const auto pieces = Render(Templates()[name]["jinja"], talk);
     EXPECT_GT(Text(pieces).size(), 1600000u) << name;
   }
+  const std::string longer =
+      "{% for m in messages %}{{ '<|im_start|>' + m.content.replace('x', "
+      "'yyyy') + '<|im_end|>' }}{% endfor %}";
+  EXPECT_EQ(Text(Render(longer, {{"user", std::string(100000, 'x')}})).size(),
+            400022u);
+}
+
+TEST(ChatTemplateTest, TruthsAreNumbersAsInPython) {
+  const std::string jinja = ChatMlWith(
+      "{{ 'a' if 1 == true and false == 0 and true != 2 else 'b' }}");
+  EXPECT_EQ(Text(Render(jinja, {{"user", "Hi"}})),
+            "<|im_start|>user\nHi<|im_end|>\na");
 }
 
 TEST(ChatTemplateTest, TemplatesThatRunLongAreRefused) {
