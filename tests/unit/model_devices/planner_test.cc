@@ -128,6 +128,11 @@ TEST(PlannerTest, NothingIsPlannedBeyondTheModelsContext) {
   EXPECT_EQ(fixed->training.max_sequence_length, 100000);
   EXPECT_TRUE(fixed->changes.empty());
   EXPECT_EQ(fixed->estimate.total(), plan->estimate.total());
+  // A single token predicts nothing, and data are not cut that short.
+  ModelConfig tiny = Config();
+  tiny.max_positions = 1;
+  request.may_shrink_adapter = true;
+  EXPECT_EQ(PlanMemory(tiny, request)->training.max_sequence_length, 2);
 }
 
 TEST(PlannerTest, AWishedPrecisionIsTheOnlyOne) {
