@@ -24,6 +24,7 @@ struct FakeJobs {
   std::vector<std::string> lost;  // whose tasks failed
   std::vector<v1::TaskKey> updates;
   std::vector<std::string> started;
+  std::map<std::string, absl::Status> cannot_start;  // by job
   v1::ReportResponse response;
   // What PostSecure() is asked, and what it says.
   std::vector<v1::SecureExchangeRequest> secure;

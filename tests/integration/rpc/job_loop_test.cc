@@ -171,6 +171,28 @@ TEST_F(LoopTest, JobsRunOneAfterAnotherAndSurviveARestart) {
             grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(LoopTest, AJobThatCannotStartFailsForGoodAndTheNextOneRuns) {
+  OnLoop([&] {
+    jobs_.cannot_start["odd"] = absl::InvalidArgumentError("its base is odd");
+  });
+  ASSERT_TRUE(Submit("odd").ok());
+  ASSERT_TRUE(Submit("next").ok());
+  for (const bool again : {false, true}) {
+    OnLoop([&] { EXPECT_THAT(jobs_.started, ElementsAre("next")); });
+    v1::StopJobRequest stop;
+    stop.set_job("odd");
+    v1::JobStatus status;
+    ASSERT_TRUE(
+        AdminStub(operator_)->StopJob(Context().get(), stop, &status).ok());
+    EXPECT_EQ(status.state(), "failed");
+    EXPECT_EQ(status.reason(), "its base is odd");
+    if (again) break;
+    StopServer();
+    jobs_.started.clear();
+    StartServer();
+  }
+}
+
 TEST_F(LoopTest, AJobWithoutSenseIsRefusedWithItsField) {
   v1::SubmitJobRequest request;
   request.mutable_job()->set_name("j");

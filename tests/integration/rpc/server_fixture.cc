@@ -53,6 +53,8 @@ void ServerTest::StartServer() {
   options.loop.make_runner = [this](const config::JobOptions& job,
                                     runner::RunnerHooks hooks)
       -> absl::StatusOr<std::unique_ptr<runner::JobRunner>> {
+    const auto cannot = jobs_.cannot_start.find(job.name);
+    if (cannot != jobs_.cannot_start.end()) return cannot->second;
     return std::make_unique<FakeRunner>(job, std::move(hooks), *store_, jobs_);
   };
   auto server =
