@@ -139,8 +139,8 @@ uint64_t ResidentBytes() {
 }
 
 TEST_F(TransferTest, EightDownloadsAtOnceTakeLittleMemory) {
-#ifdef CHOIR_TSAN
-  GTEST_SKIP() << "ThreadSanitizer's own memory would be measured";
+#if defined(CHOIR_TSAN) || defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "the sanitizer's own memory would be measured";
 #endif
   const std::string path = folder_ + "/big";
   constexpr size_t kSize = 64u << 20;
