@@ -380,7 +380,8 @@ TEST_F(ServerSessionTest, SharesThatWereNotAskedForAreRefused) {
   const ClientStep step = Answer(0);
   ClientStep bad = step;
   auto& share = *bad.message.mutable_unmask()->mutable_shares(0);
-  share.set_mask_key(share.self_mask());
+  // Copied: setting the one frees the other.
+  share.set_mask_key(std::string(share.self_mask()));
   EXPECT_TRUE(absl::IsInvalidArgument(Send(0, bad)));
   bad = step;
   bad.message.mutable_unmask()->mutable_shares(0)->set_peer(6);
